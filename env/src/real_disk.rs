@@ -1,0 +1,143 @@
+//! A disk that is a folder of the machine's file system. Writes go to the page cache; only `sync`,
+//! `replace` and `sync_folder` make anything durable.
+#![allow(unsafe_code)] // one mmap
+
+use crate::disk::{Content, Disk, File};
+use std::fs;
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A folder.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// Opens a folder, making it if needed.
+    pub fn open(root: impl Into<PathBuf>) -> io::Result<RealDisk> {
+        let root = root.into();
+        fs::create_dir_all(&root)?;
+        Ok(RealDisk { root })
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.root.join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        Ok(path)
+    }
+}
+
+struct RealFile {
+    file: fs::File,
+    len: AtomicU64,
+}
+
+impl File for RealFile {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        (&self.file).write_all(bytes)?;
+        self.len.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.len.load(Ordering::SeqCst))
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)?;
+        self.len.store(len, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+struct Mapped(memmap2::Mmap);
+
+impl Deref for Mapped {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let path = self.path(name)?;
+        let file = fs::OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let len = AtomicU64::new(file.metadata()?.len());
+        Ok(Arc::new(RealFile { file, len }))
+    }
+
+    fn map(&self, name: &str) -> io::Result<Content> {
+        let file = fs::File::open(self.root.join(name))?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Arc::new(Vec::new()));
+        }
+        // SAFETY: `Disk::map` demands that the file is not changed while mapped: stable files are
+        // written once, under a new name, and removed only by unlinking, which keeps the pages.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Arc::new(Mapped(map)))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(name)?;
+        let temporary = path.with_extension("tmp");
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&temporary, &path)?;
+        let folder = path.parent().expect("a path below the root has a parent");
+        fs::File::open(folder)?.sync_all()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.root.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.root.join(folder)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        let path = self.root.join(folder);
+        fs::create_dir_all(&path)?;
+        fs::File::open(path)?.sync_all()
+    }
+}

@@ -1,0 +1,137 @@
+//! The row engine seam: ordered bytes in four families. It knows no region, no transaction and no
+//! timestamp. Every method is synchronous; absent is `None`; errors carry a class.
+
+use crate::error::Result;
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A column family: a closed set, so there is no look-up by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Cf {
+    /// Long values at start timestamps.
+    Default = 0,
+    /// Locks.
+    Lock = 1,
+    /// Write records at commit timestamps.
+    Write = 2,
+    /// What the store knows of its regions.
+    Meta = 3,
+}
+
+impl Cf {
+    /// Every family.
+    pub const ALL: [Cf; 4] = [Cf::Default, Cf::Lock, Cf::Write, Cf::Meta];
+
+    /// The name it has on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cf::Default => "default",
+            Cf::Lock => "lock",
+            Cf::Write => "write",
+            Cf::Meta => "meta",
+        }
+    }
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Set a key.
+    Put(Cf, Vec<u8>, Vec<u8>),
+    /// Remove a key; absent is fine.
+    Delete(Cf, Vec<u8>),
+    /// Remove `[start, end)`; an empty `end` has no upper bound.
+    DeleteRange(Cf, Vec<u8>, Vec<u8>),
+}
+
+/// Changes that become visible, and survive, together. Applied in order.
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    /// In order.
+    pub ops: Vec<Op>,
+}
+
+impl WriteBatch {
+    /// Adds a put.
+    pub fn put(&mut self, cf: Cf, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.ops.push(Op::Put(cf, key.into(), value.into()));
+    }
+
+    /// Adds a delete.
+    pub fn delete(&mut self, cf: Cf, key: impl Into<Vec<u8>>) {
+        self.ops.push(Op::Delete(cf, key.into()));
+    }
+
+    /// Adds a range delete.
+    pub fn delete_range(&mut self, cf: Cf, start: impl Into<Vec<u8>>, end: impl Into<Vec<u8>>) {
+        self.ops.push(Op::DeleteRange(cf, start.into(), end.into()));
+    }
+
+    /// No changes.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+/// What a backend can do beyond the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Data survives the process at all.
+    pub persistent: bool,
+    /// `checkpoint` works.
+    pub checkpoint: bool,
+}
+
+/// Rough size of a range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Bytes of keys and values, within about 2x.
+    pub bytes: u64,
+    /// Keys, within about 2x.
+    pub keys: u64,
+}
+
+/// An ordered key-value engine.
+pub trait Engine: Send + Sync + 'static {
+    /// A consistent view of every family; later writes are not seen.
+    fn snapshot(&self) -> Arc<dyn Snapshot>;
+    /// All or nothing over families; visible to snapshots taken after it returns; durable after
+    /// [`Engine::sync`]. A crash before that keeps a prefix of the writes, never a hole.
+    fn write(&self, batch: WriteBatch) -> Result<()>;
+    /// Everything whose `write` returned before this call is durable when it returns `Ok`.
+    /// After a failure the engine is poisoned until reopened.
+    fn sync(&self) -> Result<()>;
+    /// Rough size of `[start, end)` in a family.
+    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Estimate>;
+    /// A directory that the backend's `open` accepts, equal to a snapshot taken during the call.
+    fn checkpoint(&self, into: &Path) -> Result<()>;
+    /// What this backend can do.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// A consistent view.
+pub trait Snapshot: Send + Sync {
+    /// A key's value.
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>>;
+    /// A cursor over `[start, end)`; an empty `end` has no upper bound.
+    fn cursor<'a>(&'a self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Box<dyn Cursor + 'a>>;
+}
+
+/// Key and value at a cursor's position.
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
+
+/// Positioned reads inside the cursor's bounds; `None` = outside. Unpositioned until a `seek`.
+pub trait Cursor {
+    /// The first key `>= key`.
+    fn seek(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>>;
+    /// The last key `<= key`.
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>>;
+    /// The key after the position.
+    fn next(&mut self) -> Result<Option<Pair<'_>>>;
+    /// The key before the position.
+    fn prev(&mut self) -> Result<Option<Pair<'_>>>;
+    /// The pair at the position, again.
+    fn current(&self) -> Option<Pair<'_>>;
+}

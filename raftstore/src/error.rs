@@ -1,0 +1,89 @@
+//! Why a request to a store failed, named by what the client must do
+//! (`raftstore-txn-pd.md` §2.11).
+
+use damask_types::{ErrorKind, KeyRange, Peer, Region, RegionId};
+
+/// A failed request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Another replica leads, or nobody is known to.
+    #[error("region {region} is not led here (leader: {leader:?})")]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+        /// Who leads, if known.
+        leader: Option<Peer>,
+    },
+    /// The region has changed; here is what is known now.
+    #[error("the epoch does not match; current regions: {current:?}")]
+    EpochNotMatch {
+        /// This store's newest descriptions that overlap the old one.
+        current: Vec<Region>,
+    },
+    /// No such region here.
+    #[error("region {0} is not on this store")]
+    RegionNotFound(RegionId),
+    /// The key is outside of the region.
+    #[error("a key is outside of region {region} {range:?}")]
+    KeyNotInRegion {
+        /// The region.
+        region: RegionId,
+        /// Its range.
+        range: KeyRange,
+    },
+    /// Proposed, but another leader's entry took its place, or the term moved before it was
+    /// proposed. Nothing of it was or will be applied.
+    #[error("the command is stale")]
+    Stale,
+    /// Too much in flight.
+    #[error("the store is busy: {0}")]
+    Busy(&'static str),
+    /// The store stopped after the command was proposed: it may or may not be applied.
+    #[error("the outcome is not known: {0}")]
+    Undetermined(String),
+    /// One command is larger than the log takes.
+    #[error("a command of {bytes} bytes is above the limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The store's disk or engine failed.
+    #[error("{detail} ({kind:?})")]
+    Storage {
+        /// What the caller must do.
+        kind: ErrorKind,
+        /// The cause in words.
+        detail: String,
+    },
+    /// The store has stopped.
+    #[error("the store has stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// What the caller must do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::NotLeader { .. } | Error::EpochNotMatch { .. } | Error::RegionNotFound(_) => ErrorKind::Reroute,
+            Error::KeyNotInRegion { .. } | Error::Stopped => ErrorKind::Reroute,
+            Error::Stale | Error::Busy(_) => ErrorKind::Retry,
+            Error::Undetermined(_) => ErrorKind::Undetermined,
+            Error::TooLarge { .. } | Error::Invalid(_) => ErrorKind::Invalid,
+            Error::Storage { kind, .. } => *kind,
+        }
+    }
+}
+
+impl From<damask_kv::Error> for Error {
+    fn from(e: damask_kv::Error) -> Error {
+        Error::Storage { kind: e.kind(), detail: e.to_string() }
+    }
+}
+
+/// The result of a request to a store.
+pub type Result<T> = std::result::Result<T, Error>;

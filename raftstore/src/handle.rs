@@ -1,0 +1,105 @@
+//! The handle of a running store: how requests get in. Every call returns at once; the answer
+//! comes to `done`, on a thread of the store, which must not be blocked.
+
+use crate::error::Result;
+use crate::machine::Applied;
+use damask_types::{Epoch, Peer, Record, Region, RegionId, StoreId};
+use std::sync::Arc;
+
+/// Receives an answer, once.
+pub type Done<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+/// Records to replicate in one region.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The region.
+    pub region: RegionId,
+    /// The description under which the records were made.
+    pub epoch: Epoch,
+    /// If given, propose only in this term (of the view the records were decided on), else `Stale`.
+    pub term: Option<u64>,
+    /// What to apply, all in one log entry.
+    pub records: Vec<Record>,
+}
+
+/// "Everything acknowledged before you asked is applied here": take a snapshot now.
+#[derive(Clone, Debug)]
+pub struct ReadPermit {
+    /// The region as applied here now; its epoch equals the one asked for.
+    pub region: Arc<Region>,
+    /// The leader's term at the read index.
+    pub term: u64,
+    /// How far the region is applied here, at least.
+    pub applied: Applied,
+}
+
+/// What a store says of one of its replicas.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// The region.
+    pub region: Region,
+    /// Who leads, as far as this replica knows.
+    pub leader: Option<Peer>,
+    /// Is it this one?
+    pub is_leader: bool,
+    /// In which term.
+    pub term: u64,
+    /// Last applied.
+    pub applied: Applied,
+    /// Last committed as far as known.
+    pub commit: u64,
+    /// On the leader: replicas that have not caught up.
+    pub pending: Vec<Peer>,
+    /// On the leader: each replica's matched index.
+    pub matched: Vec<(Peer, u64)>,
+}
+
+/// A running store. The inherent methods are:
+///
+/// * `propose(Proposal, Done<Applied>)`: answered after apply.
+/// * `read_index(RegionId, Epoch, Done<ReadPermit>)`: on the leader and on learners; linearizable.
+/// * `split(RegionId, Epoch, Vec<Vec<u8>>, Vec<SplitChild>, Done<Vec<Region>>)`.
+/// * `change_peer(RegionId, Epoch, PeerChange, Done<Region>)`.
+/// * `transfer_leader(RegionId, Peer)`.
+/// * `replicas() -> Vec<ReplicaStatus>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerChange {
+    /// Add (or demote to) a learner.
+    AddLearner(Peer),
+    /// Add (or promote to) a voter.
+    AddVoter(Peer),
+    /// Remove.
+    Remove(Peer),
+}
+
+/// Ids of one region that a split makes, left to right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitChild {
+    /// The new region.
+    pub region: RegionId,
+    /// Its peers, in the order of the parent's.
+    pub peers: Vec<damask_types::PeerId>,
+}
+
+/// A message between stores about one region.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// The region.
+    pub region: RegionId,
+    /// Its range and epoch at the sender, so that the receiver can make a replica it lacks.
+    pub epoch: Epoch,
+    /// Sender.
+    pub from: Peer,
+    /// Receiver.
+    pub to: Peer,
+    /// raft-rs's message, encoded.
+    pub message: Vec<u8>,
+    /// The content that goes with a snapshot message.
+    pub snapshot: Option<Arc<crate::machine::SnapshotChunks>>,
+}
+
+/// Carries envelopes; may drop, delay, duplicate or reorder; never blocks.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends to `to.store`.
+    fn send(&self, to: StoreId, envelopes: Vec<Envelope>);
+}

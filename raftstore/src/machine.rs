@@ -1,0 +1,75 @@
+//! The state machine seam: what a committed log is applied to. Rows (here, over an `Engine`),
+//! columns (in `learner`), nothing (for benches). Called by one apply thread of a store; reads go
+//! around it, to whatever it writes.
+//!
+//! A machine keeps, for each region, an [`Applied`] and a region description, moved in the same
+//! atomic write as the data. It returns only deterministic errors as answers to a command;
+//! anything local (disk, decode) is an `Err` and stops the replica.
+
+use crate::error::Result;
+use damask_types::{KeyRange, Record, Region, RegionId};
+
+/// How far a region's log has been applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Index of the last applied entry.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// A region as a machine knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionState {
+    /// Its description; a removed replica has `tombstone` set and keeps the epoch.
+    pub region: Region,
+    /// How far it is applied.
+    pub applied: Applied,
+    /// This store's replica was removed: late messages must not bring it back.
+    pub tombstone: bool,
+}
+
+/// One committed entry, or what the store core made of it.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Transaction records for one region.
+    Write(Vec<Record>),
+    /// New descriptions (a conf change, a split's parent and children). A region not known
+    /// before is created with the given `applied`.
+    Regions(Vec<RegionState>),
+}
+
+/// Effects of one region, to be applied in order and together with `applied`.
+#[derive(Clone, Debug)]
+pub struct ApplyBatch {
+    /// Which region.
+    pub region: RegionId,
+    /// Where its log stands after this batch.
+    pub applied: Applied,
+    /// In order; may be empty (an empty entry only moves `applied`).
+    pub effects: Vec<Effect>,
+}
+
+/// A region's whole content at one applied index, as chunks of at most about 1 MiB:
+/// every family's pairs in key order, in the form `snapshot::Chunk` draws.
+pub type SnapshotChunks = Vec<Vec<u8>>;
+
+/// What a committed log is applied to.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Every region known, tombstones too, as a crash would leave them now.
+    fn recover(&self) -> Result<Vec<RegionState>>;
+    /// Applies batches of several regions, each atomically; visible to readers on return.
+    fn apply(&self, batches: Vec<ApplyBatch>) -> Result<()>;
+    /// All that was applied before is durable when it returns: log entries may then be removed.
+    /// Returns, for each region, the index up to which its log is no longer needed.
+    fn sync(&self) -> Result<Vec<(RegionId, u64)>>;
+    /// Everything in the region at its applied index (which the caller holds still).
+    fn export(&self, region: &Region) -> Result<SnapshotChunks>;
+    /// Replaces the region's range by the chunks and its state by `state`; durable on return;
+    /// after a crash in the middle either the old or the new state is found by `recover`.
+    fn import(&self, state: &RegionState, chunks: SnapshotChunks) -> Result<()>;
+    /// Removes the range's data and leaves the tombstone in `state`; durable on return.
+    fn destroy(&self, state: &RegionState) -> Result<()>;
+    /// Rough bytes in a range, and a key near its middle: split checks.
+    fn size(&self, range: &KeyRange) -> Result<(u64, Option<Vec<u8>>)>;
+}

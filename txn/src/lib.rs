@@ -1,0 +1,3 @@
+//! The write path, both ends.
+pub mod request;
+pub use request::*;

@@ -1,0 +1,262 @@
+//! The wire between the two ends of a transaction: requests to one region and their answers.
+//! Plain data; TiKV's meaning (`raftstore-txn-pd.md` §3.2).
+
+use damask_raftstore::Error as RegionError;
+use damask_types::{Epoch, KeyLock, KeyRange, Lock, RegionId, Timestamp};
+
+/// Which region, as the sender knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The region.
+    pub region: RegionId,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// A change to one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// Set.
+    Put {
+        /// The key.
+        key: Vec<u8>,
+        /// Its value.
+        value: Vec<u8>,
+    },
+    /// Set, and fail with `AlreadyExists` if the key has a value.
+    Insert {
+        /// The key.
+        key: Vec<u8>,
+        /// Its value.
+        value: Vec<u8>,
+    },
+    /// Remove.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Only lock: conflicts are found, nothing changes.
+    Lock {
+        /// The key.
+        key: Vec<u8>,
+    },
+}
+
+impl Mutation {
+    /// Its key.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Mutation::Put { key, .. }
+            | Mutation::Insert { key, .. }
+            | Mutation::Delete { key }
+            | Mutation::Lock { key } => key,
+        }
+    }
+}
+
+/// A request to one region.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// The newest value at or below `ts` (`Timestamp::MAX` = latest).
+    Get {
+        /// The key.
+        key: Vec<u8>,
+        /// Version.
+        ts: Timestamp,
+    },
+    /// Several keys at once; answers `Values` in the same order.
+    BatchGet {
+        /// The keys.
+        keys: Vec<Vec<u8>>,
+        /// Version.
+        ts: Timestamp,
+    },
+    /// Pairs in key order (or backwards).
+    Scan {
+        /// Part of the region.
+        range: KeyRange,
+        /// Version.
+        ts: Timestamp,
+        /// Pairs at most.
+        limit: usize,
+        /// From the end.
+        reverse: bool,
+    },
+    /// First phase.
+    Prewrite {
+        /// Changes; all keys in this region.
+        mutations: Vec<Mutation>,
+        /// The deciding key.
+        primary: Vec<u8>,
+        /// The transaction.
+        start_ts: Timestamp,
+        /// Lock lifetime.
+        ttl_ms: u64,
+        /// Keys of the whole transaction.
+        txn_size: u64,
+    },
+    /// Second phase.
+    Commit {
+        /// Keys in this region.
+        keys: Vec<Vec<u8>>,
+        /// The transaction.
+        start_ts: Timestamp,
+        /// Its version.
+        commit_ts: Timestamp,
+    },
+    /// Give up.
+    Rollback {
+        /// Keys in this region.
+        keys: Vec<Vec<u8>>,
+        /// The transaction.
+        start_ts: Timestamp,
+    },
+    /// What became of the transaction with this primary? May roll it back when expired.
+    CheckTxnStatus {
+        /// The deciding key.
+        primary: Vec<u8>,
+        /// The transaction.
+        lock_ts: Timestamp,
+        /// Who asks; pushes `min_commit_ts` above it. ZERO: do not push.
+        caller_start_ts: Timestamp,
+        /// Now.
+        current_ts: Timestamp,
+        /// If nothing is known of it, write a rollback.
+        rollback_if_not_exist: bool,
+    },
+    /// Commit (or, with ZERO, roll back) locks of a transaction in this region.
+    ResolveLock {
+        /// The transaction.
+        start_ts: Timestamp,
+        /// Its outcome.
+        commit_ts: Timestamp,
+        /// These keys only; empty: scan the region's locks.
+        keys: Vec<Vec<u8>>,
+    },
+    /// The transaction is alive.
+    HeartBeat {
+        /// The deciding key.
+        primary: Vec<u8>,
+        /// The transaction.
+        start_ts: Timestamp,
+        /// New lifetime, if larger.
+        ttl_ms: u64,
+    },
+    /// Locks with `start_ts <= ts`, in key order.
+    ScanLocks {
+        /// Part of the region.
+        range: KeyRange,
+        /// Version.
+        ts: Timestamp,
+        /// Locks at most.
+        limit: usize,
+    },
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TxnStatus {
+    /// Its lock stands for so long yet.
+    Locked {
+        /// The lock, after any push.
+        lock: Box<Lock>,
+    },
+    /// Committed at this version.
+    Committed(Timestamp),
+    /// Rolled back (perhaps just now).
+    RolledBack,
+}
+
+/// Why a key refused a command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Another transaction's lock: resolve it.
+    #[error("the key is locked by transaction {}", .0.lock.start_ts)]
+    Locked(Box<KeyLock>),
+    /// A newer version exists.
+    #[error("write conflict: transaction {start_ts} found a commit at {conflict_commit_ts}")]
+    WriteConflict {
+        /// The key.
+        key: Vec<u8>,
+        /// The loser.
+        start_ts: Timestamp,
+        /// The winner.
+        conflict_start_ts: Timestamp,
+        /// The winner's version.
+        conflict_commit_ts: Timestamp,
+    },
+    /// An `Insert` found a value.
+    #[error("the key exists")]
+    AlreadyExists {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Commit: the lock is gone and no commit record stands; the transaction was rolled back.
+    #[error("the lock of transaction {start_ts} is not there")]
+    TxnLockNotFound {
+        /// The transaction.
+        start_ts: Timestamp,
+    },
+    /// Commit below `min_commit_ts`: take a newer version and try again.
+    #[error("commit timestamp {commit_ts} is below {min_commit_ts}")]
+    CommitTsExpired {
+        /// As asked.
+        commit_ts: Timestamp,
+        /// As needed.
+        min_commit_ts: Timestamp,
+    },
+    /// Nothing is known of the transaction.
+    #[error("transaction {start_ts} is not known")]
+    TxnNotFound {
+        /// The transaction.
+        start_ts: Timestamp,
+    },
+    /// Rollback of a transaction that has committed.
+    #[error("transaction {start_ts} has committed at {commit_ts}")]
+    Committed {
+        /// The transaction.
+        start_ts: Timestamp,
+        /// Its version.
+        commit_ts: Timestamp,
+    },
+    /// The lock named as primary is not one.
+    #[error("the lock is not the primary of transaction {start_ts}")]
+    PrimaryMismatch {
+        /// The transaction.
+        start_ts: Timestamp,
+    },
+}
+
+/// A request's answer.
+#[derive(Clone, Debug)]
+pub enum Response {
+    /// Get.
+    Value(Option<Vec<u8>>),
+    /// BatchGet, in the order asked.
+    Values(Vec<Option<Vec<u8>>>),
+    /// Scan.
+    Pairs(Vec<(Vec<u8>, Vec<u8>)>),
+    /// ScanLocks.
+    Locks(Vec<KeyLock>),
+    /// CheckTxnStatus, HeartBeat.
+    Status(TxnStatus),
+    /// Done.
+    Ok,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// About the region: reroute or retry.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// About keys.
+    #[error("{}", .0.first().map_or_else(String::new, ToString::to_string))]
+    Keys(Vec<KeyError>),
+}
+
+/// The server end, on the store that leads the region: a wire when stores are processes.
+pub trait Service: Send + Sync + 'static {
+    /// Blocks until answered.
+    fn call(&self, context: Context, request: Request) -> Result<Response, RequestError>;
+}

@@ -1,0 +1,77 @@
+//! Regions: a key range, its replicas, and the epoch that orders its changes
+//! (`raftstore-txn-pd.md` §2.8). Plain values; who leads is not part of them.
+
+use crate::ids::{PeerId, RegionId, StoreId};
+use crate::key::KeyRange;
+use serde::{Deserialize, Serialize};
+
+/// Two counters that order a region's descriptions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Raised by every change of the replicas.
+    pub conf_ver: u64,
+    /// Raised by every split or merge.
+    pub version: u64,
+}
+
+impl Epoch {
+    /// Is this description older than `other` in either counter?
+    pub fn is_stale(&self, other: &Epoch) -> bool {
+        self.version < other.version || self.conf_ver < other.conf_ver
+    }
+}
+
+/// What a replica may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PeerRole {
+    /// Counts in the quorum.
+    Voter,
+    /// Follows the log outside the quorum.
+    Learner,
+}
+
+/// One replica of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its id inside Raft.
+    pub id: PeerId,
+    /// Where it lives.
+    pub store: StoreId,
+    /// Voter or learner.
+    pub role: PeerRole,
+}
+
+/// A region's description, as replicated in its own log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Which one.
+    pub id: RegionId,
+    /// The user keys it holds.
+    pub range: KeyRange,
+    /// The order of its descriptions.
+    pub epoch: Epoch,
+    /// Its replicas.
+    pub peers: Vec<Peer>,
+}
+
+impl Region {
+    /// The replica on `store`.
+    pub fn peer_on(&self, store: StoreId) -> Option<&Peer> {
+        self.peers.iter().find(|p| p.store == store)
+    }
+
+    /// The replica with this id.
+    pub fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.iter().find(|p| p.id == id)
+    }
+
+    /// Replicas that count in the quorum.
+    pub fn voters(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|p| p.role == PeerRole::Voter)
+    }
+
+    /// Replicas outside the quorum.
+    pub fn learners(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|p| p.role == PeerRole::Learner)
+    }
+}
