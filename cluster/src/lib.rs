@@ -1,1 +1,32 @@
-//! placeholder
+//! Wiring only: nodes, network, placement's dull half, status, the `damask` binary.
+//!
+//! ```text
+//!             MySQL clients                        HTTP
+//!                  │                                │
+//!  Cluster ── Database (sql-lite) ── Dispatch     status
+//!    │             │ Client (txn)      │ scans
+//!    │   ┌─────────┴─────┬─────────────┴───────┐
+//!    │  row store 1..n  ─┴─ row store …      column store 101..     nodes
+//!    │   └───────── Network: envelopes ────────┘
+//!    └─ Pd + oracle ◄── PlacementDriver: reports, operators
+//! ```
+//!
+//! Invariants:
+//! * nothing here decides: planners, state machines and transactions live in the crates below;
+//! * a cluster in memory and one on disk differ only in the disks and engines they are given.
+//!
+//! Reading order: `config`, `cluster`, `nodes`, `placement`, `network`, `replicas`, `schemas`,
+//! `status`, `cli`.
+
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod network;
+pub mod nodes;
+pub mod placement;
+pub mod replicas;
+pub mod schemas;
+pub mod status;
+
+pub use cluster::Cluster;
+pub use config::{Config, EngineName};

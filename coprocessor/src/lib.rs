@@ -1,1 +1,43 @@
-//! placeholder
+//! The read path, both ends: scans beside the data, by region, on rows and on columns, and the
+//! client that spreads them. It must never know SQL text, and never decide a transaction's fate.
+//!
+//! ```text
+//!   plan:   … ◄─ Final aggregate ◄─ exchange ◄─ Fragment[ Partial aggregate ◄─ RegionScan ]
+//!                                                   │ units: (region, ranges), a shared queue
+//!   Dispatch ── locate ──► unit ── wire ──► Endpoint ── read index, snapshot, lock check ──► parts
+//!       ▲                                   RowEndpoint    (leader, engine snapshot)
+//!       └─ region error: reroute            ColumnEndpoint (learner, column snapshot)
+//!          locks: ResolveLocks, again
+//! ```
+//!
+//! Invariants:
+//! * an endpoint checks locks before it returns a part, so a part that was opened never meets one;
+//! * every row of a range is returned by exactly one part, whatever splits meanwhile: a unit that
+//!   fails is located again and returns nothing before it succeeds as a whole;
+//! * a fragment holds only operators that need no row of another partition.
+//!
+//! Reading order: `spec`, `decode`, `rows`, `columns`, `dispatch`, `scan`, `lookup`, `fragment`.
+
+pub mod columns;
+pub mod decode;
+pub mod dispatch;
+pub mod fragment;
+pub mod lookup;
+mod queue;
+pub mod rows;
+pub mod scan;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use columns::ColumnEndpoint;
+pub use damask_deltatree::types::arrow_type;
+pub use decode::{ColumnBuilder, RowBatchBuilder};
+pub use dispatch::{Dispatch, DispatchError, Endpoints, ResolveLocks, Unit};
+pub use fragment::{CutFragments, FragmentExec};
+pub use lookup::IndexLookupExec;
+pub use rows::RowEndpoint;
+pub use scan::{RegionScanExec, ScanPlan};
+pub use spec::{
+    Endpoint, EndpointError, Part, PruneBound, RegionContext, ScanColumn, ScanSpec, Source,
+};

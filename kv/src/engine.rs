@@ -1,10 +1,19 @@
 //! The row engine seam: ordered bytes in four families. It knows no region, no transaction and no
 //! timestamp. Every method is synchronous; absent is `None`; errors carry a class.
+//!
+//! Keys are 1 to [`KEY_BYTES_MAX`] bytes and values up to [`VALUE_BYTES_MAX`]; a batch with any
+//! other is refused whole, as invalid.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use bytes::Bytes;
+use damask_types::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Longest key, so that every backend can hold every key.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// Longest value.
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// A column family: a closed set, so there is no look-up by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +51,7 @@ pub enum Op {
     Put(Cf, Vec<u8>, Vec<u8>),
     /// Remove a key; absent is fine.
     Delete(Cf, Vec<u8>),
-    /// Remove `[start, end)`; an empty `end` has no upper bound.
+    /// Remove `[start, end)`; an empty `end` has no upper bound. Nothing if `start >= end`.
     DeleteRange(Cf, Vec<u8>, Vec<u8>),
 }
 
@@ -72,6 +81,40 @@ impl WriteBatch {
     /// No changes.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// Adds all changes of another batch.
+    pub fn append(&mut self, mut other: WriteBatch) {
+        self.ops.append(&mut other.ops);
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        let bytes = self.ops.iter().map(|op| match op {
+            Op::Put(_, key, value) => key.len() + value.len(),
+            Op::Delete(_, key) => key.len(),
+            Op::DeleteRange(_, start, end) => start.len() + end.len(),
+        });
+        bytes.sum()
+    }
+
+    /// Are all keys and values of a length that every backend holds? Backends call it first.
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |detail: String| Error::new("write", ErrorKind::Invalid, detail);
+        for op in &self.ops {
+            match op {
+                Op::Put(_, key, _) | Op::Delete(_, key)
+                    if key.is_empty() || key.len() > KEY_BYTES_MAX =>
+                {
+                    return Err(invalid(format!("key of {} bytes", key.len())));
+                }
+                Op::Put(_, _, value) if value.len() > VALUE_BYTES_MAX => {
+                    return Err(invalid(format!("value of {} bytes", value.len())));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -106,9 +149,36 @@ pub trait Engine: Send + Sync + 'static {
     /// Rough size of `[start, end)` in a family.
     fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Estimate>;
     /// A directory that the backend's `open` accepts, equal to a snapshot taken during the call.
+    /// `into` must not exist; its parent must.
     fn checkpoint(&self, into: &Path) -> Result<()>;
     /// What this backend can do.
     fn capabilities(&self) -> Capabilities;
+    /// Numbers for people: name and value, in the backend's own words. Cheap.
+    fn statistics(&self) -> Vec<(String, u64)>;
+}
+
+impl<E: Engine + ?Sized> Engine for Arc<E> {
+    fn snapshot(&self) -> Arc<dyn Snapshot> {
+        (**self).snapshot()
+    }
+    fn write(&self, batch: WriteBatch) -> Result<()> {
+        (**self).write(batch)
+    }
+    fn sync(&self) -> Result<()> {
+        (**self).sync()
+    }
+    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Estimate> {
+        (**self).estimate(cf, start, end)
+    }
+    fn checkpoint(&self, into: &Path) -> Result<()> {
+        (**self).checkpoint(into)
+    }
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+    fn statistics(&self) -> Vec<(String, u64)> {
+        (**self).statistics()
+    }
 }
 
 /// A consistent view.
@@ -117,6 +187,11 @@ pub trait Snapshot: Send + Sync {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>>;
     /// A cursor over `[start, end)`; an empty `end` has no upper bound.
     fn cursor<'a>(&'a self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Box<dyn Cursor + 'a>>;
+}
+
+/// Is `[start, end)` without any key? An empty `end` has no upper bound.
+pub fn is_empty_range(start: &[u8], end: &[u8]) -> bool {
+    !end.is_empty() && start >= end
 }
 
 /// Key and value at a cursor's position.
@@ -128,9 +203,11 @@ pub trait Cursor {
     fn seek(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>>;
     /// The last key `<= key`.
     fn seek_for_prev(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>>;
-    /// The key after the position.
+    /// The last key inside the bounds.
+    fn seek_to_last(&mut self) -> Result<Option<Pair<'_>>>;
+    /// The key after the position; still `None` once the end was passed, until the next `seek`.
     fn next(&mut self) -> Result<Option<Pair<'_>>>;
-    /// The key before the position.
+    /// The key before the position; still `None` once the start was passed, until the next `seek`.
     fn prev(&mut self) -> Result<Option<Pair<'_>>>;
     /// The pair at the position, again.
     fn current(&self) -> Option<Pair<'_>>;

@@ -1,83 +1,40 @@
 //! Place: heartbeats → operators (a pure planner), region routing, ids, placement rules.
+//! It must never read a clock, touch a disk itself, or talk to a network.
+//!
+//! ```text
+//!   leaders ──RegionReport──► Placement ──Operator──► leaders        (one step per report)
+//!                               │  Pd: durable {ids, stores, rules}  ──► Persist
+//!                               │      volatile {regions, leaders}   ◄── rebuilt from reports
+//!                               │      plan(&View, &RegionReport) -> Option<Operator>   pure
+//!   clients ──locate──► RegionCache ──route──► Placement
+//! ```
+//!
+//! Invariants:
+//! * an id is given out once, over restarts too: the bound is saved before an id below it leaves;
+//! * no two known regions overlap; a report never replaces a newer description
+//!   (`raftstore-txn-pd.md` §4.2, PD's `PreCheckPutRegion`);
+//! * the plan for an unchanging cluster reaches a fixed point: no ping-pong;
+//! * a region is split at every edge of a column rule, so a replica of columns never holds rows
+//!   outside of the rule.
+//!
+//! What is durable and what is rebuilt from reports follows `raftstore-txn-pd.md` §4.4.
+//!
+//! Reading order: `values`, `seam`, `regions`, `planner`, `durable`, `pd`, `cache`, `testing`.
 
-use damask_types::{KeyRange, Peer, PeerId, Region, RegionId, StoreId};
-use serde::{Deserialize, Serialize};
+pub mod cache;
+mod durable;
+pub mod error;
+pub mod pd;
+pub mod planner;
+pub mod regions;
+pub mod seam;
+pub mod testing;
+pub mod values;
 
-/// What a store holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum StoreKind {
-    /// Rows: its replicas vote.
-    Row,
-    /// Columns: its replicas learn.
-    Column,
-}
-
-/// A store as registered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreInfo {
-    /// Which one.
-    pub id: StoreId,
-    /// Rows or columns.
-    pub kind: StoreKind,
-    /// Where it listens; a name when in process.
-    pub address: String,
-}
-
-/// A leader's report about its region.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RegionReport {
-    /// Its description.
-    pub region: Region,
-    /// Who leads.
-    pub leader: Peer,
-    /// In which term.
-    pub term: u64,
-    /// Rough bytes of its rows.
-    pub bytes: u64,
-    /// Replicas that have not caught up (learners waiting for a snapshot, …).
-    pub pending: Vec<PeerId>,
-}
-
-/// One step for a leader to take, in answer to its report.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operator {
-    /// Add a learner.
-    AddLearner(Peer),
-    /// Add a voter.
-    AddVoter(Peer),
-    /// Remove a replica.
-    RemovePeer(Peer),
-    /// Let another replica lead.
-    TransferLeader(Peer),
-    /// Find the middle key and split there.
-    Split,
-    /// Split at exactly these user keys.
-    SplitAt(Vec<Vec<u8>>),
-}
-
-/// Ids for one new region of a split.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SplitIds {
-    /// The new region.
-    pub region: RegionId,
-    /// One for each replica, in the order of the parent's peers.
-    pub peers: Vec<PeerId>,
-}
-
-/// Where a key lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The region's newest known description.
-    pub region: Region,
-    /// Who led it last; `None` = unknown yet.
-    pub leader: Option<Peer>,
-}
-
-/// "This range wants column replicas."
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ColumnRule {
-    /// Row keys of one table.
-    pub range: KeyRange,
-    /// Learners asked for.
-    pub replicas: u32,
-}
+pub use cache::RegionCache;
+pub use error::{Error, Result};
+pub use pd::{Pd, Persist};
+pub use planner::{Config, View, plan};
+pub use regions::RegionMap;
+pub use seam::{Locate, Placement};
+pub use values::*;

@@ -69,19 +69,40 @@ impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NotLeader { .. } | Error::EpochNotMatch { .. } | Error::RegionNotFound(_) => ErrorKind::Reroute,
-            Error::KeyNotInRegion { .. } | Error::Stopped => ErrorKind::Reroute,
+            Error::NotLeader { .. } | Error::EpochNotMatch { .. } => ErrorKind::Reroute,
+            Error::RegionNotFound(_) | Error::KeyNotInRegion { .. } => ErrorKind::Reroute,
+            Error::Stopped => ErrorKind::Reroute,
             Error::Stale | Error::Busy(_) => ErrorKind::Retry,
             Error::Undetermined(_) => ErrorKind::Undetermined,
             Error::TooLarge { .. } | Error::Invalid(_) => ErrorKind::Invalid,
             Error::Storage { kind, .. } => *kind,
         }
     }
+
+    /// Stored bytes are wrong.
+    pub fn corrupt(detail: impl Into<String>) -> Error {
+        Error::Storage { kind: ErrorKind::Corrupt, detail: detail.into() }
+    }
+
+    /// A disk operation failed.
+    pub fn io(what: impl std::fmt::Display, e: &std::io::Error) -> Error {
+        let kind = match e.kind() {
+            std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+            _ => ErrorKind::Io,
+        };
+        Error::Storage { kind, detail: format!("{what}: {e}") }
+    }
 }
 
 impl From<damask_kv::Error> for Error {
     fn from(e: damask_kv::Error) -> Error {
         Error::Storage { kind: e.kind(), detail: e.to_string() }
+    }
+}
+
+impl From<damask_types::codec::DecodeError> for Error {
+    fn from(e: damask_types::codec::DecodeError) -> Error {
+        Error::corrupt(e.to_string())
     }
 }
 

@@ -3,4 +3,14 @@
 pub mod error;
 pub mod outcome;
 
+pub mod convert;
+pub mod protocol;
+
+pub mod catalog;
+pub mod failure;
+pub mod session;
+pub mod statement;
+pub mod value;
+pub mod variables;
+
 pub use error::{Error, Result};

@@ -1,20 +1,53 @@
-//! Time: the oracle seam, a local oracle with a persisted bound, and a batching client.
+//! Time: gives out timestamps that are unique and ordered over the whole cluster, also over
+//! restarts and a wall clock that jumps. It must never give out what a crash could make it repeat.
+//!
+//! ```text
+//!  callers ──► BatchingOracle ──► LocalOracle ──► AtomicU64      next timestamp, fetch_add
+//!              one inner call       │   ▲
+//!              for all waiting      ▼   │ served only below it
+//!                                 Disk: `bound`, written before it is served up to
+//! ```
+//!
+//! Invariants:
+//! * a timestamp is given out once, and after every one whose call had ended before;
+//! * every timestamp given out is below the bound on the disk;
+//! * the bound never goes back, whatever the clock says.
+//!
+//! Not here: a replicated oracle (a bound kept by the placement driver's own group) and a remote
+//! one (a wire in front of this trait).
+//!
+//! Reading order: as the modules below.
 
-use damask_types::{ErrorKind, Timestamp};
+mod bound;
+pub mod error;
+pub mod local;
+pub mod batching;
+pub mod memory;
+pub mod testing;
 
-/// A failed request for timestamps.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("timestamp oracle: {detail} ({kind:?})")]
-pub struct Error {
-    /// What the caller must do.
-    pub kind: ErrorKind,
-    /// The cause in words.
-    pub detail: String,
-}
+pub use batching::BatchingOracle;
+pub use error::Error;
+pub use local::{LocalOracle, WINDOW_MS};
+pub use memory::MemoryOracle;
+
+use damask_types::Timestamp;
+use damask_types::ts::LOGICAL_MAX;
+
+/// Timestamps that one call may ask for: as many as one millisecond holds.
+pub const REQUEST_MAX: u32 = LOGICAL_MAX as u32;
 
 /// Gives out timestamps.
 pub trait Oracle: Send + Sync {
-    /// `n >= 1` consecutive timestamps, the first of which is returned, all greater than any that
-    /// a call which ended before this one began had returned; also over restarts.
+    /// `n` consecutive timestamps (`1 <= n <= REQUEST_MAX`), the first of which is returned, all
+    /// greater than any that a call which ended before this one began had returned; also over
+    /// restarts.
     fn get(&self, n: u32) -> Result<Timestamp, Error>;
+}
+
+/// Refuses counts that no oracle serves.
+fn check_count(n: u32) -> Result<(), Error> {
+    if (1..=REQUEST_MAX).contains(&n) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{n} timestamps asked for; 1 to {REQUEST_MAX} are possible")))
 }

@@ -1,3 +1,57 @@
-//! The write path, both ends.
+//! The write path, both ends: two-phase commit over regions (Percolator, with TiKV's meaning), as
+//! a client that drives it and a server end that decides on each key.
+//!
+//! Not here: pessimistic locks, async commit, one-phase commit, garbage collection. Snapshot
+//! isolation permits write skew.
+//!
+//! ```text
+//!  Client ── Transaction ── Buffer                      who writes
+//!    │ snapshot, commit, resolve, region (routing, back-off)
+//!    ▼ request::{Context, Request} ⇢ wire ⇢ Response
+//!  TxnServer ── Latches ── percolator::decide(view, request) -> records      who decides
+//!    │ Replica: read index, propose
+//!    ▼
+//!  raftstore (or LocalReplica) ── kv::Engine
+//! ```
+//!
+//! Invariants:
+//! * a transaction is committed exactly when its primary is; every other key follows it;
+//! * of two transactions that overlap in time and write one key, one fails;
+//! * a rolled back transaction stays so, however late its commands arrive;
+//! * a command sent twice does what it does once;
+//! * latches are held until the log has answered;
+//! * an outcome that is not known is an error of its own.
+//!
+//! Reading order: as the modules below; server end first.
+
 pub mod request;
+pub mod percolator;
+pub mod latch;
+pub mod replica;
+pub mod server;
+
+pub mod error;
+pub mod config;
+mod backoff;
+mod workers;
+mod region;
+mod resolve;
+mod keeper;
+pub mod snapshot;
+mod buffer;
+pub mod transaction;
+mod commit;
+pub mod client;
+pub mod local;
+
+pub use buffer::Mark;
+pub use client::Client;
+pub use config::Config;
+pub use error::{Error, Result};
+pub use local::LocalCluster;
+pub use region::Services;
+pub use replica::{LocalReplica, Replica};
 pub use request::*;
+pub use server::TxnServer;
+pub use snapshot::{Pair, SnapshotReader};
+pub use transaction::Transaction;

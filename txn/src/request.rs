@@ -1,8 +1,11 @@
 //! The wire between the two ends of a transaction: requests to one region and their answers.
-//! Plain data; TiKV's meaning (`raftstore-txn-pd.md` §3.2).
+//! Plain data with TiKV's meaning; it must hold nothing that could not be sent.
 
 use damask_raftstore::Error as RegionError;
 use damask_types::{Epoch, KeyLock, KeyRange, Lock, RegionId, Timestamp};
+
+/// Pairs (or locks) that one scan request may ask for.
+pub const SCAN_PAIRS_MAX: usize = 4096;
 
 /// Which region, as the sender knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,26 @@ impl Mutation {
             | Mutation::Lock { key } => key,
         }
     }
+
+    /// Its key, taken.
+    pub fn into_key(self) -> Vec<u8> {
+        match self {
+            Mutation::Put { key, .. }
+            | Mutation::Insert { key, .. }
+            | Mutation::Delete { key }
+            | Mutation::Lock { key } => key,
+        }
+    }
+
+    /// Bytes of key and value.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Mutation::Put { key, value } | Mutation::Insert { key, value } => {
+                key.len() + value.len()
+            }
+            Mutation::Delete { key } | Mutation::Lock { key } => key.len(),
+        }
+    }
 }
 
 /// A request to one region.
@@ -63,6 +86,8 @@ pub enum Request {
         key: Vec<u8>,
         /// Version.
         ts: Timestamp,
+        /// Transactions whose locks are to be ignored: rolled back, or committed above `ts` only.
+        bypass: Vec<Timestamp>,
     },
     /// Several keys at once; answers `Values` in the same order.
     BatchGet {
@@ -70,6 +95,8 @@ pub enum Request {
         keys: Vec<Vec<u8>>,
         /// Version.
         ts: Timestamp,
+        /// As in `Get`.
+        bypass: Vec<Timestamp>,
     },
     /// Pairs in key order (or backwards).
     Scan {
@@ -77,10 +104,12 @@ pub enum Request {
         range: KeyRange,
         /// Version.
         ts: Timestamp,
-        /// Pairs at most.
+        /// Pairs at most; up to [`SCAN_PAIRS_MAX`].
         limit: usize,
         /// From the end.
         reverse: bool,
+        /// As in `Get`.
+        bypass: Vec<Timestamp>,
     },
     /// First phase.
     Prewrite {
@@ -148,7 +177,7 @@ pub enum Request {
         range: KeyRange,
         /// Version.
         ts: Timestamp,
-        /// Locks at most.
+        /// Locks at most; up to [`SCAN_PAIRS_MAX`].
         limit: usize,
     },
 }

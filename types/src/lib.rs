@@ -29,7 +29,7 @@ pub use datum::{Datum, Decimal};
 pub use error::ErrorKind;
 pub use ids::{ColumnId, IndexId, PeerId, RegionId, StoreId, TableId};
 pub use key::KeyRange;
-pub use mutation::{KeyLock, Lock, LockKind, Record, Write, WriteKind};
+pub use mutation::{KeyLock, Lock, LockKind, Record, Write, WriteKind, WriteRef};
 pub use region::{Epoch, Peer, PeerRole, Region};
 pub use schema::{ColumnSchema, ColumnType, IndexSchema, TableSchema};
 pub use ts::Timestamp;

@@ -83,8 +83,7 @@ impl Lock {
         codec::put_var_u64(&mut out, self.start_ts.0);
         codec::put_var_u64(&mut out, self.ttl_ms);
         if let Some(value) = &self.short_value {
-            out.extend_from_slice(&[b'v', value.len() as u8]);
-            out.extend_from_slice(value);
+            put_short_value(&mut out, value);
         }
         let mut tagged = |tag: u8, v: u64| {
             if v != 0 {
@@ -220,8 +219,7 @@ impl Write {
         });
         codec::put_var_u64(&mut out, self.start_ts.0);
         if let Some(value) = short {
-            out.extend_from_slice(&[b'v', value.len() as u8]);
-            out.extend_from_slice(value);
+            put_short_value(&mut out, value);
         }
         if self.overlapped_rollback {
             out.push(b'R');
@@ -234,7 +232,36 @@ impl Write {
     }
 
     /// Parses TiKV's bytes; unknown tags end parsing, as there.
-    pub fn decode(mut buf: &[u8]) -> Result<Write> {
+    pub fn decode(buf: &[u8]) -> Result<Write> {
+        let view = WriteRef::decode(buf)?;
+        Ok(Write {
+            kind: view.kind,
+            start_ts: view.start_ts,
+            short_value: view.short_value.map(<[u8]>::to_vec),
+            overlapped_rollback: view.overlapped_rollback,
+            gc_fence: view.gc_fence,
+        })
+    }
+}
+
+/// A [`Write`] read in place: scans parse one per row, so nothing is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteRef<'a> {
+    /// What was decided.
+    pub kind: WriteKind,
+    /// The transaction.
+    pub start_ts: Timestamp,
+    /// The value, when short.
+    pub short_value: Option<&'a [u8]>,
+    /// As in [`Write`].
+    pub overlapped_rollback: bool,
+    /// As in [`Write`].
+    pub gc_fence: Option<Timestamp>,
+}
+
+impl<'a> WriteRef<'a> {
+    /// Parses TiKV's bytes; unknown tags end parsing, as there.
+    pub fn decode(mut buf: &'a [u8]) -> Result<WriteRef<'a>> {
         let buf = &mut buf;
         let kind = match take_u8(buf)? {
             b'P' => WriteKind::Put,
@@ -243,12 +270,18 @@ impl Write {
             b'R' => WriteKind::Rollback,
             _ => return Err(DecodeError("write type")),
         };
-        let mut write = Write::new(kind, Timestamp(codec::take_var_u64(buf)?), None);
+        let mut write = WriteRef {
+            kind,
+            start_ts: Timestamp(codec::take_var_u64(buf)?),
+            short_value: None,
+            overlapped_rollback: false,
+            gc_fence: None,
+        };
         while !buf.is_empty() {
             match take_u8(buf)? {
                 b'v' => {
                     let len = usize::from(take_u8(buf)?);
-                    write.short_value = Some(codec::take(buf, len)?.to_vec());
+                    write.short_value = Some(codec::take(buf, len)?);
                 }
                 b'R' => write.overlapped_rollback = true,
                 b'F' => write.gc_fence = Some(Timestamp(take_u64(buf)?)),
@@ -257,6 +290,19 @@ impl Write {
         }
         Ok(write)
     }
+
+    /// Is it still what a reader at `ts` should see, when it is the newest record there? Not if its
+    /// fence names a version at or below `ts`: that version was there and GC has removed it since.
+    pub fn is_current_at(&self, ts: Timestamp) -> bool {
+        self.gc_fence.is_none_or(|fence| fence == Timestamp::ZERO || fence > ts)
+    }
+}
+
+/// A longer value would lose its length's upper bits, and with them itself.
+fn put_short_value(out: &mut Vec<u8>, value: &[u8]) {
+    assert!(value.len() <= SHORT_VALUE_MAX, "a long value belongs into the default family");
+    out.extend_from_slice(&[b'v', value.len() as u8]);
+    out.extend_from_slice(value);
 }
 
 /// One effect of a transaction command, as replicated. Keys are user keys.

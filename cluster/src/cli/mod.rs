@@ -1,0 +1,7 @@
+//! The commands of the `damask` binary.
+
+pub mod load;
+pub mod playground;
+
+/// What a command reports to its user.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;

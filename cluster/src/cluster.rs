@@ -1,0 +1,397 @@
+//! A whole cluster in one process: placement driver, oracle, row stores, column stores, SQL.
+//! Wiring only: what to do is decided in the crates below.
+
+use crate::config::Config;
+use crate::network::Network;
+use crate::nodes::{self, Error, Node, Shared};
+use crate::placement::{Member, Members, PlacementDriver};
+use crate::replicas::Replicas;
+use crate::schemas::CatalogSchemas;
+use crate::status;
+use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
+use damask_env::{Clock, Disk, RealClock};
+use damask_kv::Engine;
+use damask_sql_lite::protocol::{Server, ServerConfig};
+use damask_pd::{Locate, Pd, Persist, Placement, RegionCache, StoreInfo, StoreKind};
+use damask_tso::{BatchingOracle, LocalOracle, Oracle};
+use damask_txn::{Client, Service, Services};
+use damask_types::{
+    Epoch, KeyLock, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Timestamp,
+};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Column stores' ids follow the row stores' with a gap, so that more row stores may join.
+const FIRST_COLUMN_STORE: u64 = 101;
+/// The file of the placement driver's state.
+const PD_STATE: &str = "state";
+/// Until the first region has a leader.
+const LEADER_WAIT: Duration = Duration::from_secs(30);
+/// Between two looks for it.
+const LEADER_POLL: Duration = Duration::from_millis(2);
+
+/// Parts that other parts look things up in.
+pub struct Parts {
+    /// Placement.
+    pub pd: Arc<Pd>,
+    /// Stores, for placement and status.
+    pub members: Members,
+    services: RwLock<HashMap<StoreId, Arc<dyn Service>>>,
+    endpoints: RwLock<HashMap<StoreId, Arc<dyn Endpoint>>>,
+}
+
+impl Services for Parts {
+    fn service(&self, store: StoreId) -> Option<Arc<dyn Service>> {
+        self.services.read().get(&store).cloned()
+    }
+}
+
+impl Endpoints for Parts {
+    fn endpoint(&self, store: StoreId) -> Option<Arc<dyn Endpoint>> {
+        self.endpoints.read().get(&store).cloned()
+    }
+}
+
+/// Lets scans get past locks.
+struct Resolver(Client);
+
+impl ResolveLocks for Resolver {
+    fn resolve(&self, locks: Vec<KeyLock>, read_ts: Timestamp) -> Result<(), String> {
+        let wait = self.0.resolve_locks(&locks, read_ts).map_err(|e| e.to_string())?;
+        if let Some(wait) = wait {
+            std::thread::park_timeout(wait);
+        }
+        Ok(())
+    }
+}
+
+struct PdFile(Arc<dyn Disk>);
+
+impl Persist for PdFile {
+    fn save(&self, bytes: &[u8]) -> Result<(), String> {
+        self.0.replace(PD_STATE, bytes).map_err(|e| e.to_string())
+    }
+}
+
+/// A running cluster. Dropping it stops it.
+pub struct Cluster {
+    shared: Arc<Shared>,
+    parts: Arc<Parts>,
+    client: Client,
+    schemas: Arc<CatalogSchemas>,
+    nodes: HashMap<StoreId, Node>,
+    /// Memory engines outlive their node, so that a stopped store can start again.
+    engines: HashMap<StoreId, Arc<dyn Engine>>,
+    placement: PlacementDriver,
+    database: Arc<damask_sql_lite::Database>,
+    mysql: Option<Server>,
+    status: Option<SocketAddr>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Cluster {
+    /// Starts everything; returns when it serves.
+    pub fn start(config: Config) -> Result<Cluster, Error> {
+        Cluster::start_with_progress(config, |_| {})
+    }
+
+    /// The same, telling each step as it is done.
+    pub fn start_with_progress(
+        config: Config,
+        mut progress: impl FnMut(&str),
+    ) -> Result<Cluster, Error> {
+        config.validate()?;
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
+        // Taken first: a port in use should not cost a start.
+        let status_listener = config.status.map(listen).transpose()?;
+        drop(config.mysql.map(listen).transpose()?);
+        if let Some(data) = &config.data {
+            std::fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
+        }
+
+        let members = Members::default();
+        let network = Arc::new(Network::default());
+        let pd = Arc::new(open_pd(&config, clock.as_ref())?);
+        let placement = PlacementDriver::start(pd.clone(), members.clone());
+        let announce = placement.announce();
+        let shared = Arc::new(Shared { config, clock, network, announce: announce.clone() });
+        let oracle = open_oracle(&shared)?;
+        progress("placement driver and timestamp oracle");
+
+        let parts = Arc::new(Parts {
+            pd: pd.clone(),
+            members,
+            services: RwLock::default(),
+            endpoints: RwLock::default(),
+        });
+        let locate: Arc<dyn Locate> = Arc::new(RegionCache::new(pd.clone()));
+        let client = Client::new(
+            oracle,
+            locate.clone(),
+            parts.clone(),
+            shared.clock.clone(),
+            damask_txn::Config::default(),
+        )?;
+        let schemas = Arc::new(CatalogSchemas::new(client.clone()));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(std::thread::available_parallelism().map_or(2, usize::from))
+            .thread_name("query")
+            .enable_all()
+            .build()?;
+        let dispatch = Arc::new(Dispatch::new(
+            locate,
+            parts.clone(),
+            Arc::new(Resolver(client.clone())),
+            shared.clock.clone(),
+        ));
+        let replicas = Arc::new(Replicas { pd: pd.clone(), announce });
+
+        let first = first_region(&pd, shared.config.stores)?;
+        let mut nodes = HashMap::new();
+        let mut engines = HashMap::new();
+        for id in row_stores(&shared.config) {
+            let engine = memory_engine(&shared.config);
+            if let Some(engine) = &engine {
+                engines.insert(id, engine.clone());
+            }
+            register(&pd, id, StoreKind::Row)?;
+            let node = nodes::start_rows(&shared, id, engine, Some(first.clone()))?;
+            attach(&parts, &node);
+            nodes.insert(id, node);
+            progress(&format!("row store {id}"));
+        }
+        wait_for_leader(&pd, shared.clock.as_ref())?;
+        for id in column_stores(&shared.config) {
+            register(&pd, id, StoreKind::Column)?;
+            let node = nodes::start_columns(&shared, id, schemas.clone())?;
+            attach(&parts, &node);
+            nodes.insert(id, node);
+            progress(&format!("column store {id}"));
+        }
+
+        let database = damask_sql_lite::Database::open(damask_sql_lite::Services {
+            client: client.clone(),
+            dispatch,
+            replicas,
+            runtime: runtime.handle().clone(),
+            clock: shared.clock.clone(),
+        })?;
+        progress("SQL");
+        let mysql = match shared.config.mysql {
+            Some(addr) => {
+                let mut server = ServerConfig::at(addr);
+                server.connections_max = shared.config.connections_max;
+                Some(Server::start(server, database.clone())?)
+            }
+            None => None,
+        };
+        let status = match status_listener {
+            Some(listener) => Some(serve_status(&runtime, listener, parts.clone())?),
+            None => None,
+        };
+        Ok(Cluster {
+            shared,
+            parts,
+            client,
+            schemas,
+            nodes,
+            engines,
+            placement,
+            database,
+            mysql,
+            status,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Where MySQL clients connect.
+    pub fn mysql_addr(&self) -> Option<SocketAddr> {
+        self.mysql.as_ref().map(|server| server.addr())
+    }
+
+    /// Where status is served.
+    pub fn status_addr(&self) -> Option<SocketAddr> {
+        self.status
+    }
+
+    /// The SQL layer, to open sessions without a network.
+    pub fn database(&self) -> &Arc<damask_sql_lite::Database> {
+        &self.database
+    }
+
+    /// A transaction client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The placement driver.
+    pub fn pd(&self) -> &Arc<Pd> {
+        &self.parts.pd
+    }
+
+    /// The network, to cut stores off.
+    pub fn network(&self) -> &Arc<Network> {
+        &self.shared.network
+    }
+
+    /// Stops one store, as if its process had ended; `start_store` brings it back.
+    pub fn stop_store(&mut self, id: StoreId) {
+        self.parts.members.write().remove(&id);
+        self.parts.services.write().remove(&id);
+        self.parts.endpoints.write().remove(&id);
+        if let Some(mut node) = self.nodes.remove(&id) {
+            node.stop();
+        }
+    }
+
+    /// Starts a stopped store again, with its data. In memory only row stores keep any.
+    pub fn start_store(&mut self, id: StoreId) -> Result<(), Error> {
+        let node = if id.0 >= FIRST_COLUMN_STORE {
+            nodes::start_columns(&self.shared, id, self.schemas.clone())?
+        } else {
+            nodes::start_rows(&self.shared, id, self.engines.get(&id).cloned(), None)?
+        };
+        attach(&self.parts, &node);
+        self.nodes.insert(id, node);
+        Ok(())
+    }
+
+    /// Stops everything, clients first.
+    pub fn stop(&mut self) {
+        if let Some(mysql) = self.mysql.take() {
+            mysql.stop();
+        }
+        self.client.flush();
+        self.schemas.stop();
+        self.placement.stop();
+        // Columns first: they lean on the rows.
+        let mut ids: Vec<_> = self.nodes.keys().copied().collect();
+        ids.sort_by_key(|id| std::cmp::Reverse(id.0));
+        for id in ids {
+            self.stop_store(id);
+        }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn row_stores(config: &Config) -> impl Iterator<Item = StoreId> + use<> {
+    (1..=config.stores as u64).map(StoreId)
+}
+
+fn column_stores(config: &Config) -> impl Iterator<Item = StoreId> + use<> {
+    (FIRST_COLUMN_STORE..FIRST_COLUMN_STORE + config.columns as u64).map(StoreId)
+}
+
+fn memory_engine(config: &Config) -> Option<Arc<dyn Engine>> {
+    config.data.is_none().then(|| Arc::new(damask_kv::MemoryEngine::new()) as Arc<dyn Engine>)
+}
+
+fn listen(addr: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    std::net::TcpListener::bind(addr).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("port {} of {} is in use: choose another, or stop what uses it", addr.port(), addr.ip())
+                .into()
+        }
+        _ => format!("cannot listen on {addr}: {e}").into(),
+    })
+}
+
+fn open_pd(config: &Config, clock: &dyn Clock) -> Result<Pd, Error> {
+    let disk: Arc<dyn Disk> = match &config.data {
+        Some(data) => Arc::new(damask_env::RealDisk::open(data.join("pd"))?),
+        None => Arc::new(damask_env::MemoryDisk::new()),
+    };
+    let saved = match disk.map(PD_STATE) {
+        Ok(content) => Some(content.to_vec()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e.into()),
+    };
+    let planner = damask_pd::Config {
+        region_bytes_max: config.raft.region_bytes_max,
+        voters: if config.stores >= 3 { 3 } else { 1 },
+        ..Default::default()
+    };
+    // Any number will do that differs from other clusters'.
+    let cluster_id = clock.wall_ms();
+    Ok(Pd::open(planner, cluster_id, saved.as_deref(), Box::new(PdFile(disk)))?)
+}
+
+fn open_oracle(shared: &Shared) -> Result<Arc<dyn Oracle>, Error> {
+    let disk = shared.disk("pd")?;
+    let local = LocalOracle::open(shared.clock.clone(), disk, "timestamp")?;
+    Ok(Arc::new(BatchingOracle::new(Arc::new(local))))
+}
+
+/// The region that holds every key at first. Its ids are fixed, so that every store, whenever it
+/// starts, makes the same one if it is empty.
+fn first_region(pd: &Pd, stores: usize) -> Result<Region, Error> {
+    let voters = if stores >= 3 { 3 } else { 1 };
+    let peers = (1..=voters).map(|n| Peer {
+        id: PeerId(n),
+        store: StoreId(n),
+        role: PeerRole::Voter,
+    });
+    let region = Region {
+        id: RegionId(1),
+        range: KeyRange::all(),
+        epoch: Epoch { conf_ver: 1, version: 1 },
+        peers: peers.collect(),
+    };
+    if !pd.is_bootstrapped() {
+        pd.bootstrap(&region)?;
+    }
+    Ok(region)
+}
+
+fn register(pd: &Pd, id: StoreId, kind: StoreKind) -> Result<(), Error> {
+    Ok(pd.register_store(StoreInfo { id, kind, address: format!("in-process-{id}") })?)
+}
+
+fn attach(parts: &Parts, node: &Node) {
+    let member: Member = node.member.clone();
+    parts.members.write().insert(node.id, member);
+    parts.endpoints.write().insert(node.id, node.endpoint.clone());
+    if let Some(service) = &node.service {
+        parts.services.write().insert(node.id, service.clone());
+    }
+}
+
+fn wait_for_leader(pd: &Pd, clock: &dyn Clock) -> Result<(), Error> {
+    let deadline = clock.monotonic() + LEADER_WAIT;
+    while clock.monotonic() < deadline {
+        if pd.route(b"m").is_some_and(|route| route.leader.is_some()) {
+            return Ok(());
+        }
+        std::thread::park_timeout(LEADER_POLL);
+    }
+    Err("the first region has no leader: too few of its row stores run".into())
+}
+
+fn serve_status(
+    runtime: &tokio::runtime::Runtime,
+    listener: std::net::TcpListener,
+    parts: Arc<Parts>,
+) -> Result<SocketAddr, Error> {
+    let addr = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let _guard = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    runtime.spawn(async move {
+        if let Err(e) = axum::serve(listener, status::router(parts)).await {
+            tracing::error!("status server: {e}");
+        }
+    });
+    Ok(addr)
+}
+

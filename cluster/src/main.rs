@@ -1,0 +1,45 @@
+//! The `damask` binary: a cluster in one process, and a loader. Wiring only.
+
+use clap::{Parser, Subcommand};
+use damask_cluster::cli::{load, playground};
+use std::process::ExitCode;
+
+/// One replicated log, two readings: rows for transactions, columns for analytics.
+#[derive(Parser)]
+#[command(name = "damask", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a whole cluster in this process until Ctrl-C.
+    Playground(playground::Options),
+    /// Load a data set into a running cluster.
+    #[command(subcommand)]
+    Load(LoadCommand),
+}
+
+#[derive(Subcommand)]
+enum LoadCommand {
+    /// The eight TPC-H tables.
+    Tpch(load::LoadTpch),
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DAMASK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match Arguments::parse().command {
+        Command::Playground(options) => playground::run(options),
+        Command::Load(LoadCommand::Tpch(options)) => load::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("damask: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One row store and one column store, made of their parts. Wiring only.
+
+use crate::config::Config;
+use crate::network::Network;
+use crate::placement::{Announce, Member};
+use damask_coprocessor::{ColumnEndpoint, Endpoint, EndpointError, RowEndpoint};
+use damask_deltatree::{ColumnStore, DeltaTree};
+use damask_env::{Clock, Disk, MemoryDisk, RealDisk, Task, spawn};
+use damask_kv::{Engine, EngineConfig};
+use damask_learner::{ColumnMachine, LearnerRead, ReadError, SchemaSource};
+use damask_raftstore::{
+    Done, FileLogConfig, FileLogStore, LogStore, MemoryLogStore, Proposal, ReadPermit, RowMachine,
+    StateMachine, Store, StoreHandle, StoreOptions,
+};
+use damask_txn::{Service, TxnServer};
+use damask_types::{Epoch, Region, RegionId, StoreId, Timestamp};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes that one round of a column store's background work may write.
+const MAINTAIN_BYTES: u64 = 256 << 20;
+/// Between two rounds when there is nothing to do.
+const MAINTAIN_EVERY: Duration = Duration::from_millis(200);
+/// A learner that has not caught up after this long is asked again.
+const LEARNER_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a node did not start.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What every node is given.
+pub struct Shared {
+    /// The cluster's configuration.
+    pub config: Config,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Its network.
+    pub network: Arc<Network>,
+    /// Where stores announce changes.
+    pub announce: Announce,
+}
+
+impl Shared {
+    /// The folder of one part; `None` in memory.
+    pub fn folder(&self, name: &str) -> Option<PathBuf> {
+        self.config.data.as_ref().map(|data| data.join(name))
+    }
+
+    /// The disk of one part.
+    pub fn disk(&self, name: &str) -> Result<Arc<dyn Disk>, Error> {
+        Ok(match self.folder(name) {
+            Some(folder) => Arc::new(RealDisk::open(folder)?),
+            None => Arc::new(MemoryDisk::new()),
+        })
+    }
+
+    fn log(&self, name: &str) -> Result<Arc<dyn LogStore>, Error> {
+        Ok(match self.config.data {
+            Some(_) => {
+                Arc::new(FileLogStore::open(self.disk(name)?, "log", FileLogConfig::default())?)
+            }
+            None => Arc::new(MemoryLogStore::new()),
+        })
+    }
+
+    fn start(
+        &self,
+        id: StoreId,
+        log: Arc<dyn LogStore>,
+        machine: Arc<dyn StateMachine>,
+        bootstrap: Option<Region>,
+    ) -> Result<Store, Error> {
+        let announce = self.announce.clone();
+        let mut options = StoreOptions::new(id);
+        options.config.tick = Duration::from_millis(self.config.raft.tick_ms);
+        options.config.core.raft.election_ticks = self.config.raft.election_ticks;
+        options.config.core.raft.heartbeat_ticks = self.config.raft.heartbeat_ticks;
+        options.bootstrap = bootstrap;
+        options.on_change = Some(Arc::new(move |status| announce.changed(id, status)));
+        let transport = self.network.clone();
+        let store = Store::start(options, log, machine, transport, self.clock.clone())?;
+        self.network.attach(id, store.handle());
+        Ok(store)
+    }
+}
+
+/// A node of either kind, running.
+pub struct Node {
+    /// Which one.
+    pub id: StoreId,
+    /// For placement.
+    pub member: Member,
+    /// Transactions: row stores only.
+    pub service: Option<Arc<dyn Service>>,
+    /// Scans.
+    pub endpoint: Arc<dyn Endpoint>,
+    store: Option<Store>,
+    network: Arc<Network>,
+    maintain: Option<(crossbeam_channel::Sender<()>, Task)>,
+}
+
+impl Node {
+    /// Why it stopped by itself, if it did.
+    pub fn failed(&self) -> Option<String> {
+        self.store.as_ref().and_then(|store| store.failed()).map(|e| e.to_string())
+    }
+
+    /// Stops it; its data stays.
+    pub fn stop(&mut self) {
+        self.network.detach(self.id);
+        if let Some((stop, task)) = self.maintain.take() {
+            drop(stop);
+            task.join().ok();
+        }
+        if let Some(store) = self.store.take()
+            && let Err(e) = store.stop()
+        {
+            tracing::warn!(store = %self.id, "stop: {e}");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A store's handle as the transaction server and the learner's reads want it.
+struct Handle(StoreHandle);
+
+impl damask_txn::Replica for Handle {
+    fn propose(&self, proposal: Proposal, done: Done<damask_raftstore::Applied>) {
+        self.0.propose(proposal, done);
+    }
+
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        self.0.read_index(region, epoch, done);
+    }
+}
+
+impl damask_learner::ReadIndex for Handle {
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        self.0.read_index(region, epoch, done);
+    }
+}
+
+/// Starts a row store. `bootstrap`: the first region, made if the store is empty.
+pub fn start_rows(
+    shared: &Shared,
+    id: StoreId,
+    engine: Option<Arc<dyn Engine>>,
+    bootstrap: Option<Region>,
+) -> Result<Node, Error> {
+    let engine = match (engine, shared.folder(&format!("rows-{id}/engine"))) {
+        (Some(engine), _) => engine,
+        (None, Some(folder)) => {
+            damask_kv::open(shared.config.kv.engine.kind(), &folder, &EngineConfig::default())?
+        }
+        (None, None) => Arc::new(damask_kv::MemoryEngine::new()),
+    };
+    let machine = Arc::new(RowMachine::new(engine.clone()));
+    let log = shared.log(&format!("rows-{id}"))?;
+    let store = shared.start(id, log, machine.clone(), bootstrap)?;
+    let handle = store.handle();
+    let service = Arc::new(TxnServer::new(Handle(handle.clone()), engine.clone()));
+    let reader = handle.clone();
+    let endpoint = RowEndpoint::new(
+        engine,
+        Box::new(move |region, epoch, done| reader.read_index(region, epoch, done)),
+    );
+    Ok(Node {
+        id,
+        member: Member { handle, machine },
+        service: Some(service),
+        endpoint: Arc::new(endpoint),
+        store: Some(store),
+        network: shared.network.clone(),
+        maintain: None,
+    })
+}
+
+/// Starts a column store.
+pub fn start_columns(
+    shared: &Shared,
+    id: StoreId,
+    schemas: Arc<dyn SchemaSource>,
+) -> Result<Node, Error> {
+    let disk = shared.disk(&format!("columns-{id}"))?;
+    let columns: Arc<dyn ColumnStore> =
+        Arc::new(DeltaTree::open(disk, damask_deltatree::Config::default())?);
+    let machine = Arc::new(ColumnMachine::open(columns.clone(), schemas)?);
+    let log = shared.log(&format!("columns-{id}"))?;
+    let store = shared.start(id, log, machine.clone(), None)?;
+    let handle = store.handle();
+    let read = LearnerRead::new(Arc::new(Handle(handle.clone())), machine.clone(), LEARNER_WAIT);
+    let endpoint = ColumnEndpoint::new(Box::new(move |region, epoch, ranges, ts| {
+        read.view(region, epoch, ranges, ts).map(|view| view.snapshot).map_err(endpoint_error)
+    }));
+    Ok(Node {
+        id,
+        member: Member { handle, machine },
+        service: None,
+        endpoint: Arc::new(endpoint),
+        store: Some(store),
+        network: shared.network.clone(),
+        maintain: Some(maintain(columns)),
+    })
+}
+
+fn endpoint_error(e: ReadError) -> EndpointError {
+    match e {
+        ReadError::Region(e) => EndpointError::Region(e),
+        ReadError::Locked(locks) => EndpointError::Locked(locks),
+        ReadError::Timeout { .. } => {
+            EndpointError::Region(damask_raftstore::Error::Busy("the learner is behind"))
+        }
+        ReadError::Store { kind, detail } => EndpointError::storage(kind, detail),
+    }
+}
+
+/// Merges deltas in the background until the sender is dropped.
+fn maintain(columns: Arc<dyn ColumnStore>) -> (crossbeam_channel::Sender<()>, Task) {
+    let (stop, stopped) = crossbeam_channel::bounded(0);
+    let task = spawn("maintain", move || {
+        loop {
+            // No version is dropped yet: rows keep theirs too.
+            let more = columns.maintain(Timestamp::ZERO, MAINTAIN_BYTES).unwrap_or_else(|e| {
+                tracing::error!("column maintenance: {e}");
+                false
+            });
+            let pause = if more { Duration::ZERO } else { MAINTAIN_EVERY };
+            match stopped.recv_timeout(pause) {
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+        }
+    });
+    (stop, task)
+}

@@ -1,0 +1,197 @@
+//! The dull half of placement: reports every leader to the placement driver and carries out the
+//! one step it answers. All decisions are `damask_pd::plan`'s.
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use damask_env::{Task, spawn};
+use damask_pd::{Operator, Pd, Placement, RegionReport, SplitIds};
+use damask_raftstore::{PeerChange, ReplicaStatus, SplitChild, StateMachine, StoreHandle};
+use damask_types::{Region, StoreId};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time between reports of a quiet region: a real cluster's minute, shortened for one process.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// Sizes are measured at every n-th round of reports: it costs an engine look-up a region.
+const SIZE_EVERY_ROUNDS: u64 = 4;
+/// Changes waiting to be reported; more are covered by the next round.
+const CHANGES_MAX: usize = 4096;
+
+/// A store that can be reported for.
+#[derive(Clone)]
+pub struct Member {
+    /// Its handle.
+    pub handle: StoreHandle,
+    /// Its state machine, for sizes.
+    pub machine: Arc<dyn StateMachine>,
+}
+
+/// Stores by id, as they come and go.
+pub type Members = Arc<RwLock<HashMap<StoreId, Member>>>;
+
+/// The running driver.
+pub struct PlacementDriver {
+    changes: Sender<Message>,
+    task: Option<Task>,
+}
+
+enum Message {
+    Changed(StoreId, Box<ReplicaStatus>),
+    Hurry,
+    Stop,
+}
+
+/// Where stores announce a new leader or epoch.
+#[derive(Clone)]
+pub struct Announce(Sender<Message>);
+
+impl Announce {
+    /// Called on a store's thread: never blocks.
+    pub fn changed(&self, store: StoreId, status: ReplicaStatus) {
+        // When full, the next round reports it.
+        self.0.try_send(Message::Changed(store, Box::new(status))).ok();
+    }
+
+    /// Asks for a round of reports now: a rule changed.
+    pub fn hurry(&self) {
+        self.0.try_send(Message::Hurry).ok();
+    }
+}
+
+impl PlacementDriver {
+    /// Starts the driver's thread; stores are attached through `members`.
+    pub fn start(pd: Arc<Pd>, members: Members) -> PlacementDriver {
+        let (changes, inbox) = crossbeam_channel::bounded(CHANGES_MAX);
+        let mut reporter = Reporter { pd, members, sizes: HashMap::new(), rounds: 0 };
+        let task = spawn("placement", move || reporter.run(&inbox));
+        PlacementDriver { changes, task: Some(task) }
+    }
+
+    /// Where stores announce changes.
+    pub fn announce(&self) -> Announce {
+        Announce(self.changes.clone())
+    }
+
+    /// Ends the thread.
+    pub fn stop(&mut self) {
+        self.changes.send(Message::Stop).ok();
+        if let Some(task) = self.task.take() {
+            task.join().ok();
+        }
+    }
+}
+
+impl Drop for PlacementDriver {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Reporter {
+    pd: Arc<Pd>,
+    members: Members,
+    sizes: HashMap<damask_types::RegionId, u64>,
+    rounds: u64,
+}
+
+impl Reporter {
+    fn run(&mut self, inbox: &Receiver<Message>) {
+        loop {
+            match inbox.recv_timeout(REPORT_EVERY) {
+                Ok(Message::Changed(store, status)) => self.report(store, &status),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Message::Hurry) | Err(RecvTimeoutError::Timeout) => self.round(),
+            }
+        }
+    }
+
+    fn round(&mut self) {
+        self.rounds += 1;
+        let members: Vec<_> = self.members.read().iter().map(|(id, m)| (*id, m.clone())).collect();
+        for (store, member) in members {
+            for status in member.handle.replicas() {
+                if status.is_leader && self.rounds % SIZE_EVERY_ROUNDS == 1 {
+                    match member.machine.size(&status.region.range) {
+                        Ok((bytes, _)) => self.sizes.insert(status.region.id, bytes),
+                        Err(e) => {
+                            tracing::warn!(region = %status.region.id, "size: {e}");
+                            None
+                        }
+                    };
+                }
+                self.report(store, &status);
+            }
+        }
+    }
+
+    fn report(&mut self, store: StoreId, status: &ReplicaStatus) {
+        let Some(leader) = status.leader.filter(|_| status.is_leader) else { return };
+        let report = RegionReport {
+            region: status.region.clone(),
+            leader,
+            term: status.term,
+            bytes: self.sizes.get(&status.region.id).copied().unwrap_or(0),
+            pending: status.pending.iter().map(|p| p.id).collect(),
+        };
+        match self.pd.region_heartbeat(report) {
+            Ok(Some(operator)) => self.carry_out(store, &status.region, operator),
+            Ok(None) => {}
+            Err(e) => tracing::debug!(region = %status.region.id, "report refused: {e}"),
+        }
+    }
+
+    fn carry_out(&mut self, store: StoreId, region: &Region, operator: Operator) {
+        let Some(member) = self.members.read().get(&store).cloned() else { return };
+        tracing::info!(region = %region.id, ?operator, "operator");
+        let change = match operator {
+            Operator::AddLearner(peer) => PeerChange::AddLearner(peer),
+            Operator::AddVoter(peer) => PeerChange::AddVoter(peer),
+            Operator::RemovePeer(peer) => PeerChange::Remove(peer),
+            Operator::TransferLeader(peer) => {
+                member.handle.transfer_leader(region.id, peer);
+                return;
+            }
+            Operator::Split => {
+                match member.machine.size(&region.range) {
+                    Ok((_, Some(middle))) => self.split(&member, region, vec![middle]),
+                    Ok((_, None)) => {}
+                    Err(e) => tracing::warn!(region = %region.id, "middle key: {e}"),
+                }
+                self.sizes.remove(&region.id);
+                return;
+            }
+            Operator::SplitAt(keys) => {
+                self.split(&member, region, keys);
+                return;
+            }
+        };
+        let id = region.id;
+        let done = Box::new(move |result: damask_raftstore::Result<Region>| {
+            if let Err(e) = result {
+                // The next report asks again.
+                tracing::debug!(region = %id, "change of replicas: {e}");
+            }
+        });
+        member.handle.change_peer(region.id, region.epoch, change, done);
+    }
+
+    fn split(&self, member: &Member, region: &Region, keys: Vec<Vec<u8>>) {
+        let ids = match self.pd.ask_split(region, keys.len()) {
+            Ok(ids) => ids,
+            Err(e) => {
+                tracing::warn!(region = %region.id, "ids for a split: {e}");
+                return;
+            }
+        };
+        let child = |ids: SplitIds| SplitChild { region: ids.region, peers: ids.peers };
+        let children = ids.into_iter().map(child).collect();
+        let id = region.id;
+        let done = Box::new(move |result: damask_raftstore::Result<Vec<Region>>| {
+            if let Err(e) = result {
+                tracing::debug!(region = %id, "split: {e}");
+            }
+        });
+        member.handle.split(region.id, region.epoch, keys, children, done);
+    }
+}

@@ -1,0 +1,74 @@
+//! Status over HTTP: `/status` (JSON), `/regions` (JSON), `/metrics` (Prometheus text). Read-only.
+
+use crate::cluster::Parts;
+use axum::Json;
+use axum::extract::State;
+use axum::routing::get;
+use damask_pd::Placement;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// The routes.
+pub fn router(parts: Arc<Parts>) -> axum::Router {
+    axum::Router::new()
+        .route("/status", get(status))
+        .route("/regions", get(regions))
+        .route("/metrics", get(metrics))
+        .with_state(parts)
+}
+
+async fn status(State(parts): State<Arc<Parts>>) -> Json<Value> {
+    let stores: Vec<Value> = parts.pd.stores().into_iter().map(|s| json!(s)).collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "cluster_id": parts.pd.cluster_id().to_string(),
+        "stores": stores,
+        "regions": parts.pd.regions().len(),
+    }))
+}
+
+async fn regions(State(parts): State<Arc<Parts>>) -> Json<Value> {
+    let hex = |key: &[u8]| damask_types::key::Hex(key).to_string();
+    let list = parts.pd.regions().into_iter().map(|status| {
+        let region = &status.region;
+        json!({
+            "id": region.id,
+            "start": hex(&region.range.start),
+            "end": hex(&region.range.end),
+            "epoch": region.epoch,
+            "peers": region.peers,
+            "leader": status.leader,
+            "bytes": status.bytes,
+        })
+    });
+    Json(Value::Array(list.collect()))
+}
+
+async fn metrics(State(parts): State<Arc<Parts>>) -> String {
+    let mut out = String::new();
+    let mut gauge = |name: &str, help: &str, values: Vec<(String, f64)>| {
+        writeln!(out, "# HELP damask_{name} {help}\n# TYPE damask_{name} gauge").ok();
+        for (labels, value) in values {
+            writeln!(out, "damask_{name}{labels} {value}").ok();
+        }
+    };
+    let regions = parts.pd.regions();
+    gauge("regions", "Regions known to the placement driver.", vec![(
+        String::new(),
+        regions.len() as f64,
+    )]);
+    let bytes = regions.iter().map(|r| r.bytes as f64).sum();
+    gauge("row_bytes", "Rough bytes of all regions' rows.", vec![(String::new(), bytes)]);
+    let mut leaders = Vec::new();
+    let mut replicas = Vec::new();
+    for (id, member) in parts.members.read().iter() {
+        let list = member.handle.replicas();
+        let label = format!("{{store=\"{id}\"}}");
+        replicas.push((label.clone(), list.len() as f64));
+        leaders.push((label, list.iter().filter(|r| r.is_leader).count() as f64));
+    }
+    gauge("replicas", "Replicas on a store.", replicas);
+    gauge("leaders", "Leaders on a store.", leaders);
+    out
+}

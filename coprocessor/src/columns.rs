@@ -1,0 +1,153 @@
+//! The column side of an endpoint: a learner's view of a region, then the column store's scan.
+//! It must never copy a column that the store could hand out as it is.
+
+use crate::decode::origin_default;
+use crate::rows::counted;
+use crate::spec::*;
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
+use damask_deltatree::{HandleRange, Prune, ScanRequest};
+use damask_learner::{ColumnView, LearnerRead, ReadError};
+use damask_types::{Epoch, ErrorKind, KeyRange, RegionId, Timestamp};
+use std::sync::Arc;
+
+/// Opens a learner's view of part of a region: caught up, without blocking locks, of this epoch.
+pub type OpenView = Box<
+    dyn Fn(RegionId, Epoch, &[KeyRange], Timestamp) -> Result<ColumnView, ReadError> + Send + Sync,
+>;
+
+/// Columns of one store.
+pub struct ColumnEndpoint {
+    view: OpenView,
+}
+
+impl ColumnEndpoint {
+    /// Reads what a learner applies.
+    pub fn new(learner: LearnerRead) -> ColumnEndpoint {
+        let view = move |region, epoch, ranges: &[KeyRange], ts| {
+            learner.view(region, epoch, ranges, ts)
+        };
+        ColumnEndpoint { view: Box::new(view) }
+    }
+
+    /// Reads through `view`.
+    pub fn over(view: OpenView) -> ColumnEndpoint {
+        ColumnEndpoint { view }
+    }
+}
+
+fn refused(error: ReadError) -> EndpointError {
+    match error {
+        ReadError::Region(e) => EndpointError::Region(e),
+        ReadError::Locked(locks) => EndpointError::Locked(locks),
+        ReadError::Timeout { .. } => damask_raftstore::Error::Busy("no read index in time").into(),
+        ReadError::Store { kind, detail } => EndpointError::storage(kind, detail),
+    }
+}
+
+/// How the store's batch becomes the answer's.
+struct Shape {
+    spec: Arc<ScanSpec>,
+    /// For each field of the answer, the store's column.
+    take: Vec<usize>,
+}
+
+impl Shape {
+    fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, EndpointError> {
+        let fields = self.spec.schema.fields().iter();
+        let columns = self.take.iter().zip(fields).map(|(&i, field)| {
+            let column = batch.column(i);
+            match column.data_type() == field.data_type() {
+                true => Ok(column.clone()),
+                // Only the handle of an unsigned column comes in another type.
+                false => Ok(cast(column, field.data_type())?),
+            }
+        });
+        let columns = columns.collect::<Result<_, EndpointError>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(self.spec.schema.clone(), columns, &options)?)
+    }
+}
+
+impl Endpoint for ColumnEndpoint {
+    fn open(
+        &self,
+        context: RegionContext,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+    ) -> Result<Vec<Part>, EndpointError> {
+        let view = (self.view)(context.region, context.epoch, ranges, spec.ts);
+        let ColumnView { snapshot, handles, .. } = view.map_err(refused)?;
+        if handles.is_empty() {
+            return Ok(Vec::new());
+        }
+        if spec.columns.is_empty() {
+            let rows = usize::try_from(snapshot.count(&handles, spec.ts)?);
+            let rows = rows.map_err(|e| EndpointError::storage(ErrorKind::Invalid, e))?;
+            let batch = counted(spec, rows)?;
+            return Ok(vec![Box::new(std::iter::once(Ok(batch)))]);
+        }
+        let (request, take) = request(spec, handles)?;
+        let shape = Arc::new(Shape { spec: spec.clone(), take });
+        let parts = snapshot.scan(&request, spec.parts.max(1))?;
+        let part = |batches: damask_deltatree::BatchIter| -> Part {
+            let shape = shape.clone();
+            let mut left = shape.spec.limit.unwrap_or(usize::MAX);
+            let batches = batches.map(move |batch| shape.apply(&batch?));
+            Box::new(batches.map_while(move |batch| match batch {
+                _ if left == 0 => None,
+                Ok(batch) => {
+                    let rows = batch.num_rows().min(left);
+                    left -= rows;
+                    Some(Ok(batch.slice(0, rows)))
+                }
+                Err(e) => {
+                    left = 0;
+                    Some(Err(e))
+                }
+            }))
+        };
+        Ok(parts.into_iter().map(part).collect())
+    }
+}
+
+/// The store's request, and where each field of the answer is in its batches.
+fn request(
+    spec: &ScanSpec,
+    ranges: Vec<HandleRange>,
+) -> Result<(ScanRequest, Vec<usize>), EndpointError> {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut defaults: Vec<ArrayRef> = Vec::new();
+    let mut take = Vec::with_capacity(spec.columns.len());
+    for column in &spec.columns {
+        let (name, ty, default): (String, DataType, ArrayRef) = match column {
+            ScanColumn::Column(id) if spec.table.handle_column != Some(*id) => {
+                let column = spec.table.column_by_id(*id);
+                let column = column.ok_or_else(|| {
+                    EndpointError::storage(ErrorKind::Invalid, "a column is not in the table")
+                })?;
+                let default = origin_default(&column.ty, column.origin_default.as_deref())?;
+                (id.to_string(), crate::arrow_type(&column.ty), default)
+            }
+            _ => ("handle".into(), DataType::Int64, Arc::new(Int64Array::from(vec![None]))),
+        };
+        match fields.iter().position(|f| *f.name() == name) {
+            Some(i) => take.push(i),
+            None => {
+                take.push(fields.len());
+                fields.push(Field::new(name, ty, true));
+                defaults.push(default);
+            }
+        }
+    }
+    let prune = spec.prune.iter().map(|bound| {
+        let ty = fields[take[bound.column]].data_type();
+        let value = |v: &Option<ArrayRef>| v.as_ref().map(|v| cast(v, ty)).transpose();
+        Ok(Prune { column: take[bound.column], min: value(&bound.min)?, max: value(&bound.max)? })
+    });
+    let prune = prune.collect::<Result<_, EndpointError>>()?;
+    let schema = Arc::new(Schema::new(fields));
+    let batch_rows = spec.batch_rows.max(1);
+    Ok((ScanRequest { ranges, ts: spec.ts, schema, defaults, prune, batch_rows }, take))
+}

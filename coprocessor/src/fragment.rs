@@ -1,0 +1,231 @@
+//! Fragments: the part of a physical plan that runs beside the data, and the rule that cuts it.
+//! It must never hold an operator that needs rows of another partition.
+//!
+//! ```text
+//!   before                                   after
+//!   Aggregate(Final)                         Aggregate(Final)
+//!    Repartition                              Repartition
+//!     Aggregate(Partial)                       Fragment[column] table=… filter=… aggr=…
+//!      Projection
+//!       RegionScan
+//! ```
+
+use crate::lookup::IndexLookupExec;
+use crate::scan::RegionScanExec;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, Statistics};
+use datafusion::config::ConfigOptions;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use std::fmt;
+use std::sync::Arc;
+
+/// A plan that runs beside the data, as one leaf.
+#[derive(Debug)]
+pub struct FragmentExec {
+    inner: Arc<dyn ExecutionPlan>,
+}
+
+impl FragmentExec {
+    /// What runs inside.
+    pub fn inner(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.inner
+    }
+
+    /// The fragment in one line, as `EXPLAIN` shows it.
+    pub fn describe(&self) -> Description {
+        let mut description = Description::default();
+        // The visit never fails: the closure does not.
+        let _ = self.inner.apply(|plan| {
+            description.add(plan);
+            Ok(TreeNodeRecursion::Continue)
+        });
+        description
+    }
+}
+
+/// What a fragment says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// `row`, `index` or `column`.
+    pub engine: String,
+    /// The table.
+    pub table: String,
+    /// Regions read.
+    pub regions: usize,
+    /// Conditions.
+    pub filters: Vec<String>,
+    /// Aggregates.
+    pub aggregates: Vec<String>,
+    /// Group keys.
+    pub groups: Vec<String>,
+    /// TopK or limit.
+    pub limit: Option<String>,
+    /// Why this engine.
+    pub reason: String,
+}
+
+impl Description {
+    fn add(&mut self, plan: &Arc<dyn ExecutionPlan>) {
+        if let Some(scan) = plan.downcast_ref::<RegionScanExec>() {
+            self.engine = scan.plan().spec.source.name().to_owned();
+            self.table = scan.plan().spec.table.name.clone();
+            self.regions = scan.regions();
+            self.filters.extend(scan.conditions());
+            self.limit = self.limit.take().or(scan.plan().fetch.map(|n| n.to_string()));
+            if self.reason.is_empty() {
+                self.reason.clone_from(&scan.plan().reason);
+            }
+        } else if let Some(lookup) = plan.downcast_ref::<IndexLookupExec>() {
+            self.filters.extend(lookup.condition());
+            self.reason.clone_from(&lookup.plan().reason);
+        } else if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+            self.aggregates = aggregate.aggr_expr().iter().map(|a| a.name().to_owned()).collect();
+            let groups = aggregate.group_expr().expr();
+            self.groups = groups.iter().map(|(_, name)| name.clone()).collect();
+        } else if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+            self.filters.push(filter.predicate().to_string());
+        } else if let Some(sort) = plan.downcast_ref::<SortExec>() {
+            let fetch = sort.fetch().unwrap_or_default();
+            self.limit = Some(format!("{fetch} by {}", sort.expr()));
+        } else if let Some(limit) = plan.downcast_ref::<LocalLimitExec>() {
+            self.limit = Some(limit.fetch().to_string());
+        }
+    }
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fragment[{}] table={} regions={}", self.engine, self.table, self.regions)?;
+        if !self.filters.is_empty() {
+            write!(f, " filter={}", self.filters.join(" AND "))?;
+        }
+        if !self.groups.is_empty() {
+            write!(f, " group={}", self.groups.join(", "))?;
+        }
+        if !self.aggregates.is_empty() {
+            write!(f, " aggr={}", self.aggregates.join(", "))?;
+        }
+        if let Some(limit) = &self.limit {
+            write!(f, " limit={limit}")?;
+        }
+        write!(f, " ({})", self.reason)
+    }
+}
+
+impl DisplayAs for FragmentExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.describe())
+    }
+}
+
+impl ExecutionPlan for FragmentExec {
+    fn name(&self) -> &str {
+        "FragmentExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.inner.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        let reset = datafusion::physical_plan::execution_plan::reset_plan_states;
+        Ok(Arc::new(FragmentExec { inner: reset(self.inner.clone())? }))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        self.inner.execute(partition, context)
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        self.inner.metrics()
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        self.inner.partition_statistics(partition)
+    }
+}
+
+/// Wraps the largest parts of a plan that may run beside the data; the last physical rule.
+#[derive(Debug, Default)]
+pub struct CutFragments;
+
+/// May the operator run in a fragment, given that its input does?
+fn belongs(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        return *aggregate.mode() == AggregateMode::Partial;
+    }
+    if let Some(sort) = plan.downcast_ref::<SortExec>() {
+        let apart = sort.preserve_partitioning() || one_partition(sort.input());
+        return sort.fetch().is_some() && apart;
+    }
+    plan.is::<FilterExec>()
+        || plan.is::<ProjectionExec>()
+        || plan.is::<LocalLimitExec>()
+        || plan.is::<CooperativeExec>()
+        || plan.is::<IndexLookupExec>()
+}
+
+fn one_partition(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.output_partitioning().partition_count() == 1
+}
+
+fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if plan.is::<RegionScanExec>() {
+        return true;
+    }
+    match plan.children().as_slice() {
+        [child] => belongs(plan) && is_fragment(child),
+        _ => false,
+    }
+}
+
+impl PhysicalOptimizerRule for CutFragments {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let cut = plan.transform_down(|plan| match is_fragment(&plan) {
+            true => {
+                let fragment: Arc<dyn ExecutionPlan> = Arc::new(FragmentExec { inner: plan });
+                Ok(Transformed::new(fragment, true, TreeNodeRecursion::Jump))
+            }
+            false => Ok(Transformed::no(plan)),
+        });
+        Ok(cut?.data)
+    }
+
+    fn name(&self) -> &str {
+        "cut_fragments"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,249 @@
+//! One Arrow array as aligned raw bytes, and back without a copy. It must never return an array
+//! whose bytes do not match their checksum.
+//!
+//! ```text
+//! block = [ validity bitmap ]  if flag VALIDITY: ceil(rows / 8) bytes   each part starts at a
+//!         [ absent bitmap   ]  if flag ABSENT:   ceil(rows / 8) bytes   multiple of 64 and is
+//!         [ offsets         ]  strings only: (rows + 1) x i32, first 0  padded with zeros
+//!         [ values          ]  rows x width little-endian, or the strings' bytes
+//! descriptor (in a footer or a record head) =
+//!         offset u64 | len u64 | crc32 u32 of all len bytes | nulls u32 | flags u8 | type 3 B
+//! type  = tag u8 | precision u8 | scale i8            (the last two only for decimals)
+//! ```
+//! Version 1 stores every block raw: a mapped file is then a ready Arrow array. A row whose bit
+//! in `absent` is set was written before the column existed: a read fills in its default.
+
+use super::bytes::{ALIGN, Put, Reader, corrupt};
+use crate::error::{Error, Result};
+use arrow::array::{Array, ArrayData, ArrayRef, make_array};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::datatypes::{DataType, TimeUnit};
+use damask_types::ErrorKind;
+use std::sync::OnceLock;
+
+const VALIDITY: u8 = 1;
+const ABSENT: u8 = 2;
+
+/// Where one block lies and what it must hash to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Descriptor {
+    /// First byte, from the start of the file or record body.
+    pub offset: u64,
+    /// Bytes, padding included.
+    pub len: u64,
+    /// CRC32 of these bytes.
+    pub crc: u32,
+    /// NULLs, not counting absent rows.
+    pub nulls: u32,
+    flags: u8,
+    /// The array's type.
+    pub data_type: DataType,
+}
+
+/// Writes the three bytes of a type; `Invalid` if the column store has no such type.
+pub fn put_type(out: &mut Vec<u8>, data_type: &DataType) -> Result<()> {
+    let (tag, precision, scale) = match data_type {
+        DataType::Int64 => (1, 0, 0),
+        DataType::UInt64 => (2, 0, 0),
+        DataType::Float64 => (3, 0, 0),
+        DataType::Decimal128(precision, scale) => (4, *precision, *scale),
+        DataType::Utf8 => (5, 0, 0),
+        DataType::Binary => (6, 0, 0),
+        DataType::Date32 => (7, 0, 0),
+        DataType::Timestamp(TimeUnit::Microsecond, None) => (8, 0, 0),
+        DataType::Duration(TimeUnit::Microsecond) => (9, 0, 0),
+        other => {
+            let detail = format!("the column store has no type {other}");
+            return Err(Error::new("write", ErrorKind::Invalid, detail));
+        }
+    };
+    out.extend_from_slice(&[tag, precision, scale as u8]);
+    Ok(())
+}
+
+/// Reads the three bytes of a type.
+pub fn read_type(r: &mut Reader<'_>, file: &str) -> Result<DataType> {
+    let (tag, precision, scale) = (r.u8()?, r.u8()?, r.u8()? as i8);
+    Ok(match tag {
+        1 => DataType::Int64,
+        2 => DataType::UInt64,
+        3 => DataType::Float64,
+        4 => DataType::Decimal128(precision, scale),
+        5 => DataType::Utf8,
+        6 => DataType::Binary,
+        7 => DataType::Date32,
+        8 => DataType::Timestamp(TimeUnit::Microsecond, None),
+        9 => DataType::Duration(TimeUnit::Microsecond),
+        other => return Err(corrupt(file, format!("unknown type {other}"))),
+    })
+}
+
+/// Bytes of one value; `None` for strings.
+pub fn width(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::Utf8 | DataType::Binary => None,
+        DataType::Decimal128(..) => Some(16),
+        DataType::Date32 => Some(4),
+        _ => Some(8),
+    }
+}
+
+fn put_bits(out: &mut Vec<u8>, bits: &BooleanBuffer) {
+    out.extend_from_slice(&bits.sliced().as_slice()[..bits.len().div_ceil(8)]);
+    // the bits behind the last row are part of the checksum: keep them zero
+    if !bits.len().is_multiple_of(8) {
+        let last = out.last_mut().expect("a bitmap that is not empty has a last byte");
+        *last &= (1u8 << (bits.len() % 8)) - 1;
+    }
+    out.pad();
+}
+
+/// Appends `array` to `out` (whose length must be a multiple of 64); `base` is the position of
+/// `out`'s first byte in the file.
+pub fn write(
+    out: &mut Vec<u8>,
+    base: u64,
+    array: &dyn Array,
+    absent: Option<&BooleanBuffer>,
+) -> Result<Descriptor> {
+    debug_assert!(out.len().is_multiple_of(ALIGN));
+    let start = out.len();
+    let data = array.to_data();
+    let (mut flags, rows) = (0, data.len());
+    if let Some(nulls) = data.nulls().filter(|nulls| nulls.null_count() > 0) {
+        flags |= VALIDITY;
+        put_bits(out, nulls.inner());
+    }
+    if let Some(absent) = absent {
+        flags |= ABSENT;
+        put_bits(out, absent);
+    }
+    match width(data.data_type()) {
+        Some(width) => {
+            let values = data.buffers()[0].as_slice();
+            out.extend_from_slice(&values[data.offset() * width..(data.offset() + rows) * width]);
+        }
+        None => {
+            let offsets: &[i32] = &data.buffer::<i32>(0)[..=rows];
+            let (first, last) = (offsets[0], offsets[rows]);
+            out.reserve(offsets.len() * 4 + (last - first) as usize + 2 * ALIGN);
+            offsets.iter().for_each(|o| out.extend_from_slice(&(o - first).to_le_bytes()));
+            out.pad();
+            let values = data.buffers()[1].as_slice();
+            out.extend_from_slice(&values[first as usize..last as usize]);
+        }
+    }
+    out.pad();
+    Ok(Descriptor {
+        offset: base + start as u64,
+        len: (out.len() - start) as u64,
+        crc: crc32fast::hash(&out[start..]),
+        nulls: data.null_count() as u32,
+        flags,
+        data_type: data.data_type().clone(),
+    })
+}
+
+impl Descriptor {
+    /// Appends the descriptor.
+    pub fn put(&self, out: &mut Vec<u8>) -> Result<()> {
+        out.put_u64(self.offset);
+        out.put_u64(self.len);
+        out.put_u32(self.crc);
+        out.put_u32(self.nulls);
+        out.put_u8(self.flags);
+        put_type(out, &self.data_type)
+    }
+
+    /// Reads a descriptor.
+    pub fn read(r: &mut Reader<'_>, file: &str) -> Result<Descriptor> {
+        Ok(Descriptor {
+            offset: r.u64()?,
+            len: r.u64()?,
+            crc: r.u32()?,
+            nulls: r.u32()?,
+            flags: r.u8()?,
+            data_type: read_type(r, file)?,
+        })
+    }
+
+    /// Rows without the column exist in the block.
+    pub fn has_absent(&self) -> bool {
+        self.flags & ABSENT != 0
+    }
+
+    /// Checks the checksum and makes the array, without a copy where the bytes are aligned.
+    pub fn open(&self, file: &str, bytes: &Buffer, rows: usize) -> Result<Column> {
+        let bad = |what: &str| corrupt(file, format!("block at byte {}: {what}", self.offset));
+        let end = self.offset.checked_add(self.len).filter(|end| *end <= bytes.len() as u64);
+        if end.is_none() || !self.offset.is_multiple_of(ALIGN as u64) {
+            return Err(bad("outside of the file"));
+        }
+        let block = bytes.slice_with_length(self.offset as usize, self.len as usize);
+        if crc32fast::hash(&block) != self.crc {
+            return Err(bad("checksum mismatch"));
+        }
+        let mut at = 0;
+        let mut part = |len: usize| {
+            let start = at;
+            at += len.next_multiple_of(ALIGN);
+            if start + len > block.len() {
+                return Err(bad("shorter than its rows"));
+            }
+            Ok(block.slice_with_length(start, len))
+        };
+        let mut bits = |flag: u8| match self.flags & flag {
+            0 => Ok(None),
+            _ => part(rows.div_ceil(8)).map(|b| Some(BooleanBuffer::new(b, 0, rows))),
+        };
+        let (validity, absent) = (bits(VALIDITY)?, bits(ABSENT)?);
+        let mut data = ArrayData::builder(self.data_type.clone()).len(rows);
+        match width(&self.data_type) {
+            Some(width) => data = data.add_buffer(part(rows * width)?),
+            None => {
+                let offsets = part((rows + 1) * 4)?;
+                let last = &offsets[rows * 4..];
+                let last = i32::from_le_bytes(last.try_into().expect("one i32"));
+                let len = usize::try_from(last).map_err(|_| bad("a negative offset"))?;
+                data = data.add_buffer(offsets).add_buffer(part(len)?);
+            }
+        }
+        // checks lengths, offsets and UTF-8, and copies what is not aligned
+        let data = data.nulls(validity.map(NullBuffer::new)).align_buffers(true).build();
+        let array = make_array(data.map_err(|e| bad(&e.to_string()))?);
+        Ok(Column { array, absent })
+    }
+}
+
+/// An opened block.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// The values.
+    pub array: ArrayRef,
+    /// Rows that were written without the column.
+    pub absent: Option<BooleanBuffer>,
+}
+
+/// A block that is checked and opened at its first use, then kept.
+#[derive(Debug)]
+pub struct Block {
+    /// Where it is.
+    pub descriptor: Descriptor,
+    opened: OnceLock<Column>,
+}
+
+impl Block {
+    /// Not opened yet.
+    pub fn new(descriptor: Descriptor) -> Block {
+        Block { descriptor, opened: OnceLock::new() }
+    }
+
+    /// The column; wrong bytes are an error each time, never an array.
+    pub fn get(&self, file: &str, bytes: &Buffer, rows: usize) -> Result<&Column> {
+        if let Some(column) = self.opened.get() {
+            return Ok(column);
+        }
+        let column = self.descriptor.open(file, bytes, rows)?;
+        Ok(self.opened.get_or_init(|| column))
+    }
+}

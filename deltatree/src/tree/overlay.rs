@@ -1,0 +1,131 @@
+//! What the delta did to a stable pack: which rows ended, and when. It must never bring back a
+//! row that was physically removed.
+
+/// Changes laid over one immutable pack. Copied when a snapshot still holds the old one.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    /// Bit set: the row is visible at the end of time.
+    latest: Vec<u64>,
+    /// Bit set: the row was physically removed.
+    killed: Option<Vec<u64>>,
+    /// Rows that ended, with the version that ended them; each row at most once, unsorted.
+    ended: Vec<(u32, u64)>,
+    min_until: u64,
+    max_until: u64,
+}
+
+/// A mask with the first `rows` bits set.
+pub fn ones(rows: usize) -> Vec<u64> {
+    let mut words = vec![u64::MAX; rows.div_ceil(64)];
+    if !rows.is_multiple_of(64) {
+        *words.last_mut().expect("rows is not 0") = (1 << (rows % 64)) - 1;
+    }
+    words
+}
+
+fn get(words: &[u64], row: usize) -> bool {
+    words[row / 64] >> (row % 64) & 1 == 1
+}
+
+fn clear(words: &mut [u64], row: usize) {
+    words[row / 64] &= !(1 << (row % 64));
+}
+
+impl Overlay {
+    /// Nothing changed yet.
+    pub fn new(rows: usize) -> Overlay {
+        Overlay {
+            latest: ones(rows),
+            killed: None,
+            ended: Vec::new(),
+            min_until: u64::MAX,
+            max_until: 0,
+        }
+    }
+
+    /// Was the row physically removed?
+    pub fn is_killed(&self, row: usize) -> bool {
+        self.killed.as_ref().is_some_and(|killed| get(killed, row))
+    }
+
+    /// The row is visible only below `until`.
+    pub fn end(&mut self, row: usize, until: u64) {
+        if get(&self.latest, row) {
+            clear(&mut self.latest, row);
+            self.ended.push((row as u32, until));
+        } else if let Some(entry) = self.ended.iter_mut().find(|entry| entry.0 == row as u32) {
+            entry.1 = entry.1.min(until);
+        }
+        self.min_until = self.min_until.min(until);
+        self.max_until = self.max_until.max(until);
+    }
+
+    /// Removes rows physically.
+    pub fn kill(&mut self, rows: std::ops::Range<usize>) {
+        let words = self.latest.len();
+        let killed = self.killed.get_or_insert_with(|| vec![0; words]);
+        for row in rows {
+            killed[row / 64] |= 1 << (row % 64);
+            clear(&mut self.latest, row);
+        }
+        let killed = &*killed;
+        self.ended.retain(|entry| !get(killed, entry.0 as usize));
+    }
+
+    /// Rows that a read at the end of time does not see.
+    pub fn dead_rows(&self, rows: usize) -> usize {
+        rows - self.latest.iter().map(|word| word.count_ones() as usize).sum::<usize>()
+    }
+
+    /// Some row was physically removed.
+    pub fn has_killed(&self) -> bool {
+        self.killed.is_some()
+    }
+
+    /// Does it hide any row from a read at `ts`?
+    pub fn hides(&self, ts: u64) -> bool {
+        self.killed.is_some() || ts >= self.min_until
+    }
+
+    /// Takes the rows that a read at `ts` does not see out of a mask.
+    pub fn hide(&self, mask: &mut [u64], ts: u64) {
+        if self.max_until <= ts {
+            mask.iter_mut().zip(&self.latest).for_each(|(word, latest)| *word &= latest);
+            return;
+        }
+        if let Some(killed) = &self.killed {
+            mask.iter_mut().zip(killed).for_each(|(word, killed)| *word &= !killed);
+        }
+        if ts >= self.min_until {
+            for &(row, _) in self.ended.iter().filter(|entry| entry.1 <= ts) {
+                clear(mask, row as usize);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn visible(overlay: &Overlay, rows: usize, ts: u64) -> Vec<usize> {
+        let mut mask = ones(rows);
+        overlay.hide(&mut mask, ts);
+        (0..rows).filter(|row| get(&mask, *row)).collect()
+    }
+
+    #[test]
+    fn rows_end_at_their_time_and_killed_rows_never_come_back() {
+        let mut overlay = Overlay::new(70);
+        overlay.kill(2..69);
+        overlay.end(0, 10);
+        overlay.end(1, 20);
+        overlay.end(0, 5);
+        assert_eq!(visible(&overlay, 70, 4), [0, 1, 69]);
+        assert_eq!(visible(&overlay, 70, 5), [1, 69]);
+        assert_eq!(visible(&overlay, 70, 20), [69]);
+        assert_eq!(overlay.dead_rows(70), 69);
+        overlay.end(3, 7);
+        assert_eq!(visible(&overlay, 70, 1), [0, 1, 69]);
+    }
+}

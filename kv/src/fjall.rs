@@ -1,0 +1,331 @@
+//! The pure-Rust engine: fjall's LSM trees, one keyspace per family. Its journal is always on;
+//! `sync` makes it durable. It must never be asked to write one key twice in a batch: fjall gives a
+//! batch one sequence number, so the last change of a key is found here.
+
+use crate::config::EngineConfig;
+use crate::engine::{
+    Capabilities, Cf, Cursor, Engine, Estimate, Op, Pair, Snapshot, WriteBatch, is_empty_range,
+};
+use crate::error::{Error, Result};
+use crate::estimate::walk;
+use bytes::Bytes;
+use damask_types::ErrorKind;
+use fjall::{
+    Database, Iter, Keyspace, KeyspaceCreateOptions, KvPair, PersistMode, Readable, UserKey,
+};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Smallest journal limit that fjall accepts. Bytes.
+const JOURNAL_BYTES_MIN: u64 = 64 << 20;
+/// Pairs that a checkpoint copies per batch.
+const CHECKPOINT_BATCH: usize = 1024;
+
+/// The engine. Clones are the same engine.
+#[derive(Clone)]
+pub struct FjallEngine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    families: [Keyspace; 4],
+    config: EngineConfig,
+    /// Held over a write: a range delete reads what it removes.
+    writing: Mutex<()>,
+}
+
+impl FjallEngine {
+    /// Opens or makes the engine in `path`.
+    pub fn open(path: &Path, config: &EngineConfig) -> Result<FjallEngine> {
+        config.validate()?;
+        let buffers = 2 * (config.write_buffer_bytes + config.small_write_buffer_bytes);
+        let database = Database::builder(path)
+            .cache_size(config.block_cache_bytes)
+            .worker_threads(config.background_threads as usize)
+            .max_cached_files(Some(config.open_files_max as usize))
+            .max_journaling_size((4 * buffers).max(JOURNAL_BYTES_MIN))
+            .open()
+            .map_err(|e| classify("open", e))?;
+        let family = |cf: Cf| {
+            let bytes = match cf {
+                Cf::Default | Cf::Write => config.write_buffer_bytes,
+                Cf::Lock | Cf::Meta => config.small_write_buffer_bytes,
+            };
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(bytes);
+            database.keyspace(cf.name(), options).map_err(|e| classify("open", e))
+        };
+        let families =
+            [family(Cf::Default)?, family(Cf::Lock)?, family(Cf::Write)?, family(Cf::Meta)?];
+        let inner = Inner { database, families, config: config.clone(), writing: Mutex::new(()) };
+        Ok(FjallEngine { inner: Arc::new(inner) })
+    }
+}
+
+impl Inner {
+    fn family(&self, cf: Cf) -> &Keyspace {
+        &self.families[cf as usize]
+    }
+
+    /// The last change of each key: a value, or `None` for removed.
+    fn resolve(&self, ops: Vec<Op>) -> Result<BTreeMap<(Cf, Vec<u8>), Option<Vec<u8>>>> {
+        let mut changes = BTreeMap::new();
+        for op in ops {
+            match op {
+                Op::Put(cf, key, value) => {
+                    changes.insert((cf, key), Some(value));
+                }
+                Op::Delete(cf, key) => {
+                    changes.insert((cf, key), None);
+                }
+                Op::DeleteRange(cf, start, end) if !is_empty_range(&start, &end) => {
+                    let before = changes.range_mut((cf, start.clone())..);
+                    for ((_, key), value) in before.take_while(|((c, _), _)| *c == cf) {
+                        if end.is_empty() || *key < end {
+                            *value = None;
+                        }
+                    }
+                    for guard in self.family(cf).range::<&[u8], _>(bounds(&start, &end)) {
+                        let key = guard.key().map_err(|e| classify("write", e))?;
+                        changes.insert((cf, key.to_vec()), None);
+                    }
+                }
+                Op::DeleteRange(..) => {}
+            }
+        }
+        Ok(changes)
+    }
+}
+
+impl Engine for FjallEngine {
+    fn snapshot(&self) -> Arc<dyn Snapshot> {
+        let view = self.inner.database.snapshot();
+        Arc::new(FjallSnapshot { view, inner: self.inner.clone() })
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<()> {
+        batch.validate()?;
+        let _writing = self.inner.writing.lock();
+        let changes = self.inner.resolve(batch.ops)?;
+        let mut out = self.inner.database.batch();
+        for ((cf, key), value) in changes {
+            match value {
+                Some(value) => out.insert(self.inner.family(cf), key, value),
+                None => out.remove(self.inner.family(cf), key),
+            }
+        }
+        out.commit().map_err(|e| classify("write", e))
+    }
+
+    fn sync(&self) -> Result<()> {
+        // fjall poisons itself when this fails.
+        self.inner.database.persist(PersistMode::SyncAll).map_err(|e| classify("sync", e))
+    }
+
+    /// Exact; walks the range.
+    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Estimate> {
+        let snapshot = self.snapshot();
+        let mut cursor = snapshot.cursor(cf, start, end)?;
+        Ok(walk(&mut *cursor, start, u64::MAX, u64::MAX)?.0)
+    }
+
+    /// A copy, key by key: fjall has no links to files.
+    fn checkpoint(&self, into: &Path) -> Result<()> {
+        if into.exists() {
+            let detail = format!("{} exists", into.display());
+            return Err(Error::new("checkpoint", ErrorKind::Invalid, detail));
+        }
+        let snapshot = self.snapshot();
+        let copy = FjallEngine::open(into, &self.inner.config)?;
+        for cf in Cf::ALL {
+            let mut cursor = snapshot.cursor(cf, &[], &[])?;
+            let mut batch = WriteBatch::default();
+            let mut pair = cursor.seek(&[])?;
+            while let Some((key, value)) = pair {
+                batch.put(cf, key, value);
+                if batch.ops.len() == CHECKPOINT_BATCH {
+                    copy.write(std::mem::take(&mut batch))?;
+                }
+                pair = cursor.next()?;
+            }
+            copy.write(batch)?;
+        }
+        copy.sync()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { persistent: true, checkpoint: true }
+    }
+
+    fn statistics(&self) -> Vec<(String, u64)> {
+        let database = &self.inner.database;
+        let mut all: Vec<(String, u64)> = vec![
+            ("write_buffer_bytes".into(), database.write_buffer_size()),
+            ("cache_bytes".into(), database.cache_size()),
+            ("journals".into(), database.journal_count() as u64),
+            ("compactions_active".into(), database.active_compactions() as u64),
+        ];
+        for cf in Cf::ALL {
+            let family = self.inner.family(cf);
+            all.push((format!("{}.disk_bytes", cf.name()), family.disk_space()));
+            all.push((format!("{}.tables", cf.name()), family.table_count() as u64));
+        }
+        all
+    }
+}
+
+struct FjallSnapshot {
+    view: fjall::Snapshot,
+    inner: Arc<Inner>,
+}
+
+impl Snapshot for FjallSnapshot {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        let found = self.view.get(self.inner.family(cf), key).map_err(|e| classify("get", e))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn cursor<'a>(&'a self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Box<dyn Cursor + 'a>> {
+        Ok(Box::new(FjallCursor {
+            snapshot: self,
+            cf,
+            start: start.to_vec(),
+            end: end.to_vec(),
+            iter: None,
+            current: None,
+        }))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Backward,
+}
+
+/// One of fjall's iterators at a time; a change of direction makes a new one.
+struct FjallCursor<'a> {
+    snapshot: &'a FjallSnapshot,
+    cf: Cf,
+    start: Vec<u8>,
+    end: Vec<u8>,
+    iter: Option<(Way, Iter)>,
+    current: Option<KvPair>,
+}
+
+impl FjallCursor<'_> {
+    fn open(&mut self, way: Way, low: Bound<&[u8]>, high: Bound<&[u8]>) {
+        let inverted = match (low, high) {
+            (Bound::Included(low), Bound::Included(high)) => low > high,
+            (
+                Bound::Included(low) | Bound::Excluded(low),
+                Bound::Included(high) | Bound::Excluded(high),
+            ) => low >= high,
+            _ => false,
+        };
+        self.iter = (!inverted).then(|| {
+            let family = self.snapshot.inner.family(self.cf);
+            (way, self.snapshot.view.range::<&[u8], _>(family, (low, high)))
+        });
+    }
+
+    /// Takes the iterator's next pair as the position.
+    fn advance(&mut self) -> Result<Option<Pair<'_>>> {
+        let guard = match &mut self.iter {
+            Some((Way::Forward, iter)) => iter.next(),
+            Some((Way::Backward, iter)) => iter.next_back(),
+            None => None,
+        };
+        self.current = match guard {
+            Some(guard) => Some(guard.into_inner().map_err(|e| classify("read", e))?),
+            None => None,
+        };
+        Ok(self.current())
+    }
+
+    fn step(&mut self, way: Way) -> Result<Option<Pair<'_>>> {
+        let Some((key, _)) = &self.current else { return Ok(None) };
+        if self.iter.as_ref().is_none_or(|(now, _)| *now != way) {
+            let key: UserKey = key.clone();
+            let (start, end) = (self.start.clone(), self.end.clone());
+            let (low, high) = bounds(&start, &end);
+            match way {
+                Way::Forward => self.open(way, Bound::Excluded(&key), high),
+                Way::Backward => self.open(way, low, Bound::Excluded(&key)),
+            }
+        }
+        self.advance()
+    }
+
+    fn seek_from(&mut self, way: Way, key: Option<&[u8]>) -> Result<Option<Pair<'_>>> {
+        let (start, end) = (self.start.clone(), self.end.clone());
+        let (low, high) = bounds(&start, &end);
+        match (way, key) {
+            _ if is_empty_range(&start, &end) => self.iter = None,
+            (Way::Forward, Some(key)) if key > start.as_slice() => {
+                self.open(way, Bound::Included(key), high);
+            }
+            (Way::Backward, Some(key)) if end.is_empty() || key < end.as_slice() => {
+                self.open(way, low, Bound::Included(key));
+            }
+            _ => self.open(way, low, high),
+        }
+        self.advance()
+    }
+}
+
+impl Cursor for FjallCursor<'_> {
+    fn seek(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>> {
+        self.seek_from(Way::Forward, Some(key))
+    }
+
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>> {
+        self.seek_from(Way::Backward, Some(key))
+    }
+
+    fn seek_to_last(&mut self) -> Result<Option<Pair<'_>>> {
+        self.seek_from(Way::Backward, None)
+    }
+
+    fn next(&mut self) -> Result<Option<Pair<'_>>> {
+        self.step(Way::Forward)
+    }
+
+    fn prev(&mut self) -> Result<Option<Pair<'_>>> {
+        self.step(Way::Backward)
+    }
+
+    fn current(&self) -> Option<Pair<'_>> {
+        self.current.as_ref().map(|(key, value)| (&key[..], &value[..]))
+    }
+}
+
+fn bounds<'a>(start: &'a [u8], end: &'a [u8]) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    let high = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+    (Bound::Included(start), high)
+}
+
+fn classify(op: &'static str, error: fjall::Error) -> Error {
+    let io = |e: &std::io::Error| match e.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => ErrorKind::Corrupt,
+        _ => ErrorKind::Io,
+    };
+    let kind = match &error {
+        fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => io(e),
+        fjall::Error::Poisoned => ErrorKind::Poisoned,
+        fjall::Error::Locked | fjall::Error::KeyspaceDeleted => ErrorKind::Invalid,
+        fjall::Error::Storage(_)
+        | fjall::Error::JournalRecovery(_)
+        | fjall::Error::InvalidVersion(_)
+        | fjall::Error::Decompress(_)
+        | fjall::Error::InvalidTrailer
+        | fjall::Error::InvalidTag(_)
+        | fjall::Error::Unrecoverable => ErrorKind::Corrupt,
+        _ => ErrorKind::Io,
+    };
+    Error::new(op, kind, error)
+}

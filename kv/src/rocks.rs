@@ -1,0 +1,226 @@
+//! The default engine: RocksDB, one column family per family. Its own log is off: what a crash
+//! takes is replayed from the Raft log, and families are flushed together (`atomic_flush`), so that
+//! a crash keeps a prefix of the writes. It must never answer from a block whose checksum is wrong.
+//!
+//! ```text
+//! write ─► memtables ──(full, or sync)──► files, all families at one sequence number
+//! ```
+
+mod options;
+mod snapshot;
+
+use crate::config::EngineConfig;
+use crate::engine::{
+    Capabilities, Cf, Engine, Estimate, Op, Snapshot, WriteBatch, is_empty_range,
+};
+use crate::error::{Error, Result};
+use crate::estimate::walk;
+use damask_types::ErrorKind;
+use parking_lot::Mutex;
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{ColumnFamily, DB, FlushOptions, Range, WriteOptions};
+use snapshot::RocksSnapshot;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// `estimate` walks this many bytes before it asks the files.
+const WALK_BYTES: u64 = 4 << 20;
+/// And this many keys.
+const WALK_KEYS: u64 = 50_000;
+
+/// The engine. Clones are the same engine.
+#[derive(Clone)]
+pub struct RocksEngine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Arc<DB>,
+    wal: bool,
+    poisoned: AtomicBool,
+    /// Held by range deletes without an end: they read what the last key is.
+    unbounded: Mutex<()>,
+}
+
+impl RocksEngine {
+    /// Opens or makes the engine in `path`.
+    pub fn open(path: &Path, config: &EngineConfig) -> Result<RocksEngine> {
+        config.validate()?;
+        let (database, families) = options::of(config);
+        let db = DB::open_cf_descriptors(&database, path, families)
+            .map_err(|e| classify("open", e))?;
+        let inner = Inner {
+            db: Arc::new(db),
+            wal: config.wal,
+            poisoned: AtomicBool::new(false),
+            unbounded: Mutex::new(()),
+        };
+        Ok(RocksEngine { inner: Arc::new(inner) })
+    }
+}
+
+/// A family's handle.
+fn family(db: &DB, cf: Cf) -> &ColumnFamily {
+    db.cf_handle(cf.name()).expect("every family was opened")
+}
+
+impl Inner {
+    fn check(&self, op: &'static str) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            let detail = "an earlier sync failed; reopen the engine";
+            return Err(Error::new(op, ErrorKind::Poisoned, detail));
+        }
+        Ok(())
+    }
+
+    fn property(&self, cf: Cf, name: &str) -> u64 {
+        let value = self.db.property_int_value_cf(family(&self.db, cf), name);
+        value.ok().flatten().unwrap_or(0)
+    }
+
+    /// The first key after all keys, for a range delete without an end; `puts` are those of the
+    /// same batch. `None` if there is no key.
+    fn after_last(&self, cf: Cf, puts: &[Op]) -> Result<Option<Vec<u8>>> {
+        let mut iter = self.db.raw_iterator_cf(family(&self.db, cf));
+        iter.seek_to_last();
+        iter.status().map_err(|e| classify("write", e))?;
+        let written = puts.iter().filter_map(|op| match op {
+            Op::Put(put, key, _) if *put == cf => Some(key.as_slice()),
+            _ => None,
+        });
+        let last = written.chain(iter.key()).max();
+        Ok(last.map(|key| [key, &[0]].concat()))
+    }
+}
+
+impl Engine for RocksEngine {
+    fn snapshot(&self) -> Arc<dyn Snapshot> {
+        Arc::new(RocksSnapshot::new(self.inner.db.clone()))
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<()> {
+        self.inner.check("write")?;
+        batch.validate()?;
+        let db = &*self.inner.db;
+        let endless = |op: &Op| matches!(op, Op::DeleteRange(_, _, end) if end.is_empty());
+        let _unbounded = batch.ops.iter().any(endless).then(|| self.inner.unbounded.lock());
+        let mut out = rocksdb::WriteBatch::with_capacity_bytes(batch.bytes() + 8 * batch.ops.len());
+        for (i, op) in batch.ops.iter().enumerate() {
+            match op {
+                Op::Put(cf, key, value) => out.put_cf(family(db, *cf), key, value),
+                Op::Delete(cf, key) => out.delete_cf(family(db, *cf), key),
+                Op::DeleteRange(cf, start, end) if end.is_empty() => {
+                    if let Some(end) = self.inner.after_last(*cf, &batch.ops[..i])?
+                        && *start < end
+                    {
+                        out.delete_range_cf(family(db, *cf), start.as_slice(), &end);
+                    }
+                }
+                Op::DeleteRange(_, start, end) if is_empty_range(start, end) => {}
+                Op::DeleteRange(cf, start, end) => {
+                    out.delete_range_cf(family(db, *cf), start, end);
+                }
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(!self.inner.wal);
+        db.write_opt(out, &options).map_err(|e| classify("write", e))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.inner.check("sync")?;
+        let db = &*self.inner.db;
+        let done = if self.inner.wal {
+            db.flush_wal(true)
+        } else {
+            let families = Cf::ALL.map(|cf| family(db, cf));
+            let mut options = FlushOptions::default();
+            options.set_wait(true);
+            db.flush_cfs_opt(&families, &options)
+        };
+        done.map_err(|e| {
+            let error = classify("sync", e);
+            // A flush without space keeps its memtables and may be repeated; a failed fsync of a
+            // log may have dropped what it was to write.
+            if self.inner.wal || error.kind() != ErrorKind::NoSpace {
+                self.inner.poisoned.store(true, Ordering::Release);
+            }
+            error
+        })
+    }
+
+    /// Exact for small ranges; beyond, the files' share of the range times the family's keys.
+    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Estimate> {
+        if is_empty_range(start, end) {
+            return Ok(Estimate::default());
+        }
+        let inner = &self.inner;
+        let snapshot = self.snapshot();
+        let mut cursor = snapshot.cursor(cf, start, end)?;
+        let (seen, whole) = walk(&mut *cursor, start, WALK_KEYS, WALK_BYTES)?;
+        let in_memory = inner.property(cf, "rocksdb.cur-size-all-mem-tables");
+        let in_files = inner.property(cf, "rocksdb.live-sst-files-size");
+        if whole {
+            return Ok(seen);
+        }
+        if in_files < in_memory {
+            return Ok(walk(&mut *cursor, start, u64::MAX, u64::MAX)?.0);
+        }
+        let top = [0xFF; 32];
+        let end = if end.is_empty() { &top } else { end };
+        let sizes = inner.db.get_approximate_sizes_cf(
+            family(&inner.db, cf),
+            &[Range::new(start, end), Range::new(&[], &top)],
+        );
+        let share = sizes[0] as f64 / sizes[1].max(1) as f64;
+        let all = inner.property(cf, "rocksdb.estimate-num-keys") as f64;
+        let keys = ((all * share.min(1.0)) as u64).max(seen.keys);
+        Ok(Estimate { keys, bytes: keys * (seen.bytes / seen.keys.max(1)).max(1) })
+    }
+
+    fn checkpoint(&self, into: &Path) -> Result<()> {
+        let checkpoint =
+            Checkpoint::new(&*self.inner.db).map_err(|e| classify("checkpoint", e))?;
+        checkpoint.create_checkpoint(into).map_err(|e| classify("checkpoint", e))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { persistent: true, checkpoint: true }
+    }
+
+    fn statistics(&self) -> Vec<(String, u64)> {
+        let mut all = vec![
+            ("block_cache_bytes".into(), self.inner.property(Cf::Default, "rocksdb.block-cache-usage")),
+        ];
+        for cf in Cf::ALL {
+            for (name, property) in [
+                ("memtable_bytes", "rocksdb.cur-size-all-mem-tables"),
+                ("file_bytes", "rocksdb.live-sst-files-size"),
+                ("level0_files", "rocksdb.num-files-at-level0"),
+                ("keys", "rocksdb.estimate-num-keys"),
+                ("compaction_bytes_pending", "rocksdb.estimate-pending-compaction-bytes"),
+                ("reader_bytes", "rocksdb.estimate-table-readers-mem"),
+            ] {
+                let value = self.inner.property(cf, property);
+                all.push((format!("{}.{name}", cf.name()), value));
+            }
+        }
+        all
+    }
+}
+
+/// RocksDB tells the disk's state only in words.
+fn classify(op: &'static str, error: rocksdb::Error) -> Error {
+    use rocksdb::ErrorKind as Rocks;
+    let text: &str = error.as_ref();
+    let no_space = ["No space left", "Space limit reached", "Disk quota exceeded"];
+    let kind = match error.kind() {
+        _ if no_space.iter().any(|words| text.contains(words)) => ErrorKind::NoSpace,
+        Rocks::Corruption => ErrorKind::Corrupt,
+        Rocks::Busy | Rocks::TryAgain | Rocks::TimedOut | Rocks::Incomplete => ErrorKind::Retry,
+        Rocks::InvalidArgument | Rocks::NotSupported => ErrorKind::Invalid,
+        _ => ErrorKind::Io,
+    };
+    Error::new(op, kind, error)
+}

@@ -1,0 +1,72 @@
+//! RocksDB's options from ours. It must never let two families share anything but the cache.
+
+use crate::config::EngineConfig;
+use crate::engine::Cf;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options,
+};
+
+/// Blocks of a scan are read whole, so larger ones cost a point read and save an index.
+const BLOCK_BYTES: usize = 16 << 10;
+/// Bits per key: about one false positive in a hundred.
+const BLOOM_BITS: f64 = 10.0;
+/// Bytes of one file below level 0.
+const FILE_BYTES: u64 = 32 << 20;
+/// RocksDB's own text log. Bytes a file, and how many files.
+const TEXT_LOG_BYTES: usize = 4 << 20;
+const TEXT_LOGS: usize = 2;
+/// A file of the lock family in which this many of a window of keys are deletes is compacted.
+const DELETES_WINDOW: usize = 1024;
+const DELETES_TRIGGER: usize = 512;
+
+/// Options of the database and of each family.
+pub(super) fn of(config: &EngineConfig) -> (Options, Vec<ColumnFamilyDescriptor>) {
+    let mut database = Options::default();
+    database.create_if_missing(true);
+    database.create_missing_column_families(true);
+    database.set_atomic_flush(true);
+    database.set_max_background_jobs(config.background_threads as i32);
+    database.set_max_open_files(config.open_files_max as i32);
+    database.set_bytes_per_sync(1 << 20);
+    database.set_keep_log_file_num(TEXT_LOGS);
+    database.set_max_log_file_size(TEXT_LOG_BYTES);
+    database.set_log_level(LogLevel::Warn);
+    database.set_stats_dump_period_sec(0);
+    let cache = Cache::new_lru_cache(config.block_cache_bytes as usize);
+    let families = Cf::ALL.map(|cf| {
+        ColumnFamilyDescriptor::new(cf.name(), family(cf, config, &cache))
+    });
+    (database, families.into())
+}
+
+fn family(cf: Cf, config: &EngineConfig, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_block_size(BLOCK_BYTES);
+    table.set_format_version(6);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_cache_index_and_filter_blocks_with_high_priority(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    if cf != Cf::Write {
+        // Write records are only ever sought, never got: a filter of whole keys is of no use.
+        table.set_bloom_filter(BLOOM_BITS, false);
+    }
+    let mut options = Options::default();
+    let (buffer, buffers) = match cf {
+        Cf::Default | Cf::Write => (config.write_buffer_bytes, 3),
+        Cf::Lock | Cf::Meta => (config.small_write_buffer_bytes, 2),
+    };
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(buffer as usize);
+    options.set_max_write_buffer_number(buffers);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_target_file_size_base(FILE_BYTES);
+    options.set_max_bytes_for_level_base(8 * FILE_BYTES);
+    options.set_level_zero_slowdown_writes_trigger(20);
+    options.set_level_zero_stop_writes_trigger(36);
+    if cf == Cf::Lock {
+        options.add_compact_on_deletion_collector_factory(DELETES_WINDOW, DELETES_TRIGGER, 0.5);
+    }
+    options
+}

@@ -1,0 +1,211 @@
+//! Committed rows on their way to the column store: gathered by table, so that one call stores the
+//! rows of many log entries and regions. It must never drop a row of a table that exists.
+
+use crate::error::{Error, Result};
+use crate::transpose::{RowDecoder, RowError};
+use arrow::array::builder::BooleanBufferBuilder;
+use arrow::array::{BooleanArray, UInt64Array};
+use damask_deltatree::{ChangeBatch, ColumnStore};
+use damask_types::{TableId, TableSchema, Timestamp};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Rows of one [`ChangeBatch`], at most.
+const BATCH_ROWS_MAX: usize = 65_536;
+/// Bytes of row values in one [`ChangeBatch`], about.
+const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Says what a table is.
+pub trait SchemaSource: Send + Sync + 'static {
+    /// The table's schema; `None`: it was dropped, for ever (table ids are not used twice).
+    /// With `refresh` the answer is read from the catalog now; without, a cached one will do, but
+    /// an unknown table is looked up. Waits until it knows; `Err` only when it cannot know any
+    /// more (the node stops), as the learner then stops too.
+    fn table(
+        &self,
+        id: TableId,
+        refresh: bool,
+    ) -> std::result::Result<Option<Arc<TableSchema>>, String>;
+}
+
+/// Schemas as last seen.
+pub(crate) struct Schemas {
+    source: Arc<dyn SchemaSource>,
+    known: Mutex<HashMap<TableId, Option<Arc<TableSchema>>>>,
+}
+
+impl Schemas {
+    pub(crate) fn new(source: Arc<dyn SchemaSource>) -> Schemas {
+        Schemas { source, known: Mutex::new(HashMap::new()) }
+    }
+
+    fn get(&self, table: TableId) -> Result<Option<Arc<TableSchema>>> {
+        if let Some(known) = self.known.lock().get(&table) {
+            return Ok(known.clone());
+        }
+        match self.ask(table, false)? {
+            None => self.ask(table, true),
+            known => Ok(known),
+        }
+    }
+
+    fn ask(&self, table: TableId, refresh: bool) -> Result<Option<Arc<TableSchema>>> {
+        let schema = self.source.table(table, refresh);
+        let schema = schema.map_err(|detail| Error::Schema { table, detail })?;
+        self.known.lock().insert(table, schema.clone());
+        Ok(schema)
+    }
+}
+
+/// Counts of what was applied.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub rows: AtomicU64,
+    pub batches: AtomicU64,
+    pub skipped: AtomicU64,
+    pub last_commit_ts: AtomicU64,
+}
+
+/// Gathers rows and stores them.
+pub(crate) struct RowSink<'a> {
+    store: &'a dyn ColumnStore,
+    schemas: &'a Schemas,
+    counters: &'a Counters,
+    tables: Vec<(TableId, Option<TableRows>)>,
+    /// Where the last row went: most rows follow one of the same table.
+    last: usize,
+}
+
+struct TableRows {
+    decoder: RowDecoder,
+    versions: Vec<u64>,
+    deleted: BooleanBufferBuilder,
+}
+
+impl TableRows {
+    fn new(table: TableId, schema: &TableSchema) -> Result<TableRows> {
+        // The handle column is the handle.
+        let stored = schema.columns.iter().filter(|c| Some(c.id) != schema.handle_column);
+        let decoder = RowDecoder::new(&stored.cloned().collect::<Vec<_>>());
+        let decoder = decoder.map_err(|e| Error::Schema { table, detail: e.to_string() })?;
+        Ok(TableRows {
+            decoder: decoder.with_newest(schema.max_column_id),
+            versions: Vec::new(),
+            deleted: BooleanBufferBuilder::new(0),
+        })
+    }
+
+    fn is_full(&self) -> bool {
+        self.decoder.len() >= BATCH_ROWS_MAX || self.decoder.bytes() >= BATCH_BYTES_MAX
+    }
+}
+
+impl<'a> RowSink<'a> {
+    pub(crate) fn new(
+        store: &'a dyn ColumnStore,
+        schemas: &'a Schemas,
+        counters: &'a Counters,
+    ) -> RowSink<'a> {
+        RowSink { store, schemas, counters, tables: Vec::new(), last: 0 }
+    }
+
+    /// A version of a row: its value, or `None` when it was deleted.
+    pub(crate) fn push(
+        &mut self,
+        (table, handle): (TableId, i64),
+        version: Timestamp,
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        let at = self.slot(table)?;
+        let Some(rows) = &mut self.tables[at].1 else {
+            self.counters.skipped.fetch_add(1, Ordering::Relaxed);
+            return Ok(()); // of a dropped table
+        };
+        match value {
+            None => rows.decoder.append_nulls(handle),
+            Some(value) => {
+                if let Err(e) = rows.decoder.append_row(handle, value) {
+                    return self.push_again((table, handle), version, value, e);
+                }
+            }
+        }
+        rows.versions.push(version.0);
+        rows.deleted.append(value.is_none());
+        if rows.is_full() { self.flush_table(at) } else { Ok(()) }
+    }
+
+    /// A second try, with what the first one lacked: a newer schema, or room.
+    fn push_again(
+        &mut self,
+        (table, handle): (TableId, i64),
+        version: Timestamp,
+        value: &[u8],
+        e: RowError,
+    ) -> Result<()> {
+        let at = self.slot(table)?;
+        self.flush_table(at)?;
+        if e.wants_newer_schema() {
+            let schema = self.schemas.ask(table, true)?;
+            self.tables[at].1 = match schema {
+                Some(schema) => Some(TableRows::new(table, &schema)?),
+                None => None,
+            };
+        } else if e != RowError::Full {
+            return Err(Error::Row { table, handle, detail: e.to_string() });
+        }
+        if let Some(rows) = &mut self.tables[at].1 {
+            let appended = rows.decoder.append_row(handle, value);
+            appended.map_err(|e| Error::Row { table, handle, detail: e.to_string() })?;
+            rows.versions.push(version.0);
+            rows.deleted.append(false);
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, table: TableId) -> Result<usize> {
+        if self.tables.get(self.last).is_some_and(|(id, _)| *id == table) {
+            return Ok(self.last);
+        }
+        self.last = match self.tables.iter().position(|(id, _)| *id == table) {
+            Some(at) => at,
+            None => {
+                let schema = self.schemas.get(table)?;
+                let rows = schema.map(|schema| TableRows::new(table, &schema)).transpose()?;
+                self.tables.push((table, rows));
+                self.tables.len() - 1
+            }
+        };
+        Ok(self.last)
+    }
+
+    /// Stores all that was gathered: visible on return.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        (0..self.tables.len()).try_for_each(|at| self.flush_table(at))
+    }
+
+    fn flush_table(&mut self, at: usize) -> Result<()> {
+        let (table, Some(rows)) = &mut self.tables[at] else { return Ok(()) };
+        if rows.decoder.is_empty() {
+            return Ok(());
+        }
+        let finished = rows.decoder.finish();
+        let finished =
+            finished.map_err(|e| Error::Row { table: *table, handle: 0, detail: e.to_string() })?;
+        let versions = std::mem::take(&mut rows.versions);
+        let newest = versions.iter().copied().max().unwrap_or(0);
+        let batch = ChangeBatch {
+            table: *table,
+            handles: finished.handles,
+            versions: UInt64Array::new(versions.into(), None),
+            deleted: BooleanArray::new(rows.deleted.finish(), None),
+            columns: finished.columns,
+        };
+        self.store.apply(&batch)?;
+        self.counters.rows.fetch_add(batch.handles.len() as u64, Ordering::Relaxed);
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.counters.last_commit_ts.fetch_max(newest, Ordering::Relaxed);
+        Ok(())
+    }
+}

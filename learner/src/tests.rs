@@ -1,0 +1,7 @@
+//! The learner as a whole, over a column store in memory whose crashes are exact.
+
+mod apply;
+mod crash;
+mod fixture;
+mod regions;
+mod view;

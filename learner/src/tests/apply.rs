@@ -1,0 +1,186 @@
+//! What the log says becomes rows, at the right timestamps.
+
+use super::fixture::*;
+use damask_raftstore::StateMachine;
+use damask_types::key::{index_key, row_key};
+use damask_types::row::encode_row;
+use damask_types::schema::IntWidth;
+use damask_types::*;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+fn long() -> Vec<u8> {
+    row(7, &"x".repeat(400))
+}
+
+#[test]
+fn a_row_is_there_from_its_commit_on() {
+    let mut f = Fixture::new();
+    let value = row(10, "a");
+    f.write(prewrite(1, 20, Some(&value)));
+    assert!(f.rows(1000).is_empty(), "a lock is no row");
+    assert_eq!(f.machine.stats().locks, 1);
+    f.write(commit(1, 20, 30, Some(&value)));
+    assert!(f.rows(29).is_empty());
+    assert_eq!(f.rows(30), [(1, Some(10), Some("a".into()))]);
+    let stats = f.machine.stats();
+    assert_eq!((stats.rows, stats.locks, stats.last_commit_ts), (1, 0, Timestamp(30)));
+}
+
+#[test]
+fn prewrite_and_commit_may_be_one_entry_or_one_call() {
+    let mut f = Fixture::new();
+    let (short, long) = (row(10, "a"), long());
+    let mut records = prewrite(1, 20, Some(&short));
+    records.extend(commit(1, 20, 30, Some(&short)));
+    f.write(records);
+    let batches = vec![
+        batch(R, f.index + 1, prewrite(2, 21, Some(&long))),
+        batch(R, f.index + 2, commit(2, 21, 31, Some(&long))),
+        batch(R, f.index + 3, prewrite(2, 32, Some(&short))),
+    ];
+    let before = f.machine.stats().batches;
+    f.machine.apply(batches).unwrap();
+    assert_eq!(f.rows(31).len(), 2);
+    assert_eq!(f.rows(31)[1], (2, Some(7), Some("x".repeat(400))));
+    let stats = f.machine.stats();
+    assert_eq!((stats.batches - before, stats.locks), (1, 1), "the later lock stays");
+}
+
+#[test]
+fn a_rollback_leaves_nothing() {
+    let mut f = Fixture::new();
+    f.write(prewrite(1, 20, Some(&long())));
+    f.write(rollback(1, 20, true));
+    f.write(prewrite(2, 21, Some(&row(1, ""))));
+    f.write(rollback(2, 21, false));
+    assert!(f.rows(1000).is_empty());
+    assert_eq!(f.machine.stats().locks, 0);
+    let slot = f.machine.slot(R).unwrap();
+    assert!(slot.hidden.lock().values.is_empty());
+}
+
+#[test]
+fn a_delete_hides_the_row_from_its_commit_on() {
+    let mut f = Fixture::new();
+    let value = row(10, "a");
+    f.write(prewrite(1, 20, Some(&value)));
+    f.write(commit(1, 20, 30, Some(&value)));
+    f.write(prewrite(1, 40, None));
+    f.write(commit(1, 40, 50, None));
+    assert_eq!((f.rows(49).len(), f.rows(50).len()), (1, 0));
+}
+
+#[test]
+fn what_is_not_a_row_is_skipped() {
+    let mut f = Fixture::new();
+    let lock = |kind| Lock::new(kind, key(1), Timestamp(20), 1);
+    let index = index_key(T, IndexId(1), &[Datum::Int(1)], Some(1));
+    let write = |kind| Write::new(kind, Timestamp(20), Some(b"junk".to_vec()));
+    let commit_ts = Timestamp(30);
+    f.write(vec![
+        Record::Lock { key: index.clone(), lock: lock(LockKind::Put) },
+        Record::Lock { key: b"mv".to_vec(), lock: lock(LockKind::Put) },
+        Record::Lock { key: key(1), lock: lock(LockKind::Lock) },
+        Record::Lock { key: key(2), lock: lock(LockKind::Pessimistic) },
+        Record::Write { key: index, commit_ts, write: write(WriteKind::Put) },
+        Record::Write { key: key(1), commit_ts, write: write(WriteKind::Lock) },
+        Record::DropWrite { key: key(1), commit_ts },
+    ]);
+    assert!(f.rows(1000).is_empty());
+    assert_eq!(f.machine.stats().locks, 0);
+}
+
+#[test]
+fn a_record_written_again_changes_nothing() {
+    let mut f = Fixture::new();
+    let long = long();
+    f.write(prewrite(1, 20, Some(&long)));
+    f.write(commit(1, 20, 30, Some(&long)));
+    let mut again = Write::new(WriteKind::Put, Timestamp(20), None);
+    again.overlapped_rollback = true;
+    let record = |write| Record::Write { key: key(1), commit_ts: Timestamp(30), write };
+    f.write(vec![record(again.clone())]);
+    again.gc_fence = Some(Timestamp(99));
+    f.write(vec![record(again)]);
+    assert_eq!(f.rows(1000).len(), 1);
+    let lost = Write::new(WriteKind::Put, Timestamp(21), None);
+    let failed = f.machine.apply(vec![batch(R, 99, vec![record(lost)])]).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Corrupt);
+    let failed = f.machine.sync().unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Poisoned, "half an apply is never made durable");
+}
+
+#[test]
+fn a_newer_column_refreshes_the_schema_once() {
+    let mut f = Fixture::new();
+    let put = |f: &mut Fixture, handle: i64, value: &[u8]| {
+        f.write(prewrite(handle, 20, Some(value)));
+        f.write(commit(handle, 20, 30, Some(value)));
+    };
+    put(&mut f, 1, &row(1, "old"));
+    let asked = f.source.refreshes.load(Ordering::SeqCst);
+    let int = ColumnType::Int { width: IntWidth::Big, unsigned: false };
+    f.source.catalog.lock().insert(T, Arc::new(schema(T, &[column(4, int)])));
+    let two = Datum::Int(2);
+    let newer = encode_row(&[(ColumnId(2), &two), (ColumnId(4), &Datum::Int(44))]);
+    // In one call: before and after the change.
+    let mut records = Vec::new();
+    for (handle, value) in [(2, row(2, "b")), (3, newer.clone()), (4, newer.clone())] {
+        records.extend(prewrite(handle, 40, Some(&value)));
+        records.extend(commit(handle, 40, 50, Some(&value)));
+    }
+    f.write(records);
+    put(&mut f, 5, &newer);
+    assert_eq!(f.source.refreshes.load(Ordering::SeqCst), asked + 1);
+    assert_eq!(f.rows(1000).len(), 5);
+    // A column below the newest id that is not there was dropped.
+    let mut dropped = schema(T, &[]);
+    dropped.max_column_id = ColumnId(9);
+    f.source.catalog.lock().insert(T, Arc::new(dropped));
+    let nine = encode_row(&[(ColumnId(9), &two)]);
+    put(&mut f, 6, &nine);
+    // A column that nobody knows stops the replica.
+    let ten = encode_row(&[(ColumnId(10), &two)]);
+    let records = commit(7, 20, 30, Some(&ten));
+    assert_eq!(
+        f.machine.apply(vec![batch(R, 99, records)]).unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
+}
+
+#[test]
+fn rows_of_a_dropped_table_are_skipped() {
+    let mut f = Fixture::new();
+    let gone = row_key(TableId(101), 1);
+    let value = Some(row(1, "a"));
+    let write = Write::new(WriteKind::Put, Timestamp(20), value);
+    let record = Record::Write { key: gone, commit_ts: Timestamp(30), write };
+    f.write(vec![record.clone(), record]);
+    assert_eq!(f.machine.stats().skipped, 2);
+    assert_eq!(f.machine.stats().rows, 0);
+}
+
+#[test]
+fn rows_are_stored_before_locks_are_dropped() {
+    let mut f = Fixture::new();
+    let value = row(1, "a");
+    f.write(prewrite(1, 20, Some(&value)));
+    let machine = f.machine.clone();
+    let seen = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (count, index) = (seen.clone(), f.index);
+    *f.store.before_apply.lock() = Some(Box::new(move || {
+        let slot = machine.slot(R).unwrap();
+        let now = slot.seen.lock();
+        assert_eq!(now.locks.len(), 1, "the lock still hides the row");
+        assert_eq!(now.locks[&key(1)].start_ts, Timestamp(20), "not yet the next one");
+        assert_eq!(now.state.applied.index, index);
+        count.fetch_add(1, Ordering::SeqCst);
+    }));
+    let batches = vec![
+        batch(R, f.index + 1, commit(1, 20, 30, Some(&value))),
+        batch(R, f.index + 2, prewrite(1, 40, Some(&value))),
+    ];
+    f.machine.apply(batches).unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+}

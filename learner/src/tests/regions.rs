@@ -1,0 +1,154 @@
+//! Splits, snapshots taken in, replicas removed.
+
+use super::fixture::*;
+use damask_raftstore::snapshot::{ChunkWriter, FAMILIES};
+use damask_raftstore::{Applied, ApplyBatch, Effect, StateMachine};
+use damask_types::codec::{encode_key, encode_key_ts};
+use damask_types::key::row_range;
+use damask_types::*;
+
+const LEFT: RegionId = RegionId(2);
+
+fn split_at(handle: i64) -> Effect {
+    let all = row_range(T);
+    let left = state(LEFT, KeyRange::new(all.start, key(handle)), 2);
+    let right = state(R, KeyRange::new(key(handle), all.end), 2);
+    Effect::Regions(vec![left, right])
+}
+
+fn split(f: &mut Fixture, handle: i64) {
+    f.index += 1;
+    let applied = Applied { index: f.index, term: 1 };
+    f.machine
+        .apply(vec![ApplyBatch { region: R, applied, effects: vec![split_at(handle)] }])
+        .unwrap();
+}
+
+#[test]
+fn locks_and_values_follow_their_keys() {
+    let mut f = Fixture::new();
+    let long = row(1, &"l".repeat(300));
+    f.write(prewrite(1, 20, Some(&long)));
+    f.write(prewrite(9, 20, Some(&long)));
+    split(&mut f, 5);
+    f.machine.apply(vec![batch(LEFT, 6, commit(1, 20, 30, Some(&long)))]).unwrap();
+    assert_eq!(f.machine.stats().locks, 1);
+    f.write(commit(9, 20, 30, Some(&long)));
+    assert_eq!(f.rows(30).len(), 2);
+    assert_eq!(f.machine.stats().locks, 0);
+    assert_eq!(f.machine.sync().unwrap(), [(R, f.index), (LEFT, 6)]);
+    let states = f.crash(false).machine.recover().unwrap();
+    assert_eq!(states.iter().map(|s| s.region.epoch.version).collect::<Vec<_>>(), [2, 2]);
+}
+
+#[test]
+fn a_split_in_the_middle_of_a_call() {
+    let mut f = Fixture::new();
+    let long = row(1, &"l".repeat(300));
+    let applied = Applied { index: 6, term: 1 };
+    let mut both = prewrite(1, 20, Some(&long));
+    both.extend(prewrite(9, 20, Some(&long)));
+    let after = commit(9, 20, 30, Some(&long));
+    let effects = vec![Effect::Write(both), split_at(5), Effect::Write(after)];
+    let left = batch(LEFT, 7, commit(1, 20, 30, Some(&long)));
+    f.machine.apply(vec![ApplyBatch { region: R, applied, effects }, left]).unwrap();
+    f.index = 6;
+    assert_eq!(f.rows(30).len(), 2);
+    assert_eq!(f.machine.stats().locks, 0);
+    // An older description changes nothing.
+    let old = Effect::Regions(vec![state(R, row_range(T), 1)]);
+    let applied = Applied { index: 8, term: 1 };
+    f.machine.apply(vec![ApplyBatch { region: R, applied, effects: vec![old] }]).unwrap();
+    assert_eq!(f.machine.slot(R).unwrap().seen.lock().state.region.epoch.version, 2);
+}
+
+/// A row store's content: rows 1 (two versions), 2 (deleted), 3 (long), 4 (locked, long), 5 (rolled
+/// back), an index entry.
+fn snapshot() -> Vec<Vec<u8>> {
+    let [default, lock, write] = FAMILIES;
+    let mut chunks = ChunkWriter::new();
+    let ts = Timestamp;
+    let long = row(3, &"n".repeat(300));
+    chunks.push(default, &encode_key_ts(&key(3), ts(20)), &long);
+    chunks.push(default, &encode_key_ts(&key(4), ts(70)), &long);
+    let held = Lock::new(LockKind::Put, key(4), ts(70), 1);
+    chunks.push(lock, &encode_key(&key(4)), &held.encode());
+    let put = |start, value: Option<Vec<u8>>| Write::new(WriteKind::Put, ts(start), value).encode();
+    chunks.push(write, &encode_key_ts(&key(1), ts(50)), &put(40, Some(row(12, "new"))));
+    chunks.push(write, &encode_key_ts(&key(1), ts(30)), &put(20, Some(row(11, "old"))));
+    let delete = Write::new(WriteKind::Delete, ts(40), None).encode();
+    chunks.push(write, &encode_key_ts(&key(2), ts(50)), &delete);
+    chunks.push(write, &encode_key_ts(&key(2), ts(30)), &put(20, Some(row(2, "two"))));
+    chunks.push(write, &encode_key_ts(&key(3), ts(30)), &put(20, None));
+    chunks.push(write, &encode_key_ts(&key(5), ts(20)), &Write::rollback(ts(20), true).encode());
+    let index = damask_types::key::index_key(T, IndexId(1), &[Datum::Int(1)], Some(1));
+    chunks.push(write, &encode_key_ts(&index, ts(30)), &put(20, Some(b"junk".to_vec())));
+    chunks.finish()
+}
+
+#[test]
+fn a_snapshot_replaces_all_and_is_durable() {
+    let mut f = Fixture::new();
+    let value = row(0, "before");
+    f.write(prewrite(8, 20, Some(&value)));
+    f.write(commit(8, 20, 30, Some(&value)));
+    f.write(prewrite(7, 20, Some(&value)));
+    let mut new = state(R, row_range(T), 3);
+    new.applied = Applied { index: 50, term: 2 };
+    f.machine.import(&new, snapshot()).unwrap();
+    for f in [f.crash(false), f] {
+        assert_eq!(f.machine.recover().unwrap(), std::slice::from_ref(&new));
+        let at30 = [(1, 11, "old".to_owned()), (2, 2, "two".into()), (3, 3, "n".repeat(300))];
+        let at50 = [(1, 12, "new".to_owned()), (3, 3, "n".repeat(300))];
+        let some = |rows: &[(i64, i64, String)]| -> Vec<_> {
+            rows.iter().map(|(h, n, s)| (*h, Some(*n), Some(s.clone()))).collect()
+        };
+        assert_eq!(f.rows(49), some(&at30));
+        assert_eq!(f.rows(50), some(&at50));
+        assert_eq!(f.machine.stats().locks, 1, "only the snapshot's");
+        let long = row(3, &"n".repeat(300));
+        f.machine.apply(vec![batch(R, 51, commit(4, 70, 80, Some(&long)))]).unwrap();
+        assert_eq!(f.rows(80).len(), 3);
+        assert_eq!(f.machine.sync().unwrap(), [(R, 51)]);
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_never_served() {
+    let f = Fixture::new();
+    f.machine.sync().unwrap();
+    let mut chunks = snapshot();
+    chunks[0][100] ^= 1;
+    let failed = f.machine.import(&state(R, row_range(T), 3), chunks).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Corrupt);
+    let epoch = Epoch { conf_ver: 1, version: 1 };
+    assert!(f.reader().view(R, epoch, &[row_range(T)], Timestamp(90)).is_err());
+    let again = f.crash(false);
+    assert_eq!(again.machine.recover().unwrap()[0].region.epoch.version, 1, "the old state");
+}
+
+#[test]
+fn a_removed_replica_leaves_its_neighbour_alone() {
+    let mut f = Fixture::new();
+    let value = row(1, "a");
+    for handle in [1, 9] {
+        f.write(prewrite(handle, 20, Some(&value)));
+        f.write(commit(handle, 20, 30, Some(&value)));
+    }
+    split(&mut f, 5);
+    // Its description is older than the split: the left part is another region's now.
+    f.machine.destroy(&state(R, row_range(T), 2)).unwrap();
+    for f in [f.crash(false), f] {
+        assert_eq!(f.rows(1000), [(1, Some(1), Some("a".into()))]);
+        let states = f.machine.recover().unwrap();
+        assert!(states.iter().any(|s| s.region.id == R && s.tombstone));
+    }
+}
+
+#[test]
+fn a_learner_has_nothing_to_export() {
+    let f = Fixture::new();
+    let region = state(R, row_range(T), 1).region;
+    assert_eq!(f.machine.export(&region).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(f.machine.size(&KeyRange::all()).unwrap(), (0, None));
+}

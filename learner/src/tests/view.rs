@@ -1,0 +1,123 @@
+//! Learner reads: what they wait for, what they refuse.
+
+use super::fixture::*;
+use crate::{LearnerRead, ReadError, ReadIndex};
+use damask_deltatree::HandleRange;
+use damask_raftstore::{Applied, ApplyBatch, Done, Effect, Error, ReadPermit, StateMachine};
+use damask_types::key::{handle_range, row_range};
+use damask_types::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const EPOCH: Epoch = Epoch { conf_ver: 1, version: 1 };
+
+fn view(f: &Fixture, first: i64, last: i64, ts: u64) -> Result<crate::ColumnView, ReadError> {
+    f.reader().view(R, EPOCH, &[handle_range(T, first, last)], Timestamp(ts))
+}
+
+fn locked(result: Result<crate::ColumnView, ReadError>) -> Vec<KeyLock> {
+    match result {
+        Err(ReadError::Locked(locks)) => locks,
+        Err(e) => panic!("{e}"),
+        Ok(_) => panic!("not locked"),
+    }
+}
+
+#[test]
+fn a_lock_blocks_later_reads_of_its_row() {
+    let mut f = Fixture::new();
+    let value = row(1, "a");
+    f.write(prewrite(5, 20, Some(&value)));
+    assert!(view(&f, 0, 9, 19).is_ok(), "before the transaction");
+    assert!(view(&f, 0, 4, 99).is_ok() && view(&f, 6, 9, 99).is_ok(), "other rows");
+    let locks = locked(view(&f, 0, 9, 20));
+    assert_eq!((locks.len(), &locks[0].key), (1, &key(5)));
+    assert_eq!((locks[0].lock.start_ts, &locks[0].lock.primary), (Timestamp(20), &key(5)));
+    f.write(commit(5, 20, 30, Some(&value)));
+    let view = view(&f, 0, 9, 30).unwrap();
+    assert_eq!(view.handles, [HandleRange { first: 0, last: 9 }]);
+    assert_eq!((view.table, view.applied.index), (T, f.index));
+    assert_eq!(scan(&*view.snapshot, view.handles[0], 30).len(), 1);
+}
+
+#[test]
+fn ranges_are_clipped_merged_and_of_one_table() {
+    let mut f = Fixture::new();
+    let range = |first, last| handle_range(T, first, last);
+    let ranges = [range(7, 8), range(1, 3), range(4, 5)];
+    let view = f.reader().view(R, EPOCH, &ranges, Timestamp(9)).unwrap();
+    let handles = |first, last| HandleRange { first, last };
+    assert_eq!(view.handles, [handles(1, 5), handles(7, 8)]);
+    let other = [range(1, 2), row_range(TableId(7))];
+    for ranges in [&other[..], &[]] {
+        let refused = f.reader().view(R, EPOCH, ranges, Timestamp(9)).map(|_| ()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+    }
+    f.index += 1;
+    let narrow = state(R, KeyRange::new(key(3), key(8)), 2);
+    let applied = Applied { index: f.index, term: 1 };
+    let effects = vec![Effect::Regions(vec![narrow])];
+    f.machine.apply(vec![ApplyBatch { region: R, applied, effects }]).unwrap();
+    let stale = f.reader().view(R, EPOCH, &ranges, Timestamp(9)).map(|_| ()).unwrap_err();
+    assert!(matches!(stale, ReadError::Region(Error::EpochNotMatch { .. })));
+    let epoch = Epoch { version: 2, conf_ver: 9 };
+    let view = f.reader().view(R, epoch, &ranges, Timestamp(9)).unwrap();
+    assert_eq!(view.handles, [handles(3, 5), handles(7, 7)]);
+}
+
+#[test]
+fn a_change_between_check_and_snapshot_is_seen() {
+    let f = Fixture::new();
+    let machine = f.machine.clone();
+    let once = AtomicBool::new(true);
+    *f.store.before_snapshot.lock() = Some(Box::new(move || {
+        if once.swap(false, Ordering::SeqCst) {
+            // The same description again: an epoch alone would not tell.
+            machine.import(&state(R, row_range(T), 1), vec![]).unwrap();
+        }
+    }));
+    let refused = view(&f, 0, 9, 99).map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Retry);
+    assert!(view(&f, 0, 9, 99).is_ok());
+}
+
+#[test]
+fn a_removed_or_unknown_region_is_not_here() {
+    let f = Fixture::new();
+    f.machine.destroy(&state(R, row_range(T), 1)).unwrap();
+    assert_eq!(view(&f, 0, 9, 99).map(|_| ()).unwrap_err().kind(), ErrorKind::Reroute);
+    let refused = f.reader().view(RegionId(9), EPOCH, &[row_range(T)], Timestamp(9));
+    assert_eq!(refused.map(|_| ()).unwrap_err().kind(), ErrorKind::Reroute);
+}
+
+/// Never answers, or answers from ahead of the machine.
+struct Odd {
+    keep: parking_lot::Mutex<Vec<Done<ReadPermit>>>,
+    ahead: bool,
+}
+
+impl ReadIndex for Odd {
+    fn read_index(&self, _: RegionId, _: Epoch, done: Done<ReadPermit>) {
+        match self.ahead {
+            true => done(Ok(ReadPermit {
+                region: Arc::new(state(R, row_range(T), 1).region),
+                term: 1,
+                applied: Applied { index: 1000, term: 1 },
+            })),
+            false => self.keep.lock().push(done),
+        }
+    }
+}
+
+#[test]
+fn no_permit_no_view() {
+    let f = Fixture::new();
+    for ahead in [false, true] {
+        let odd = Arc::new(Odd { keep: Default::default(), ahead });
+        let reader = LearnerRead::new(odd, f.machine.clone(), Duration::from_millis(20));
+        let refused = reader.view(R, EPOCH, &[row_range(T)], Timestamp(9)).map(|_| ()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Retry);
+        assert_eq!(matches!(refused, ReadError::Timeout { .. }), !ahead);
+    }
+}

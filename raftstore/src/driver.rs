@@ -1,0 +1,554 @@
+//! A running store: the core on a thread of its own, and the threads that do its I/O. It decides
+//! nothing; on any local failure it stops the store with the reason, and never goes on.
+//!
+//! ```text
+//!  handle ──► inbox ──► raft ──► apply       machine.apply, answers        ──► reports ─┐
+//!                ▲        ├────► writer      log.sync, then held messages  ──► persisted┤
+//!                │        ├────► maintenance machine.sync, log.purge       ──► synced   ┤
+//!                │        └────► transport                                              │
+//!                └──────────────────────────────────────────────────────────────────────┘
+//! ```
+//! The inbox takes whatever the store's own threads say; requests are bounded by bytes until they
+//! are answered, messages by bytes until they are stepped.
+
+use crate::answer::{Answer, Charge};
+use crate::apply::{Applier, ApplyTask, INITIAL};
+use crate::command;
+use crate::error::{Error, Result};
+use crate::handle::{
+    Done, Envelope, PeerChange, Proposal, ReadPermit, ReplicaStatus, SplitChild, Transport,
+};
+use crate::log_store::LogStore;
+use crate::machine::{Applied, ApplyBatch, Effect, RegionState, StateMachine};
+use crate::snapshot;
+use crate::store_core::{CoreConfig, Event, StoreCore, Turn, WriteTask};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use damask_env::{Clock, Task, spawn};
+use damask_types::{Epoch, ErrorKind, Peer, Region, RegionId, StoreId};
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How a store behaves.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// One tick: 100 ms makes elections take 1 to 2 seconds.
+    pub tick: Duration,
+    /// Of the core; its `nonce` is set by `start`.
+    pub core: CoreConfig,
+    /// Largest command.
+    pub command_bytes_max: usize,
+    /// Commands taken and not yet answered, in bytes.
+    pub requests_bytes_max: usize,
+    /// Messages received and not yet stepped, in bytes.
+    pub messages_bytes_max: usize,
+    /// Entries committed and not yet applied, in bytes, above which a follower takes no more.
+    pub apply_bytes_max: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            tick: Duration::from_millis(100),
+            core: CoreConfig::default(),
+            command_bytes_max: 8 << 20,
+            requests_bytes_max: 64 << 20,
+            messages_bytes_max: 128 << 20,
+            apply_bytes_max: 128 << 20,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Explains what cannot work.
+    pub fn validate(&self) -> Result<()> {
+        let raft = &self.core.raft;
+        let wrong = if self.tick.is_zero() {
+            "tick must not be zero"
+        } else if raft.heartbeat_ticks == 0 || raft.election_ticks <= raft.heartbeat_ticks {
+            "election_ticks must be above heartbeat_ticks, and those above zero"
+        } else if self.core.compact_ticks == 0 {
+            "compact_ticks must not be zero"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Invalid(wrong.to_owned()))
+    }
+}
+
+/// Called on the raft thread when a leader appears or a description changes; must not block.
+pub type OnChange = Arc<dyn Fn(ReplicaStatus) + Send + Sync>;
+
+/// What a store is started with.
+pub struct StoreOptions {
+    /// Who it is.
+    pub id: StoreId,
+    /// How it behaves.
+    pub config: StoreConfig,
+    /// The first region, to be made if the store is empty.
+    pub bootstrap: Option<Region>,
+    /// Who wants to know of changes.
+    pub on_change: Option<OnChange>,
+}
+
+impl StoreOptions {
+    /// With nothing but an id.
+    pub fn new(id: StoreId) -> StoreOptions {
+        StoreOptions { id, config: StoreConfig::default(), bootstrap: None, on_change: None }
+    }
+}
+
+/// Events taken in one turn.
+const TURN_EVENTS_MAX: usize = 4096;
+/// Ticks made up for after a pause; more would only cause elections.
+const TICKS_MAX: u32 = 5;
+/// Tasks applied in one write.
+const APPLY_TASKS_MAX: usize = 256;
+
+struct Shared {
+    id: StoreId,
+    config: StoreConfig,
+    inbox: Sender<Event>,
+    requests: Arc<AtomicUsize>,
+    messages: AtomicUsize,
+    applying: AtomicUsize,
+    statuses: RwLock<BTreeMap<RegionId, ReplicaStatus>>,
+    failed: Mutex<Option<Error>>,
+}
+
+impl Shared {
+    fn fail(&self, e: Error) {
+        tracing::error!(store = %self.id, error = %e, "the store stops");
+        self.failed.lock().get_or_insert(e);
+        // Without a receiver it has stopped already.
+        let _ = self.inbox.send(Event::Stop);
+    }
+}
+
+/// A running store; dropping it stops it.
+pub struct Store {
+    handle: StoreHandle,
+    tasks: Vec<Task>,
+}
+
+/// Requests to a store. See `handle.rs` for what each answer means.
+#[derive(Clone)]
+pub struct StoreHandle {
+    shared: Arc<Shared>,
+}
+
+impl Store {
+    /// Recovers and runs.
+    ///
+    /// # Errors
+    /// A config that cannot work, storage that fails, or a log and a machine that do not fit.
+    pub fn start(
+        options: StoreOptions,
+        log: Arc<dyn LogStore>,
+        machine: Arc<dyn StateMachine>,
+        transport: Arc<dyn Transport>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Store> {
+        let StoreOptions { id, config, bootstrap, on_change } = options;
+        config.validate()?;
+        let mut states = machine.recover()?;
+        if let Some(region) = bootstrap.filter(|_| states.is_empty()) {
+            states.push(write_first(machine.as_ref(), region)?);
+        }
+        let mut core_config = config.core.clone();
+        core_config.nonce = clock.wall_ms();
+        let core = StoreCore::new(id, core_config, log.clone(), &states)?;
+        let applier = Applier::new(id, machine.clone(), log.clone(), &states);
+        let (inbox, events) = unbounded();
+        let shared = Arc::new(Shared {
+            id,
+            config,
+            inbox,
+            requests: Arc::default(),
+            messages: AtomicUsize::new(0),
+            applying: AtomicUsize::new(0),
+            statuses: RwLock::default(),
+            failed: Mutex::default(),
+        });
+        let (writer, writes) = unbounded();
+        let (apply, tasks) = unbounded();
+        let (maintenance, works) = crossbeam_channel::bounded(1);
+        let raft = Raft {
+            shared: shared.clone(),
+            core,
+            transport: transport.clone(),
+            clock,
+            on_change,
+            writer,
+            apply,
+            maintenance,
+        };
+        let guard = |name: &str, body: Box<dyn FnOnce() -> Result<()> + Send>| {
+            let shared = shared.clone();
+            spawn(&format!("{name}-{id}"), move || {
+                match catch_unwind(AssertUnwindSafe(body)) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(e)) => shared.fail(e),
+                    Err(panic) => shared.fail(panicked(panic.as_ref())),
+                }
+            })
+        };
+        let s = shared.clone();
+        let writer_log = log.clone();
+        let tasks = vec![
+            guard("raft", Box::new(move || raft.run(&events))),
+            guard("log", Box::new(move || {
+                write_loop(&writes, writer_log.as_ref(), transport.as_ref(), &s.inbox)
+            })),
+            guard("apply", {
+                let shared = shared.clone();
+                Box::new(move || apply_loop(&tasks, applier, &shared))
+            }),
+            guard("compact", {
+                let inbox = shared.inbox.clone();
+                Box::new(move || maintain_loop(&works, machine.as_ref(), log.as_ref(), &inbox))
+            }),
+        ];
+        Ok(Store { handle: StoreHandle { shared }, tasks })
+    }
+
+    /// How requests get in.
+    pub fn handle(&self) -> StoreHandle {
+        self.handle.clone()
+    }
+
+    /// Why the store stopped by itself.
+    pub fn failed(&self) -> Option<Error> {
+        self.handle.failed()
+    }
+
+    /// Stops: no request is taken any more, those in flight are answered or `Undetermined`.
+    pub fn stop(mut self) -> Result<()> {
+        self.halt();
+        self.failed().map_or(Ok(()), Err)
+    }
+
+    fn halt(&mut self) {
+        let _ = self.handle.shared.inbox.send(Event::Stop);
+        for task in self.tasks.drain(..) {
+            if let Err(panic) = task.join() {
+                self.handle.shared.fail(Error::Invalid(panic));
+            }
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+/// Writes the first region's state; durable on return.
+fn write_first(machine: &dyn StateMachine, region: Region) -> Result<RegionState> {
+    let state = RegionState { region, applied: INITIAL, tombstone: false };
+    let effects = vec![Effect::Regions(vec![state.clone()])];
+    machine.apply(vec![ApplyBatch { region: state.region.id, applied: INITIAL, effects }])?;
+    machine.sync()?;
+    Ok(state)
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied());
+    let detail = format!("a thread of the store panicked: {}", text.unwrap_or("no message"));
+    Error::Storage { kind: ErrorKind::Poisoned, detail }
+}
+
+impl StoreHandle {
+    fn send(&self, event: Event) {
+        // Without a receiver the event is dropped, and its answer says `Stopped`.
+        let _ = self.shared.inbox.send(event);
+    }
+
+    /// Replicates and applies records; answered after they are applied here.
+    pub fn propose(&self, proposal: Proposal, done: Done<Applied>) {
+        let Proposal { region, epoch, term, records } = proposal;
+        let payload = command::encode_write(epoch, &records);
+        let keys = || records.iter().map(damask_types::Record::key);
+        let span = keys().min().zip(keys().max());
+        let span = span.map(|(low, high)| (low.to_vec(), high.to_vec()));
+        let (bytes, limit) = (payload.len(), self.shared.config.command_bytes_max);
+        if bytes > limit {
+            return done(Err(Error::TooLarge { bytes, limit }));
+        }
+        let max = self.shared.config.requests_bytes_max;
+        let Some(charge) = Charge::take(&self.shared.requests, bytes + 256, max) else {
+            return done(Err(Error::Busy("too many commands are in flight")));
+        };
+        let answer = Answer::charged(done, charge);
+        self.send(Event::Propose { region, epoch, term, payload, span, answer });
+    }
+
+    /// Asks for a linearizable view, on the leader or on a learner.
+    pub fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        let max = self.shared.config.requests_bytes_max;
+        let Some(charge) = Charge::take(&self.shared.requests, 256, max) else {
+            return done(Err(Error::Busy("too many reads are in flight")));
+        };
+        self.send(Event::Read { region, epoch, answer: Answer::charged(done, charge) });
+    }
+
+    /// Splits a region at keys; `children` get the parts on the left. Answers with all parts, from
+    /// left to right.
+    pub fn split(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        keys: Vec<Vec<u8>>,
+        children: Vec<SplitChild>,
+        done: Done<Vec<Region>>,
+    ) {
+        let answer = Answer::new(done);
+        self.send(Event::Split { region, epoch, keys, children, answer });
+    }
+
+    /// Changes one replica.
+    pub fn change_peer(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        change: PeerChange,
+        done: Done<Region>,
+    ) {
+        self.send(Event::ChangePeer { region, epoch, change, answer: Answer::new(done) });
+    }
+
+    /// Asks the leader to make `to` the leader. Whether it happens shows in `replicas`.
+    pub fn transfer_leader(&self, region: RegionId, to: Peer) {
+        self.send(Event::TransferLeader { region, to });
+    }
+
+    /// Messages from other stores. Damaged snapshots, and what is too much, are dropped.
+    pub fn receive(&self, mut envelopes: Vec<Envelope>) {
+        envelopes.retain(|e| e.snapshot.as_ref().is_none_or(|s| snapshot::verify(s).is_ok()));
+        let bytes = message_bytes(&envelopes);
+        let before = self.shared.messages.fetch_add(bytes, Ordering::Relaxed);
+        if before > self.shared.config.messages_bytes_max {
+            self.shared.messages.fetch_sub(bytes, Ordering::Relaxed);
+            return;
+        }
+        self.send(Event::Messages(envelopes));
+    }
+
+    /// Every replica here that has a region, as of the last tick or change.
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
+        self.shared.statuses.read().values().cloned().collect()
+    }
+
+    /// One of them.
+    pub fn replica(&self, region: RegionId) -> Option<ReplicaStatus> {
+        self.shared.statuses.read().get(&region).cloned()
+    }
+
+    /// Its description.
+    pub fn region(&self, region: RegionId) -> Option<Region> {
+        self.shared.statuses.read().get(&region).map(|status| status.region.clone())
+    }
+
+    /// Why the store stopped by itself.
+    pub fn failed(&self) -> Option<Error> {
+        self.shared.failed.lock().clone()
+    }
+
+    /// Which store this is.
+    pub fn id(&self) -> StoreId {
+        self.shared.id
+    }
+}
+
+fn message_bytes(envelopes: &[Envelope]) -> usize {
+    envelopes.iter().map(|e| e.message.len() + 64).sum()
+}
+
+struct Raft {
+    shared: Arc<Shared>,
+    core: StoreCore,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    on_change: Option<OnChange>,
+    writer: Sender<WriteTask>,
+    apply: Sender<Vec<ApplyTask>>,
+    maintenance: Sender<()>,
+}
+
+impl Raft {
+    fn run(mut self, events: &Receiver<Event>) -> Result<()> {
+        // A panic inside raft-rs for a log that cannot be read has its reason in the group.
+        let result = catch_unwind(AssertUnwindSafe(|| self.turns(events)));
+        match result {
+            Ok(result) => result,
+            Err(panic) => {
+                Err(self.core.take_failure().unwrap_or_else(|| panicked(panic.as_ref())))
+            }
+        }
+    }
+
+    fn turns(&mut self, events: &Receiver<Event>) -> Result<()> {
+        let tick = self.shared.config.tick;
+        let mut next = self.clock.monotonic() + tick;
+        self.finish()?;
+        loop {
+            let wait = match self.core.has_more() {
+                true => Duration::ZERO,
+                false => next.saturating_sub(self.clock.monotonic()),
+            };
+            let mut more = match events.recv_timeout(wait) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            let applying = self.shared.applying.load(Ordering::Relaxed);
+            self.core.overloaded = applying > self.shared.config.apply_bytes_max;
+            let mut count = 0;
+            while let Some(event) = more {
+                match &event {
+                    Event::Stop => return Ok(()),
+                    Event::Messages(m) => {
+                        self.shared.messages.fetch_sub(message_bytes(m), Ordering::Relaxed);
+                    }
+                    _ => {}
+                }
+                self.core.step(event)?;
+                count += 1;
+                more = if count < TURN_EVENTS_MAX { events.try_recv().ok() } else { None };
+            }
+            let now = self.clock.monotonic();
+            let mut ticks = 0;
+            while next <= now && ticks < TICKS_MAX {
+                self.core.step(Event::Tick)?;
+                next += tick;
+                ticks += 1;
+            }
+            if next <= now {
+                next = now + tick;
+            }
+            self.finish()?;
+            if ticks > 0 {
+                self.publish_all();
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let Turn { sends, write, applies, changed, removed, maintain } = self.core.finish()?;
+        send_all(self.transport.as_ref(), sends);
+        // A closed channel means that its thread failed, which stops this one as well.
+        if let Some(write) = write {
+            let _ = self.writer.send(write);
+        }
+        if !applies.is_empty() {
+            self.shared.applying.fetch_add(task_bytes(&applies), Ordering::Relaxed);
+            let _ = self.apply.send(applies);
+        }
+        if maintain {
+            // Full: one is at work, and one waits. That is enough.
+            let _ = self.maintenance.try_send(());
+        }
+        for id in removed {
+            self.shared.statuses.write().remove(&id);
+        }
+        for id in changed {
+            let Some(status) = self.core.status(id) else { continue };
+            self.shared.statuses.write().insert(id, status.clone());
+            if let Some(on_change) = &self.on_change {
+                on_change(status);
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_all(&self) {
+        let mut statuses = self.shared.statuses.write();
+        for id in self.core.ids() {
+            if let Some(status) = self.core.status(id) {
+                statuses.insert(id, status);
+            }
+        }
+    }
+}
+
+fn send_all(transport: &dyn Transport, envelopes: Vec<Envelope>) {
+    let mut by_store: BTreeMap<StoreId, Vec<Envelope>> = BTreeMap::new();
+    for envelope in envelopes {
+        by_store.entry(envelope.to.store).or_default().push(envelope);
+    }
+    for (store, envelopes) in by_store {
+        transport.send(store, envelopes);
+    }
+}
+
+fn task_bytes(tasks: &[ApplyTask]) -> usize {
+    let bytes = |task: &ApplyTask| match task {
+        ApplyTask::Entries { entries, .. } => entries.iter().map(|e| e.size()).sum(),
+        _ => 0,
+    };
+    tasks.iter().map(bytes).sum()
+}
+
+fn write_loop(
+    writes: &Receiver<WriteTask>,
+    log: &dyn LogStore,
+    transport: &dyn Transport,
+    inbox: &Sender<Event>,
+) -> Result<()> {
+    while let Ok(first) = writes.recv() {
+        let mut turn = first.turn;
+        let mut sync = first.sync;
+        let mut held = first.held;
+        // Turns that came during the last sync share this one.
+        for task in writes.try_iter() {
+            turn = task.turn;
+            sync |= task.sync;
+            held.extend(task.held);
+        }
+        if sync {
+            log.sync()?;
+        }
+        send_all(transport, held);
+        let _ = inbox.send(Event::Persisted(turn));
+    }
+    Ok(())
+}
+
+fn apply_loop(
+    tasks: &Receiver<Vec<ApplyTask>>,
+    mut applier: Applier,
+    shared: &Shared,
+) -> Result<()> {
+    while let Ok(mut batch) = tasks.recv() {
+        while batch.len() < APPLY_TASKS_MAX
+            && let Ok(more) = tasks.try_recv()
+        {
+            batch.extend(more);
+        }
+        let bytes = task_bytes(&batch);
+        let reports = applier.run(batch)?;
+        shared.applying.fetch_sub(bytes, Ordering::Relaxed);
+        let _ = shared.inbox.send(Event::Reports(reports));
+    }
+    Ok(())
+}
+
+fn maintain_loop(
+    works: &Receiver<()>,
+    machine: &dyn StateMachine,
+    log: &dyn LogStore,
+    inbox: &Sender<Event>,
+) -> Result<()> {
+    while works.recv().is_ok() {
+        let points = machine.sync()?;
+        let _ = inbox.send(Event::Synced(points));
+        // Compactions of earlier rounds free files now.
+        log.purge()?;
+    }
+    Ok(())
+}

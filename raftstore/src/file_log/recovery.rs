@@ -1,0 +1,144 @@
+//! Opening a log folder: replays every record in order. It cuts a torn end off the last file and
+//! changes nothing else; any other damage is an error that names file and offset.
+
+use super::format::{self, RECORD_HEADER, SEGMENT_HEADER, Stored};
+use super::{Place, Slot, State};
+use crate::error::{Error, Result};
+use crate::log_index::LogIndex;
+use damask_env::Disk;
+use damask_types::RegionId;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+pub(super) fn replay(disk: &Arc<dyn Disk>, folder: &str) -> Result<State> {
+    let names = disk.list(folder).map_err(|e| Error::io(folder, &e))?;
+    let numbers: Vec<u64> = names.iter().filter_map(|name| format::parse_name(name)).collect();
+    let mut state = State {
+        groups: BTreeMap::new(),
+        files: BTreeMap::new(),
+        piece: None,
+        tail: (0, 0),
+        sequence: 0,
+        written: 0,
+        cache: VecDeque::new(),
+        cache_bytes: 0,
+        poisoned: None,
+    };
+    for (at, &number) in numbers.iter().enumerate() {
+        if at > 0 && numbers[at - 1] + 1 != number {
+            let name = format::segment_name(folder, numbers[at - 1] + 1);
+            return Err(Error::corrupt(format!("{name} is missing")));
+        }
+        segment(disk, folder, number, at + 1 == numbers.len(), &mut state)?;
+    }
+    state.written = state.sequence;
+    for (id, log) in &state.groups {
+        log.check().map_err(|why| Error::corrupt(format!("{folder}: group {id}: {why}")))?;
+    }
+    Ok(state)
+}
+
+fn segment(
+    disk: &Arc<dyn Disk>,
+    folder: &str,
+    number: u64,
+    last: bool,
+    state: &mut State,
+) -> Result<()> {
+    let name = format::segment_name(folder, number);
+    let io = |e: std::io::Error| Error::io(&name, &e);
+    let content = disk.map(&name).map_err(io)?;
+    let bytes: &[u8] = &content;
+    let mut at = 0;
+    if bytes.get(..SEGMENT_HEADER) == Some(&format::segment_header(number)[..]) {
+        at = SEGMENT_HEADER;
+        while let Some((sequence, payload)) = format::open_record(&bytes[at..]) {
+            let follows = state.sequence == 0 || sequence == state.sequence;
+            let bad = || Error::corrupt(format!("{name} at {at}: bad record"));
+            if !follows {
+                return Err(bad());
+            }
+            apply(state, number, (at + RECORD_HEADER) as u64, sequence, payload)
+                .map_err(|_| bad())?;
+            state.sequence = sequence + 1;
+            at += RECORD_HEADER + payload.len();
+        }
+    }
+    if at < bytes.len() || at == 0 {
+        // With a bad header the first record may be the one expected next.
+        let beyond = if at == 0 { state.sequence } else { state.sequence + 1 };
+        if !last || format::later_record(&bytes[at..], beyond) {
+            return Err(Error::corrupt(format!("{name} at {at}: bad record")));
+        }
+    }
+    let torn = at < bytes.len();
+    drop(content);
+    if at <= SEGMENT_HEADER {
+        // Not one record was complete: as if the segment had not been begun.
+        if !last {
+            return Err(Error::corrupt(format!("{name} at {at}: no record")));
+        }
+        disk.remove(&name).map_err(io)?;
+        disk.sync_folder(folder).map_err(io)?;
+        // The next segment begins with every group's state, so the tail counts as full.
+        state.tail = (number - 1, 0);
+        return Ok(());
+    }
+    let file = disk.open(&name).map_err(io)?;
+    if torn {
+        file.truncate(at as u64).map_err(io)?;
+        file.sync().map_err(io)?;
+    }
+    state.files.insert(number, file);
+    state.tail = (number, at as u64);
+    Ok(())
+}
+
+fn apply(
+    state: &mut State,
+    segment: u64,
+    start: u64,
+    sequence: u64,
+    payload: &[u8],
+) -> std::result::Result<(), damask_types::codec::DecodeError> {
+    let mut buf = payload;
+    while !buf.is_empty() {
+        let (id, op): (RegionId, Stored<'_>) = format::take_op(&mut buf)?;
+        if let Stored::Destroy = op {
+            state.groups.remove(&id);
+            continue;
+        }
+        let log: &mut LogIndex<Slot> = state.groups.entry(id).or_default();
+        match op {
+            Stored::Entries { rewrite, entries } => {
+                for entry in entries {
+                    let inside = entry.bytes.as_ptr() as usize - payload.as_ptr() as usize;
+                    let place = Place {
+                        segment,
+                        offset: start + inside as u64,
+                        len: entry.bytes.len() as u32,
+                        crc: crc32fast::hash(entry.bytes),
+                        sequence,
+                    };
+                    let slot = Slot { place, cached: None };
+                    if rewrite {
+                        log.replace(entry.index, entry.term, slot);
+                    } else {
+                        log.replay(entry.index, entry.term, slot);
+                    }
+                }
+            }
+            Stored::Hard(hard) => log.hard = hard,
+            Stored::Compact(to) => log.compact(to),
+            Stored::Reset(to) => log.reset(to),
+            Stored::Restoring(at) => log.restoring = Some(at),
+            Stored::State { hard, truncated, restoring } => {
+                log.hard = hard;
+                log.restoring = restoring;
+                log.compact(truncated);
+            }
+            Stored::Destroy => unreachable!("handled above"),
+        }
+    }
+    Ok(())
+}

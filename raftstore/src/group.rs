@@ -1,0 +1,493 @@
+//! One Raft group: the only place that touches raft-rs, with its traps of 0.7.0 closed
+//! (`raftstore-txn-pd.md` §2.2). It owns no clock and no chance: the election timeout comes from a
+//! seed. Nothing may call it between `ready` and the `advance` that gives the ready back.
+//!
+//! Guards: the randomised election timeout is ours (a); only a leader takes proposals (b); the
+//! commit index is raised to the applied one at start (c); stale rejections are dropped (d);
+//! messages that would abort raft-rs are refused (h).
+
+use crate::error::{Error, Result};
+use crate::log_store::{EntryKind, HardState, LogEntry, LogStore};
+use crate::machine::{Applied, SnapshotChunks};
+use crate::wire;
+use damask_types::{PeerId, Region, RegionId};
+use parking_lot::Mutex;
+use raft::eraftpb::{
+    self, ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, Message, MessageType,
+    Snapshot, SnapshotMetadata,
+};
+use raft::{GetEntriesContext, ProgressState, RaftState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::{Storage, StorageError};
+use std::sync::Arc;
+
+/// How the groups of a store behave.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// Ticks without a leader before an election; the timeout is up to twice that.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Bytes of entries in one message.
+    pub message_bytes: u64,
+    /// Messages on their way to one follower.
+    pub inflight_messages: usize,
+    /// Bytes that a leader has proposed and not committed.
+    pub uncommitted_bytes: u64,
+    /// Bytes of entries that are applied in one go.
+    pub apply_bytes: u64,
+    /// Makes election timeouts differ between runs.
+    pub seed: u64,
+}
+
+impl Default for RaftConfig {
+    fn default() -> RaftConfig {
+        RaftConfig {
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            message_bytes: 1 << 20,
+            inflight_messages: 256,
+            uncommitted_bytes: 64 << 20,
+            apply_bytes: 16 << 20,
+            seed: 0,
+        }
+    }
+}
+
+/// A region's content at an index, kept until raft-rs asks for it.
+pub(crate) struct Exported {
+    pub at: Applied,
+    pub region: Region,
+    pub chunks: Arc<SnapshotChunks>,
+}
+
+#[derive(Default)]
+struct Cell {
+    wanted: bool,
+    exported: Option<Exported>,
+    failure: Option<Error>,
+}
+
+struct GroupStorage {
+    region: RegionId,
+    log: Arc<dyn LogStore>,
+    initial: RaftState,
+    cell: Arc<Mutex<Cell>>,
+}
+
+impl GroupStorage {
+    /// raft-rs aborts on such an error; the store then stops with the reason kept here.
+    fn fail(&self, e: Error) -> raft::Error {
+        let text = e.to_string();
+        self.cell.lock().failure = Some(e);
+        raft::Error::Store(StorageError::Other(text.into()))
+    }
+
+    fn log(&self) -> crate::log_store::GroupLog {
+        self.log.group(self.region).unwrap_or_default()
+    }
+}
+
+impl Storage for GroupStorage {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.initial.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.log().truncated.index {
+            return Err(StorageError::Compacted.into());
+        }
+        let mut out = Vec::new();
+        let max = max_size.into().unwrap_or(u64::MAX);
+        self.log.entries(self.region, low, high, max, &mut out).map_err(|e| self.fail(e))?;
+        Ok(out.into_iter().map(to_entry).collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        match self.log.term(self.region, index).map_err(|e| self.fail(e))? {
+            Some(term) => Ok(term),
+            None if index == 0 => Ok(0),
+            None if index < self.log().truncated.index => Err(StorageError::Compacted.into()),
+            None => Err(StorageError::Unavailable.into()),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.log().truncated.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.log().last.index)
+    }
+
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let truncated = self.log().truncated.index;
+        let mut cell = self.cell.lock();
+        match &cell.exported {
+            Some(e) if e.at.index >= request_index && e.at.index >= truncated => {
+                let mut data = Vec::new();
+                wire::put_region(&mut data, &e.region);
+                let conf_state = Some(wire::conf_state(&e.region));
+                let (index, term) = (e.at.index, e.at.term);
+                let metadata = Some(SnapshotMetadata { conf_state, index, term });
+                Ok(Snapshot { data, metadata })
+            }
+            _ => {
+                cell.wanted = true;
+                Err(StorageError::SnapshotTemporarilyUnavailable.into())
+            }
+        }
+    }
+}
+
+fn to_entry(entry: LogEntry) -> Entry {
+    let entry_type = match entry.kind {
+        EntryKind::Normal => EntryType::EntryNormal,
+        EntryKind::Change => EntryType::EntryConfChangeV2,
+    };
+    let LogEntry { index, term, data, context, .. } = entry;
+    Entry { entry_type: entry_type as i32, term, index, data, context, sync_log: false }
+}
+
+pub(crate) fn from_entry(entry: Entry) -> LogEntry {
+    let kind = match entry.entry_type {
+        0 => EntryKind::Normal,
+        _ => EntryKind::Change,
+    };
+    let Entry { index, term, data, context, .. } = entry;
+    LogEntry { index, term, kind, data, context }
+}
+
+pub(crate) fn from_hard_state(hs: &eraftpb::HardState) -> HardState {
+    HardState { term: hs.term, vote: hs.vote, commit: hs.commit }
+}
+
+/// Why a proposal was not taken.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    NotLeader,
+    Transferring,
+    Full,
+    ChangePending,
+}
+
+/// How far a follower is, as its leader sees it.
+pub(crate) struct Follower {
+    pub matched: u64,
+    pub active: bool,
+    pub in_snapshot: bool,
+    pub replicating: bool,
+}
+
+/// One group.
+pub(crate) struct Group {
+    raw: RawNode<GroupStorage>,
+    cell: Arc<Mutex<Cell>>,
+    chance: u64,
+    election_ticks: usize,
+    settled: (u64, StateRole),
+}
+
+impl Group {
+    /// Starts from the log as it is; `applied` is 0 for a replica that has no region yet.
+    pub fn open(
+        config: &RaftConfig,
+        log: &Arc<dyn LogStore>,
+        region: RegionId,
+        peer: PeerId,
+        conf_state: eraftpb::ConfState,
+        applied: u64,
+    ) -> Result<Group> {
+        let group = log.group(region).unwrap_or_default();
+        let hard_state = eraftpb::HardState {
+            term: group.hard.term,
+            vote: group.hard.vote,
+            // Guard c: an applied entry is committed, whatever the hard state had time to say.
+            commit: group.hard.commit.max(applied).max(group.truncated.index),
+        };
+        let cell = Arc::new(Mutex::new(Cell::default()));
+        let initial = RaftState { hard_state, conf_state };
+        let storage = GroupStorage { region, log: log.clone(), initial, cell: cell.clone() };
+        let raft_config = raft::Config {
+            id: peer.0,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied,
+            max_size_per_msg: config.message_bytes,
+            max_inflight_msgs: config.inflight_messages,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            max_uncommitted_size: config.uncommitted_bytes,
+            max_committed_size_per_ready: config.apply_bytes,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config, storage, &logger)
+            .map_err(|e| Error::Invalid(format!("region {region}: {e}")))?;
+        let chance = mix(config.seed ^ mix(region.0) ^ mix(peer.0).rotate_left(17));
+        let settled = (u64::MAX, StateRole::Follower);
+        let election_ticks = config.election_ticks;
+        let mut group = Group { raw, cell, chance, election_ticks, settled };
+        group.settle();
+        Ok(group)
+    }
+
+    /// Guard a: after every change of role or term the timeout is drawn from the seed.
+    fn settle(&mut self) {
+        let now = (self.raw.raft.term, self.raw.raft.state);
+        if now != self.settled {
+            self.settled = now;
+            self.chance = mix(self.chance);
+            let extra = (self.chance % self.election_ticks as u64) as usize;
+            self.raw.raft.set_randomized_election_timeout(self.election_ticks + extra);
+        }
+    }
+
+    pub fn tick(&mut self) {
+        self.raw.tick();
+        self.settle();
+    }
+
+    /// Starts an election now.
+    pub fn campaign(&mut self) {
+        // The only error is "not promotable", which is no news to the caller.
+        let _ = self.raw.campaign();
+        self.settle();
+    }
+
+    /// Takes a message from a peer; false if it was refused.
+    pub fn step(&mut self, m: Message) -> bool {
+        if !self.acceptable(&m) {
+            return false;
+        }
+        let from = m.from;
+        let taken = self.raw.step(m).is_ok();
+        self.settle();
+        // Guard d, second half: `next_idx` stays above what has matched.
+        if let Some(pr) = self.raw.raft.mut_prs().get_mut(from)
+            && pr.next_idx <= pr.matched
+        {
+            pr.next_idx = pr.matched + 1;
+        }
+        taken
+    }
+
+    fn acceptable(&self, m: &Message) -> bool {
+        let raft = &self.raw.raft;
+        let last = raft.raft_log.last_index();
+        match m.get_msg_type() {
+            // Guard d, first half: a follower never loses what it once matched.
+            MessageType::MsgAppendResponse if m.reject => match raft.prs().get(m.from) {
+                Some(pr) => m.index > pr.matched && m.reject_hint >= pr.matched,
+                None => false,
+            },
+            // Guard h: raft-rs aborts if told to commit what it lacks.
+            MessageType::MsgHeartbeat if m.term >= raft.term && m.commit > last => {
+                tracing::error!(peer = raft.id, commit = m.commit, last, "acknowledged log is gone");
+                false
+            }
+            MessageType::MsgAppend => contiguous(m),
+            MessageType::MsgSnapshot => m.snapshot.as_ref().is_some_and(|s| !s.is_empty()),
+            MessageType::MsgReadIndex => self.is_leader() && m.entries.len() == 1,
+            MessageType::MsgAppendResponse
+            | MessageType::MsgRequestVote
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgHeartbeat
+            | MessageType::MsgHeartbeatResponse
+            | MessageType::MsgTimeoutNow
+            | MessageType::MsgReadIndexResp
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestPreVoteResponse => m.term != 0,
+            _ => false,
+        }
+    }
+
+    /// Appends commands to the leader's log, all or none: index of the first, and the term.
+    pub fn propose(&mut self, commands: Vec<Vec<u8>>) -> std::result::Result<(u64, u64), Refused> {
+        self.may_propose()?;
+        let first = self.raw.raft.raft_log.last_index() + 1;
+        let count = commands.len() as u64;
+        let entry = |data| Entry { data, ..Entry::default() };
+        let mut m = Message { from: self.raw.raft.id, ..Message::default() };
+        m.set_msg_type(MessageType::MsgPropose);
+        m.entries = commands.into_iter().map(entry).collect();
+        self.raw.raft.step(m).map_err(|_| Refused::Full)?;
+        debug_assert_eq!(self.raw.raft.raft_log.last_index() + 1, first + count);
+        Ok((first, self.raw.raft.term))
+    }
+
+    /// As `propose`, for a change of the replicas.
+    pub fn propose_change(
+        &mut self,
+        context: Vec<u8>,
+        change: ConfChangeV2,
+    ) -> std::result::Result<(u64, u64), Refused> {
+        self.may_propose()?;
+        if self.raw.raft.has_pending_conf() {
+            return Err(Refused::ChangePending);
+        }
+        let index = self.raw.raft.raft_log.last_index() + 1;
+        self.raw.propose_conf_change(context, change).map_err(|_| Refused::Full)?;
+        Ok((index, self.raw.raft.term))
+    }
+
+    /// Guard b: a follower would forward it, and the answer would go astray.
+    fn may_propose(&self) -> std::result::Result<(), Refused> {
+        if !self.is_leader() {
+            return Err(Refused::NotLeader);
+        }
+        match self.raw.raft.lead_transferee {
+            Some(_) => Err(Refused::Transferring),
+            None => Ok(()),
+        }
+    }
+
+    /// A leader knows the commit index only after it has committed in its own term.
+    pub fn knows_commit(&self) -> bool {
+        let raft = &self.raw.raft;
+        raft.raft_log.term(raft.raft_log.committed).is_ok_and(|term| term == raft.term)
+    }
+
+    pub fn read_index(&mut self, context: Vec<u8>) {
+        self.raw.read_index(context);
+    }
+
+    pub fn transfer_leader(&mut self, to: PeerId) {
+        self.raw.transfer_leader(to.0);
+    }
+
+    pub fn apply_change(&mut self, change: &ConfChangeV2) -> Result<()> {
+        let applied = self.raw.apply_conf_change(change);
+        self.settle();
+        applied.map(|_| ()).map_err(|e| Error::corrupt(format!("a configuration change: {e}")))
+    }
+
+    pub fn has_ready(&self) -> bool {
+        self.raw.has_ready()
+    }
+
+    pub fn ready(&mut self) -> Ready {
+        self.raw.ready()
+    }
+
+    /// What the ready held is readable from the log store.
+    pub fn advance(&mut self, ready: Ready) {
+        self.raw.advance_append_async(ready);
+    }
+
+    pub fn persisted(&mut self, number: u64) {
+        self.raw.on_persist_ready(number);
+        self.settle();
+    }
+
+    pub fn applied(&mut self, index: u64) {
+        if index > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index);
+        }
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    pub fn role(&self) -> StateRole {
+        self.raw.raft.state
+    }
+
+    pub fn leader(&self) -> Option<PeerId> {
+        let id = self.raw.raft.leader_id;
+        (id != 0).then_some(PeerId(id))
+    }
+
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    pub fn commit(&self) -> u64 {
+        self.raw.raft.raft_log.committed
+    }
+
+    pub fn last_index(&self) -> u64 {
+        self.raw.raft.raft_log.last_index()
+    }
+
+    /// Ticks since this replica heard from a leader.
+    pub fn silent_ticks(&self) -> usize {
+        self.raw.raft.election_elapsed
+    }
+
+    pub fn hard_state(&self) -> HardState {
+        from_hard_state(&self.raw.raft.hard_state())
+    }
+
+    /// On the leader: each replica's progress.
+    pub fn follower(&self, peer: PeerId) -> Option<Follower> {
+        let pr = self.raw.raft.prs().get(peer.0)?;
+        Some(Follower {
+            matched: pr.matched,
+            active: pr.recent_active || peer.0 == self.raw.raft.id,
+            in_snapshot: pr.state == ProgressState::Snapshot,
+            replicating: pr.state == ProgressState::Replicate || peer.0 == self.raw.raft.id,
+        })
+    }
+
+    /// raft-rs has asked for a snapshot since the last call.
+    pub fn take_snapshot_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.cell.lock().wanted)
+    }
+
+    /// A snapshot is there, or (with `None`) the old one is stale.
+    pub fn set_exported(&mut self, exported: Option<Exported>) {
+        let there = exported.is_some();
+        self.cell.lock().exported = exported;
+        if there && self.is_leader() {
+            let waiting: Vec<u64> = (self.raw.raft.prs().iter())
+                .filter(|(_, pr)| pr.state == ProgressState::Probe && !pr.is_paused())
+                .map(|(id, _)| *id)
+                .filter(|id| *id != self.raw.raft.id)
+                .collect();
+            waiting.into_iter().for_each(|id| self.raw.raft.send_append(id));
+        }
+    }
+
+    /// What goes with a snapshot message at this index.
+    pub fn exported_chunks(&self, index: u64) -> Option<Arc<SnapshotChunks>> {
+        let cell = self.cell.lock();
+        let exported = cell.exported.as_ref().filter(|e| e.at.index == index)?;
+        Some(exported.chunks.clone())
+    }
+
+    pub fn snapshot_failed(&mut self, to: PeerId) {
+        self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
+    }
+
+    /// Why the log could not be read, if raft-rs aborted for that.
+    pub fn take_failure(&self) -> Option<Error> {
+        self.cell.lock().failure.take()
+    }
+}
+
+fn contiguous(m: &Message) -> bool {
+    let follows = |(at, entry): (usize, &Entry)| entry.index == m.index + 1 + at as u64;
+    m.term != 0 && m.entries.iter().enumerate().all(follows)
+}
+
+/// The change of one replica as raft-rs wants it.
+pub(crate) fn conf_change(kind: ConfChangeType, peer: PeerId) -> ConfChangeV2 {
+    let single = ConfChangeSingle { change_type: kind as i32, node_id: peer.0 };
+    ConfChangeV2 { changes: vec![single], ..ConfChangeV2::default() }
+}
+
+/// SplitMix64's output function.
+fn mix(x: u64) -> u64 {
+    let mut z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,273 @@
+//! One replica of one region on this store: its group, and who waits for what. It decides nothing
+//! about other replicas and does no I/O.
+
+use crate::answer::Answer;
+use crate::apply::Waiting;
+use crate::error::Error;
+use crate::group::{Group, Refused};
+use crate::handle::ReadPermit;
+use crate::log_store::HardState;
+use crate::machine::{Applied, RegionState, SnapshotChunks};
+use damask_types::{Epoch, Peer, PeerId, PeerRole, Region, RegionId};
+use raft::{Ready, StateRole};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A write that waits for the end of the turn.
+pub(crate) struct Queued {
+    pub payload: Vec<u8>,
+    pub term: Option<u64>,
+    pub answer: Answer<Applied>,
+}
+
+/// Somebody who wants to read.
+pub(crate) struct Read {
+    pub epoch: Epoch,
+    pub since: u64,
+    pub answer: Answer<ReadPermit>,
+}
+
+/// A question to the leader's quorum.
+pub(crate) struct Asked {
+    pub context: Vec<u8>,
+    pub tick: u64,
+    pub reads: Vec<Read>,
+}
+
+/// A snapshot that raft-rs has taken and the state machine not yet.
+pub(crate) struct Importing {
+    pub ready: Ready,
+    pub state: RegionState,
+}
+
+/// A snapshot's content, until raft-rs says whether it wants it.
+pub(crate) struct Incoming {
+    pub state: RegionState,
+    pub chunks: Arc<SnapshotChunks>,
+}
+
+pub(crate) struct Replica {
+    pub region: Region,
+    /// It has a range and a log; else it only waits for a snapshot.
+    pub initialised: bool,
+    pub peer: Peer,
+    pub group: Group,
+    /// Tells this `group` from another one of the same region, earlier or later.
+    pub incarnation: u64,
+    pub applied: Applied,
+    /// Peers heard of that the description may lack.
+    pub known: HashMap<PeerId, Peer>,
+    pub queued: Vec<Queued>,
+    pub pending: BTreeMap<(u64, u64), Waiting>,
+    pub waiting_reads: Vec<Read>,
+    pub asked: Vec<Asked>,
+    /// Index that must be applied, and the leader's term.
+    pub confirmed: Vec<(u64, u64, Vec<Read>)>,
+    /// Readies handed to the log writer.
+    pub outstanding: usize,
+    /// The ready with a term or vote that is not durable.
+    pub vote_unpersisted: Option<u64>,
+    pub hard: HardState,
+    pub incoming: Vec<Incoming>,
+    pub importing: Option<Importing>,
+    /// The ready that replaces the log by a snapshot's position.
+    pub snapshot_persisting: Option<u64>,
+    pub exporting: bool,
+    pub exported_tick: Option<u64>,
+    pub sent_snapshots: HashMap<PeerId, u64>,
+    pub destroying: bool,
+    pub siblings: Vec<RegionId>,
+    pub seen: (u64, StateRole, Option<PeerId>),
+    pub deposed: u64,
+}
+
+impl Replica {
+    pub fn new(region: Region, peer: Peer, group: Group, applied: Applied, incarnation: u64) -> Self {
+        let hard = group.hard_state();
+        let seen = (group.term(), group.role(), group.leader());
+        Replica {
+            initialised: applied.index > 0,
+            region,
+            peer,
+            group,
+            incarnation,
+            applied,
+            known: HashMap::new(),
+            queued: Vec::new(),
+            pending: BTreeMap::new(),
+            waiting_reads: Vec::new(),
+            asked: Vec::new(),
+            confirmed: Vec::new(),
+            outstanding: 0,
+            vote_unpersisted: None,
+            hard,
+            incoming: Vec::new(),
+            importing: None,
+            snapshot_persisting: None,
+            exporting: false,
+            exported_tick: None,
+            sent_snapshots: HashMap::new(),
+            destroying: false,
+            siblings: Vec::new(),
+            seen,
+            deposed: 0,
+        }
+    }
+
+    pub fn find_peer(&self, id: PeerId) -> Option<Peer> {
+        self.region.peer(id).or_else(|| self.known.get(&id)).copied()
+    }
+
+    pub fn leader(&self) -> Option<Peer> {
+        self.find_peer(self.group.leader()?)
+    }
+
+    pub fn not_leader(&self) -> Error {
+        let leader = self.leader().filter(|p| p.id != self.peer.id);
+        Error::NotLeader { region: self.region.id, leader }
+    }
+
+    /// May be stepped, ticked, asked for a ready.
+    pub fn is_free(&self) -> bool {
+        self.importing.is_none() && !self.destroying
+    }
+
+    fn refusal(&self, why: &Refused) -> Error {
+        match why {
+            Refused::NotLeader => self.not_leader(),
+            Refused::Transferring => Error::Busy("the leader is being transferred"),
+            Refused::Full => Error::Busy("too much is proposed and not committed"),
+            Refused::ChangePending => Error::Busy("a change of the replicas is not yet applied"),
+        }
+    }
+
+    /// Keeps who waits for an entry of this log.
+    pub fn await_entry(&mut self, index: u64, term: u64, mut waiting: Waiting) {
+        waiting.set_proposed();
+        self.pending.insert((index, term), waiting);
+    }
+
+    pub fn refuse(&self, waiting: Waiting, why: &Refused) {
+        waiting.fail(self.refusal(why));
+    }
+
+    /// Proposes what was queued in this turn, in one step.
+    pub fn flush_queued(&mut self) {
+        if self.queued.is_empty() {
+            return;
+        }
+        let term = self.group.term();
+        let (fresh, stale): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queued)
+            .into_iter()
+            .partition(|q| q.term.is_none_or(|t| t == term));
+        stale.into_iter().for_each(|q| q.answer.send(Err(Error::Stale)));
+        if fresh.is_empty() {
+            return;
+        }
+        let (payloads, answers): (Vec<_>, Vec<_>) =
+            fresh.into_iter().map(|q| (q.payload, q.answer)).unzip();
+        match self.group.propose(payloads) {
+            Ok((first, term)) => {
+                for (index, answer) in (first..).zip(answers) {
+                    self.await_entry(index, term, Waiting::Write(answer));
+                }
+            }
+            Err(why) => {
+                let error = self.refusal(&why);
+                answers.into_iter().for_each(|answer| answer.send(Err(error.clone())));
+            }
+        }
+    }
+
+    /// Who waits for these committed entries: those with the same term get the outcome, those
+    /// whose entry was overwritten learn it now, and not before: only a committed entry proves
+    /// that the other one never will be.
+    pub fn take_waiting(&mut self, last: u64, term_at: impl Fn(u64) -> u64) -> Vec<(u64, Waiting)> {
+        let rest = self.pending.split_off(&(last + 1, 0));
+        let mut out = Vec::new();
+        for ((index, term), waiting) in std::mem::replace(&mut self.pending, rest) {
+            if term_at(index) == term {
+                out.push((index, waiting));
+            } else {
+                waiting.fail(Error::Stale);
+            }
+        }
+        out
+    }
+
+    /// Nobody can say any more what became of these.
+    pub fn give_up_pending(&mut self, why: &str) {
+        for waiting in std::mem::take(&mut self.pending).into_values() {
+            waiting.fail(Error::Undetermined(why.to_owned()));
+        }
+    }
+
+    /// Asks for all reads of this turn at once.
+    pub fn flush_reads(&mut self, tick: u64, context: impl FnOnce() -> Vec<u8>) {
+        if self.waiting_reads.is_empty() {
+            return;
+        }
+        if self.group.is_leader() {
+            if !self.group.knows_commit() {
+                return; // raft-rs would drop it without a word; the commit brings us back here
+            }
+        } else if self.peer.role == PeerRole::Voter {
+            let error = self.not_leader();
+            let reads = std::mem::take(&mut self.waiting_reads);
+            return reads.into_iter().for_each(|r| r.answer.send(Err(error.clone())));
+        } else if self.group.leader().is_none() {
+            return;
+        }
+        let context = context();
+        self.group.read_index(context.clone());
+        let reads = std::mem::take(&mut self.waiting_reads);
+        self.asked.push(Asked { context, tick, reads });
+    }
+
+    /// The quorum has answered.
+    pub fn confirm_read(&mut self, context: &[u8], index: u64) {
+        if let Some(at) = self.asked.iter().position(|a| a.context == context) {
+            let asked = self.asked.remove(at);
+            self.confirmed.push((index, self.group.term(), asked.reads));
+        }
+    }
+
+    /// Questions to a leader that is no more are asked again.
+    pub fn requeue_asked(&mut self) {
+        for asked in std::mem::take(&mut self.asked) {
+            self.waiting_reads.extend(asked.reads);
+        }
+    }
+
+    /// Answers those whose index is applied, after a last look at the epoch.
+    pub fn answer_reads(&mut self, current: impl Fn(&Replica) -> Vec<Region>) {
+        if self.confirmed.is_empty() {
+            return;
+        }
+        let applied = self.applied;
+        let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.confirmed)
+            .into_iter()
+            .partition(|(index, _, _)| *index <= applied.index);
+        self.confirmed = rest;
+        if ready.is_empty() {
+            return;
+        }
+        let region = Arc::new(self.region.clone());
+        for (_, term, reads) in ready {
+            for read in reads {
+                read.answer.send(if read.epoch.version == region.epoch.version {
+                    Ok(ReadPermit { region: region.clone(), term, applied })
+                } else {
+                    Err(Error::EpochNotMatch { current: current(self) })
+                });
+            }
+        }
+    }
+
+    /// Reads that waited too long for a leader.
+    pub fn expire_reads(&mut self, before: u64) {
+        let error = self.not_leader();
+        let old = self.waiting_reads.extract_if(.., |r| r.since < before);
+        old.for_each(|r| r.answer.send(Err(error.clone())));
+    }
+}

@@ -1,0 +1,293 @@
+//! The store as a state machine without I/O: events in, a [`Turn`] of actions out. It owns every
+//! replica of the store; it has no clock, no thread, no chance, and reads the log through the seam.
+//!
+//! ```text
+//!  events ─► step ─► dirty replicas ─► finish ─► Turn { sends, write, applies, changed, maintain }
+//!                                        │          │       │       │
+//!            Persisted(turn) ◄───────────┼──────────┼───────┘       │ the writer syncs, then sends
+//!            Reports ◄───────────────────┼──────────┼───────────────┘ what was held
+//!                                        └─ log.append (in memory), once per round for all
+//! ```
+//!
+//! Order that must hold: a leader's entries may leave before its own sync, its term and vote may
+//! not; acknowledgements and votes leave after the sync; an entry is applied only when committed
+//! and durable here; the region's epoch is checked again when it is applied.
+
+mod events;
+mod messages;
+mod readies;
+
+use crate::apply::{ApplyTask, INITIAL};
+use crate::error::{Error, Result};
+use crate::group::{Group, RaftConfig};
+use crate::handle::{Envelope, ReplicaStatus};
+use crate::log_store::{GroupLog, HardState, LogBatch, LogOp, LogStore};
+use crate::machine::{Applied, RegionState};
+use crate::replica::Replica;
+use crate::wire;
+use damask_types::{Epoch, Peer, PeerId, Region, RegionId, StoreId};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+pub(crate) use events::Event;
+
+/// How a store core behaves; times are in ticks.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Of every group.
+    pub raft: RaftConfig,
+    /// A learner asks again for a read index after this long.
+    pub read_retry_ticks: u64,
+    /// A read that found no leader fails after this long.
+    pub read_wait_ticks: u64,
+    /// A deposed leader's proposals get `Undetermined` after this long.
+    pub undetermined_ticks: u64,
+    /// A snapshot that was not acknowledged is given up after this long.
+    pub snapshot_retry_ticks: u64,
+    /// Between two log compactions.
+    pub compact_ticks: u64,
+    /// Or after this many bytes of entries.
+    pub compact_bytes: usize,
+    /// Entries kept behind the compaction point, for followers that are a little late.
+    pub log_keep_entries: u64,
+    /// With more entries than this, a late follower has to take a snapshot.
+    pub log_max_entries: u64,
+    /// Makes read contexts of this run differ from those of earlier runs.
+    pub nonce: u64,
+}
+
+impl Default for CoreConfig {
+    fn default() -> CoreConfig {
+        CoreConfig {
+            raft: RaftConfig::default(),
+            read_retry_ticks: 2,
+            read_wait_ticks: 50,
+            undetermined_ticks: 100,
+            snapshot_retry_ticks: 50,
+            compact_ticks: 50,
+            compact_bytes: 64 << 20,
+            log_keep_entries: 1024,
+            log_max_entries: 100_000,
+            nonce: 0,
+        }
+    }
+}
+
+/// What to sync, and what may leave after it.
+#[derive(Debug, Default)]
+pub(crate) struct WriteTask {
+    pub turn: u64,
+    /// False: only commit indexes; they may become durable whenever.
+    pub sync: bool,
+    pub held: Vec<Envelope>,
+}
+
+/// What one turn asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// May leave at once.
+    pub sends: Vec<Envelope>,
+    pub write: Option<WriteTask>,
+    /// In order.
+    pub applies: Vec<ApplyTask>,
+    /// A leader appeared or a description changed.
+    pub changed: BTreeSet<RegionId>,
+    /// Gone from this store.
+    pub removed: Vec<RegionId>,
+    /// Sync the machine, then compact and purge logs.
+    pub maintain: bool,
+}
+
+/// Messages for a region that this store does not have: it may be about to be split off here.
+struct Early {
+    since: u64,
+    envelopes: Vec<Envelope>,
+}
+
+/// Regions with early messages, and messages of each.
+const EARLY_REGIONS_MAX: usize = 1024;
+const EARLY_MESSAGES_MAX: usize = 8;
+/// Ticks after which an unknown region is taken for one that is new to this store.
+const EARLY_TICKS: u64 = 3;
+/// Ticks after which early messages are forgotten.
+const EARLY_TICKS_MAX: u64 = 50;
+/// Ticks without a leader after which a learner asks whether it is still one.
+const PROBE_TICKS: usize = 100;
+
+/// All replicas of a store.
+pub(crate) struct StoreCore {
+    store: StoreId,
+    config: CoreConfig,
+    log: Arc<dyn LogStore>,
+    replicas: BTreeMap<RegionId, Replica>,
+    tombstones: HashMap<RegionId, (Epoch, Option<PeerId>)>,
+    early: BTreeMap<RegionId, Early>,
+    dirty: BTreeSet<RegionId>,
+    /// Log operations that belong to no ready.
+    ops: LogBatch,
+    turn: u64,
+    tick: u64,
+    incarnations: u64,
+    reads: u64,
+    unpersisted: VecDeque<(u64, Vec<Persisting>)>,
+    persisting: Vec<Persisting>,
+    appended_bytes: usize,
+    out: Turn,
+    /// The apply thread is behind: followers take no more entries.
+    pub overloaded: bool,
+}
+
+struct Persisting {
+    region: RegionId,
+    incarnation: u64,
+    number: u64,
+}
+
+impl StoreCore {
+    /// Starts from what the machine and the log store recovered, finishing what a crash cut short.
+    ///
+    /// # Errors
+    /// `Corrupt` if the log and the machine do not fit: acknowledged entries were lost.
+    pub fn new(
+        store: StoreId,
+        config: CoreConfig,
+        log: Arc<dyn LogStore>,
+        states: &[RegionState],
+    ) -> Result<StoreCore> {
+        let mut core = StoreCore {
+            store,
+            config,
+            log,
+            replicas: BTreeMap::new(),
+            tombstones: HashMap::new(),
+            early: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            ops: Vec::new(),
+            turn: 0,
+            tick: 0,
+            incarnations: 0,
+            reads: 0,
+            unpersisted: VecDeque::new(),
+            persisting: Vec::new(),
+            appended_bytes: 0,
+            out: Turn::default(),
+            overloaded: false,
+        };
+        let mut groups: HashMap<RegionId, GroupLog> = core.log.recover()?.into_iter().collect();
+        for state in states {
+            let group = groups.remove(&state.region.id).unwrap_or_default();
+            core.recover_region(state, group)?;
+        }
+        for (id, group) in groups {
+            if group.last.index > 0 {
+                return Err(Error::corrupt(format!("region {id} has a log but no state")));
+            }
+        }
+        let first = |r: &Replica| {
+            let alone = r.region.voters().all(|p| p.id == r.peer.id);
+            let fresh = r.group.last_index() == INITIAL.index;
+            alone || fresh && r.region.voters().next().is_some_and(|p| p.id == r.peer.id)
+        };
+        for (id, replica) in &mut core.replicas {
+            if first(replica) {
+                replica.group.campaign();
+            }
+            core.dirty.insert(*id);
+            core.out.changed.insert(*id);
+        }
+        Ok(core)
+    }
+
+    fn recover_region(&mut self, state: &RegionState, group: GroupLog) -> Result<()> {
+        let (id, applied) = (state.region.id, state.applied);
+        let peer = state.region.peer_on(self.store).copied();
+        if state.tombstone {
+            self.tombstones.insert(id, (state.region.epoch, peer.map(|p| p.id)));
+            if group.last.index > 0 {
+                self.log.append(vec![(id, LogOp::Destroy)])?;
+            }
+            return Ok(());
+        }
+        let peer = peer.ok_or_else(|| {
+            Error::Invalid(format!("region {id} has no replica on store {}", self.store))
+        })?;
+        let there = group.last.index > 0 && self.log.term(id, applied.index)? == Some(applied.term);
+        if !there {
+            let fresh = applied == INITIAL && group.last.index == 0;
+            if !fresh && group.restoring != Some(applied) {
+                return Err(Error::corrupt(format!(
+                    "region {id} is applied up to {}@{}, but its log ends at {}@{}: entries that \
+                     this replica acknowledged are lost",
+                    applied.index, applied.term, group.last.index, group.last.term
+                )));
+            }
+            self.reset_log(id, group.hard, applied)?;
+        }
+        self.open_replica(state.region.clone(), peer, applied)
+    }
+
+    /// The log continues after `at`; term and vote stay.
+    fn reset_log(&mut self, id: RegionId, hard: HardState, at: Applied) -> Result<()> {
+        let vote = if hard.term >= at.term { hard.vote } else { 0 };
+        let hard = HardState { term: hard.term.max(at.term), vote, commit: at.index };
+        self.log.append(vec![(id, LogOp::Reset(at)), (id, LogOp::HardState(hard))])
+    }
+
+    fn open_replica(&mut self, region: Region, peer: Peer, applied: Applied) -> Result<()> {
+        let (id, conf) = (region.id, wire::conf_state(&region));
+        let group =
+            Group::open(&self.config.raft, &self.log, id, peer.id, conf, applied.index)?;
+        self.incarnations += 1;
+        let replica = Replica::new(region, peer, group, applied, self.incarnations);
+        self.replicas.insert(id, replica);
+        self.dirty.insert(id);
+        Ok(())
+    }
+
+    /// This store's description of a region and of those that were split from it.
+    fn current(replicas: &BTreeMap<RegionId, Replica>, replica: &Replica) -> Vec<Region> {
+        let siblings = replica.siblings.iter().filter_map(|id| replicas.get(id));
+        let siblings = siblings.filter(|r| r.initialised).map(|r| r.region.clone());
+        std::iter::once(replica.region.clone()).chain(siblings).collect()
+    }
+
+    fn regions(&self, id: RegionId) -> Vec<Region> {
+        self.replicas.get(&id).map_or_else(Vec::new, |r| Self::current(&self.replicas, r))
+    }
+
+    /// What is said of a replica; `None` for one without a region.
+    pub fn status(&self, id: RegionId) -> Option<ReplicaStatus> {
+        let replica = self.replicas.get(&id).filter(|r| r.initialised)?;
+        let is_leader = replica.group.is_leader();
+        let (mut pending, mut matched) = (Vec::new(), Vec::new());
+        if is_leader {
+            for peer in &replica.region.peers {
+                let Some(follower) = replica.group.follower(peer.id) else { continue };
+                if !follower.replicating || !follower.active {
+                    pending.push(*peer);
+                }
+                matched.push((*peer, follower.matched));
+            }
+        }
+        Some(ReplicaStatus {
+            region: replica.region.clone(),
+            leader: replica.leader(),
+            is_leader,
+            term: replica.group.term(),
+            applied: replica.applied,
+            commit: replica.group.commit(),
+            pending,
+            matched,
+        })
+    }
+
+    /// Every region here.
+    pub fn ids(&self) -> Vec<RegionId> {
+        self.replicas.keys().copied().collect()
+    }
+
+    /// Why a group could not read its log, if that is why raft-rs gave up.
+    pub fn take_failure(&self) -> Option<Error> {
+        self.replicas.values().find_map(|r| r.group.take_failure())
+    }
+}

@@ -1,0 +1,463 @@
+//! What comes in, but for messages and snapshots: requests, ticks, and the threads' reports. Each
+//! only marks replicas; what follows from it is collected by `finish`.
+
+use super::{EARLY_TICKS_MAX, PROBE_TICKS, StoreCore};
+use crate::answer::Answer;
+use crate::apply::{ApplyReport, ApplyTask, Change, INITIAL, Waiting, change_region, split_region};
+use crate::command;
+use crate::error::{Error, Result};
+use crate::group::{Exported, Group, conf_change};
+use crate::handle::{Envelope, PeerChange, ReadPermit, SplitChild};
+use crate::log_store::LogOp;
+use crate::machine::{Applied, RegionState};
+use crate::replica::{Queued, Read, Replica};
+use damask_types::{Epoch, Peer, Region, RegionId};
+use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
+
+/// Something happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Tick,
+    Messages(Vec<Envelope>),
+    Propose {
+        region: RegionId,
+        epoch: Epoch,
+        term: Option<u64>,
+        payload: Vec<u8>,
+        /// The smallest and the largest key.
+        span: Option<(Vec<u8>, Vec<u8>)>,
+        answer: Answer<Applied>,
+    },
+    Read { region: RegionId, epoch: Epoch, answer: Answer<ReadPermit> },
+    Split {
+        region: RegionId,
+        epoch: Epoch,
+        keys: Vec<Vec<u8>>,
+        children: Vec<SplitChild>,
+        answer: Answer<Vec<Region>>,
+    },
+    ChangePeer { region: RegionId, epoch: Epoch, change: PeerChange, answer: Answer<Region> },
+    TransferLeader { region: RegionId, to: Peer },
+    /// The log is durable up to this turn.
+    Persisted(u64),
+    Reports(Vec<ApplyReport>),
+    /// The machine is durable: up to where each region's log is not needed.
+    Synced(Vec<(RegionId, u64)>),
+    Stop,
+}
+
+impl StoreCore {
+    /// Takes an event.
+    ///
+    /// # Errors
+    /// Only local ones, after which the store must stop.
+    pub fn step(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Tick => self.on_tick(),
+            Event::Messages(envelopes) => {
+                for envelope in envelopes {
+                    self.on_envelope(envelope)?;
+                }
+            }
+            Event::Propose { region, epoch, term, payload, span, answer } => {
+                match self.may_propose(region, epoch.version, span) {
+                    Ok(replica) => replica.queued.push(Queued { payload, term, answer }),
+                    Err(e) => answer.send(Err(e)),
+                }
+            }
+            Event::Read { region, epoch, answer } => self.on_read(region, epoch, answer),
+            Event::Split { region, epoch, keys, children, answer } => {
+                self.on_split(region, epoch, &keys, &children, answer);
+            }
+            Event::ChangePeer { region, epoch, change, answer } => {
+                self.on_change_peer(region, epoch, change, answer);
+            }
+            Event::TransferLeader { region, to } => {
+                if let Some(replica) = self.replicas.get_mut(&region)
+                    && replica.is_free()
+                    && replica.group.is_leader()
+                {
+                    replica.group.transfer_leader(to.id);
+                    self.dirty.insert(region);
+                }
+            }
+            Event::Persisted(turn) => self.on_persisted(turn),
+            Event::Reports(reports) => {
+                for report in reports {
+                    self.on_report(report)?;
+                }
+            }
+            Event::Synced(points) => self.on_synced(&points)?,
+            Event::Stop => {}
+        }
+        Ok(())
+    }
+
+    fn may_propose(
+        &mut self,
+        id: RegionId,
+        version: u64,
+        span: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<&mut Replica> {
+        let found = self.replicas.get(&id).filter(|r| r.initialised);
+        let replica = found.ok_or(Error::RegionNotFound(id))?;
+        if !replica.is_free() || !replica.group.is_leader() {
+            return Err(replica.not_leader());
+        }
+        if replica.region.epoch.version != version {
+            return Err(Error::EpochNotMatch { current: self.regions(id) });
+        }
+        let range = &replica.region.range;
+        if span.is_some_and(|(low, high)| !range.contains(&low) || !range.contains(&high)) {
+            return Err(Error::KeyNotInRegion { region: id, range: range.clone() });
+        }
+        self.dirty.insert(id);
+        Ok(self.replicas.get_mut(&id).expect("found above"))
+    }
+
+    fn on_read(&mut self, id: RegionId, epoch: Epoch, answer: Answer<ReadPermit>) {
+        let Some(replica) = self.replicas.get_mut(&id).filter(|r| r.initialised) else {
+            return answer.send(Err(Error::RegionNotFound(id)));
+        };
+        if epoch.version < replica.region.epoch.version {
+            return answer.send(Err(Error::EpochNotMatch { current: self.regions(id) }));
+        }
+        replica.waiting_reads.push(Read { epoch, since: self.tick, answer });
+        self.dirty.insert(id);
+    }
+
+    fn on_split(
+        &mut self,
+        id: RegionId,
+        epoch: Epoch,
+        keys: &[Vec<u8>],
+        children: &[SplitChild],
+        answer: Answer<Vec<Region>>,
+    ) {
+        let current = self.regions(id);
+        let replica = match self.may_propose(id, epoch.version, None) {
+            Ok(replica) => replica,
+            Err(e) => return answer.send(Err(e)),
+        };
+        if replica.region.epoch != epoch {
+            return answer.send(Err(Error::EpochNotMatch { current }));
+        }
+        if let Err(why) = split_region(&replica.region, keys, children) {
+            return answer.send(Err(Error::Invalid(why)));
+        }
+        replica.flush_queued();
+        let waiting = Waiting::Split(answer);
+        match replica.group.propose(vec![command::encode_split(epoch, keys, children)]) {
+            Ok((index, term)) => replica.await_entry(index, term, waiting),
+            Err(why) => replica.refuse(waiting, &why),
+        }
+    }
+
+    fn on_change_peer(
+        &mut self,
+        id: RegionId,
+        epoch: Epoch,
+        change: PeerChange,
+        answer: Answer<Region>,
+    ) {
+        let current = self.regions(id);
+        let version = current.first().map_or(0, |r| r.epoch.version);
+        let replica = match self.may_propose(id, version, None) {
+            Ok(replica) => replica,
+            Err(e) => return answer.send(Err(e)),
+        };
+        if replica.region.epoch.conf_ver != epoch.conf_ver {
+            return answer.send(Err(Error::EpochNotMatch { current }));
+        }
+        let own = replica.peer.id;
+        let refused = match change {
+            PeerChange::Remove(peer) | PeerChange::AddLearner(peer) if peer.id == own => {
+                Err("the leader cannot be removed or demoted: transfer it first".to_owned())
+            }
+            _ => change_region(&replica.region, change).map(|_| ()),
+        };
+        if let Err(why) = refused {
+            return answer.send(Err(Error::Invalid(why)));
+        }
+        replica.flush_queued();
+        let context = command::encode_change(epoch, change);
+        let waiting = Waiting::Change(answer);
+        match replica.group.propose_change(context, raft_change(change)) {
+            Ok((index, term)) => replica.await_entry(index, term, waiting),
+            Err(why) => replica.refuse(waiting, &why),
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.tick += 1;
+        let (tick, config) = (self.tick, &self.config);
+        let mut probes = Vec::new();
+        for (id, replica) in &mut self.replicas {
+            if !replica.is_free() {
+                continue;
+            }
+            replica.group.tick();
+            for asked in &mut replica.asked {
+                // On the leader raft-rs repeats by itself, with each heartbeat.
+                if !replica.group.is_leader() && tick >= asked.tick + config.read_retry_ticks {
+                    asked.tick = tick;
+                    replica.group.read_index(asked.context.clone());
+                }
+            }
+            replica.expire_reads(tick.saturating_sub(config.read_wait_ticks));
+            let leads = replica.group.is_leader();
+            if !leads && tick > replica.deposed + config.undetermined_ticks {
+                replica.give_up_pending("the leader was deposed and no other told the outcome");
+            }
+            if replica.exported_tick.is_some_and(|t| tick > t + config.snapshot_retry_ticks) {
+                replica.exported_tick = None;
+                replica.group.set_exported(None);
+            }
+            let group = &mut replica.group;
+            replica.sent_snapshots.retain(|peer, sent| {
+                let waits = leads && group.follower(*peer).is_some_and(|f| f.in_snapshot);
+                let late = tick > *sent + config.snapshot_retry_ticks;
+                if waits && late {
+                    group.snapshot_failed(*peer);
+                }
+                waits && !late
+            });
+            let silent = group.silent_ticks();
+            if !leads && silent >= PROBE_TICKS && silent.is_multiple_of(PROBE_TICKS) {
+                probes.push(*id);
+            }
+            self.dirty.insert(*id);
+        }
+        probes.into_iter().for_each(|id| self.probe(id));
+        self.early.retain(|_, early| tick <= early.since + EARLY_TICKS_MAX);
+        if tick.is_multiple_of(self.config.compact_ticks) {
+            self.out.maintain = true;
+        }
+    }
+
+    /// A replica that hears of no leader shows itself: if it was removed, somebody will say so.
+    fn probe(&mut self, id: RegionId) {
+        let replica = &self.replicas[&id];
+        let voters: Vec<Peer> = replica.region.voters().copied().collect();
+        let (from, term) = (replica.peer.id, replica.group.term());
+        for to in voters.into_iter().filter(|p| p.id != from) {
+            let mut m = Message { to: to.id.0, from: from.0, term, ..Message::default() };
+            m.set_msg_type(MessageType::MsgHeartbeatResponse);
+            if let Some(envelope) = Self::envelope(&self.replicas[&id], m) {
+                self.out.sends.push(envelope);
+            }
+        }
+    }
+
+    fn on_persisted(&mut self, turn: u64) {
+        while let Some((_, parts)) = self.unpersisted.pop_front_if(|(t, _)| *t <= turn) {
+            for part in parts {
+                let Some(replica) = self.replicas.get_mut(&part.region) else { continue };
+                if replica.incarnation != part.incarnation {
+                    continue;
+                }
+                replica.outstanding -= 1;
+                if replica.vote_unpersisted.is_some_and(|n| n <= part.number) {
+                    replica.vote_unpersisted = None;
+                }
+                if !replica.is_free() {
+                    continue; // a later number will say it again
+                }
+                replica.group.persisted(part.number);
+                if replica.snapshot_persisting.is_some_and(|n| n <= part.number) {
+                    replica.snapshot_persisting = None;
+                    replica.group.applied(replica.applied.index);
+                }
+                self.dirty.insert(part.region);
+            }
+        }
+    }
+
+    fn on_report(&mut self, report: ApplyReport) -> Result<()> {
+        match report {
+            ApplyReport::Applied { region, applied, changes } => {
+                self.on_applied(region, applied, changes)
+            }
+            ApplyReport::Exported { region, at, chunks } => {
+                let tick = self.tick;
+                if let Some(replica) = self.replicas.get_mut(&region.id) {
+                    let id = region.id;
+                    replica.exporting = false;
+                    if replica.is_free() {
+                        replica.exported_tick = Some(tick);
+                        replica.group.set_exported(Some(Exported { at, region, chunks }));
+                        self.dirty.insert(id);
+                    }
+                }
+                Ok(())
+            }
+            ApplyReport::Imported(state) => self.on_imported(state),
+            ApplyReport::Destroyed(state) => {
+                self.on_destroyed(&state);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_applied(&mut self, id: RegionId, applied: Applied, changes: Vec<Change>) -> Result<()> {
+        for change in changes {
+            match change {
+                Change::Replicas { change, region } => self.on_changed(id, change, region)?,
+                Change::Split { parent, children } => self.on_split_applied(parent, children)?,
+            }
+        }
+        let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
+        if replica.importing.is_some() || replica.snapshot_persisting.is_some() {
+            return Ok(()); // the snapshot is further
+        }
+        replica.applied = applied;
+        if replica.is_free() {
+            replica.group.applied(applied.index);
+        }
+        self.dirty.insert(id);
+        Ok(())
+    }
+
+    fn on_changed(&mut self, id: RegionId, change: PeerChange, region: Region) -> Result<()> {
+        let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
+        if replica.importing.is_some() {
+            return Ok(());
+        }
+        let Some(own) = region.peer_on(self.store).copied() else {
+            replica.destroying = true; // the machine's report follows
+            return Ok(());
+        };
+        replica.peer = own;
+        replica.region = region;
+        replica.group.apply_change(&raft_change(change))?;
+        self.out.changed.insert(id);
+        if let PeerChange::Remove(peer) = change
+            && replica.group.is_leader()
+        {
+            let notice = Self::notice(replica, peer);
+            self.out.sends.push(notice);
+        }
+        Ok(())
+    }
+
+    fn on_split_applied(&mut self, parent: Region, children: Vec<Region>) -> Result<()> {
+        let id = parent.id;
+        let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
+        let leads = replica.group.is_leader();
+        replica.region = parent;
+        replica.siblings = children.iter().map(|c| c.id).collect();
+        let all: Vec<RegionId> = children.iter().map(|c| c.id).chain([id]).collect();
+        self.out.changed.insert(id);
+        for child in children {
+            let id = child.id;
+            if self.replicas.get(&id).is_some_and(|r| r.initialised) {
+                continue;
+            }
+            // A replica made by an early message goes; its term and vote are in the log and stay.
+            self.replicas.remove(&id);
+            self.tombstones.remove(&id);
+            let log = self.log.group(id).unwrap_or_default();
+            if log.last.index == 0 {
+                self.reset_log(id, log.hard, INITIAL)?;
+            }
+            let own = child.peer_on(self.store).copied();
+            let own = own.ok_or_else(|| Error::corrupt("a child without its parent's peers"))?;
+            self.open_replica(child, own, INITIAL)?;
+            let replica = self.replicas.get_mut(&id).expect("opened above");
+            replica.siblings = all.iter().copied().filter(|r| *r != id).collect();
+            if leads {
+                replica.group.campaign();
+            }
+            self.out.changed.insert(id);
+            if let Some(early) = self.early.remove(&id) {
+                for envelope in early.envelopes {
+                    self.on_envelope(envelope)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the end of a replica that others say was removed.
+    pub(super) fn destroy(&mut self, id: RegionId, epoch: Epoch) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        if replica.importing.is_some() || replica.destroying {
+            return;
+        }
+        if !replica.initialised {
+            // Term and vote stay in the log: another replica here may get this id's region.
+            self.replicas.remove(&id);
+            return;
+        }
+        replica.destroying = true;
+        let mut region = replica.region.clone();
+        region.epoch.conf_ver = region.epoch.conf_ver.max(epoch.conf_ver);
+        let state = RegionState { region, applied: replica.applied, tombstone: true };
+        self.out.applies.push(ApplyTask::Destroy(state));
+    }
+
+    fn on_destroyed(&mut self, state: &RegionState) {
+        let id = state.region.id;
+        let peer = state.region.peer_on(self.store).map(|p| p.id);
+        if let Some(mut replica) = self.replicas.remove(&id) {
+            replica.give_up_pending("this replica was removed");
+            for read in replica.waiting_reads.drain(..) {
+                read.answer.send(Err(Error::RegionNotFound(id)));
+            }
+        }
+        self.tombstones.insert(id, (state.region.epoch, peer));
+        self.ops.push((id, LogOp::Destroy));
+        self.dirty.remove(&id);
+        self.out.changed.remove(&id);
+        self.out.removed.push(id);
+    }
+
+    /// Forgets entries that the machine has made durable: never above that point, and for a live
+    /// follower not above what it has.
+    fn on_synced(&mut self, points: &[(RegionId, u64)]) -> Result<()> {
+        for (id, synced) in points {
+            let Some(replica) = self.replicas.get(id).filter(|r| r.initialised && r.is_free())
+            else {
+                continue;
+            };
+            let log = self.log.group(*id).unwrap_or_default();
+            let mut limit = (*synced).min(replica.applied.index);
+            let mut keep = self.config.log_keep_entries;
+            if log.last.index - log.truncated.index > self.config.log_max_entries {
+                keep = keep.min(16);
+            } else if replica.group.is_leader() {
+                let followers = replica.region.peers.iter();
+                let live = followers.filter_map(|p| replica.group.follower(p.id));
+                let live = live.filter(|f| f.active && !f.in_snapshot);
+                limit = limit.min(live.map(|f| f.matched).min().unwrap_or(0));
+            }
+            let index = limit.saturating_sub(keep);
+            if index <= log.truncated.index {
+                continue;
+            }
+            if let Some(term) = self.log.term(*id, index)? {
+                self.ops.push((*id, LogOp::CompactTo(Applied { index, term })));
+            }
+        }
+        Ok(())
+    }
+
+    /// A replica that waits for its first snapshot.
+    pub(super) fn open_empty(&mut self, id: RegionId, peer: Peer, epoch: Epoch) -> Result<()> {
+        let conf = raft::eraftpb::ConfState::default();
+        let group = Group::open(&self.config.raft, &self.log, id, peer.id, conf, 0)?;
+        self.incarnations += 1;
+        let region = Region { id, range: Default::default(), epoch, peers: Vec::new() };
+        let replica = Replica::new(region, peer, group, Applied::default(), self.incarnations);
+        self.replicas.insert(id, replica);
+        Ok(())
+    }
+}
+
+fn raft_change(change: PeerChange) -> ConfChangeV2 {
+    match change {
+        PeerChange::AddLearner(peer) => conf_change(ConfChangeType::AddLearnerNode, peer.id),
+        PeerChange::AddVoter(peer) => conf_change(ConfChangeType::AddNode, peer.id),
+        PeerChange::Remove(peer) => conf_change(ConfChangeType::RemoveNode, peer.id),
+    }
+}

@@ -1,0 +1,238 @@
+//! Messages between stores: who may speak to whom, replicas that a message brings to life, and
+//! notices to those that were removed. A bad envelope is dropped, never an error.
+//!
+//! An envelope without message bytes is a notice: "in this epoch you are not in the region".
+
+use super::{EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, StoreCore};
+use crate::apply::ApplyTask;
+use crate::error::Result;
+use crate::handle::Envelope;
+use crate::log_store::LogOp;
+use crate::machine::{Applied, RegionState};
+use crate::replica::{Importing, Incoming, Replica};
+use crate::wire;
+use damask_types::{Epoch, Peer, PeerId, RegionId};
+use raft::eraftpb::{Message, MessageType};
+
+impl StoreCore {
+    pub(super) fn on_envelope(&mut self, envelope: Envelope) -> Result<()> {
+        if envelope.to.store != self.store {
+            return Ok(());
+        }
+        if envelope.message.is_empty() {
+            self.on_notice(&envelope);
+            return Ok(());
+        }
+        let Ok(m) = wire::decode_message(&envelope.message) else {
+            tracing::warn!(region = %envelope.region, "a message that cannot be read is dropped");
+            return Ok(());
+        };
+        if m.to != envelope.to.id.0 || m.from != envelope.from.id.0 || m.from == m.to {
+            return Ok(());
+        }
+        let id = envelope.region;
+        let Some(replica) = self.replicas.get(&id) else { return self.on_unknown(envelope, &m) };
+        if replica.peer.id != envelope.to.id {
+            return self.on_other_peer(envelope, &m);
+        }
+        if replica.initialised && replica.region.peer(envelope.from.id).is_none() {
+            let (theirs, ours) = (envelope.epoch.conf_ver, replica.region.epoch.conf_ver);
+            if theirs < ours {
+                let notice = Self::notice(replica, envelope.from);
+                self.out.sends.push(notice);
+            }
+            if theirs <= ours {
+                return Ok(());
+            }
+        }
+        self.step_message(envelope, m);
+        Ok(())
+    }
+
+    fn step_message(&mut self, envelope: Envelope, m: Message) {
+        let id = envelope.region;
+        let kind = m.get_msg_type();
+        if kind == MessageType::MsgAppend && self.overloaded {
+            return;
+        }
+        let incoming = match kind {
+            MessageType::MsgSnapshot => match self.incoming(&envelope, &m) {
+                Some(incoming) => Some(incoming),
+                None => return,
+            },
+            _ => None,
+        };
+        let Some(replica) = self.replicas.get_mut(&id).filter(|r| r.is_free()) else { return };
+        replica.known.insert(envelope.from.id, envelope.from);
+        replica.incoming.extend(incoming);
+        replica.group.step(m);
+        self.dirty.insert(id);
+    }
+
+    /// Checks a snapshot before raft-rs sees it: after that there is no way back.
+    fn incoming(&self, envelope: &Envelope, m: &Message) -> Option<Incoming> {
+        let snapshot = m.snapshot.as_ref()?;
+        let metadata = snapshot.metadata.as_ref()?;
+        let region = wire::take_region(&mut snapshot.data.as_slice()).ok()?;
+        let chunks = envelope.snapshot.clone()?;
+        let own = region.peer(envelope.to.id)?;
+        if region.id != envelope.region || own.store != self.store || metadata.index == 0 {
+            return None;
+        }
+        let overlaps = |r: &&Replica| {
+            r.initialised && r.region.id != region.id && {
+                r.region.range.intersect(&region.range).is_some()
+            }
+        };
+        if let Some(other) = self.replicas.values().find(overlaps) {
+            // Its range has to shrink first: a split that is not yet applied here.
+            tracing::debug!(region = %region.id, other = %other.region.id, "a snapshot waits");
+            return None;
+        }
+        let applied = Applied { index: metadata.index, term: metadata.term };
+        Some(Incoming { state: RegionState { region, applied, tombstone: false }, chunks })
+    }
+
+    fn on_notice(&mut self, envelope: &Envelope) {
+        let Some(replica) = self.replicas.get(&envelope.region) else { return };
+        let newer = envelope.epoch.conf_ver > replica.region.epoch.conf_ver;
+        if newer && replica.peer.id == envelope.to.id {
+            self.destroy(envelope.region, envelope.epoch);
+        }
+    }
+
+    pub(super) fn notice(replica: &Replica, to: Peer) -> Envelope {
+        Envelope {
+            region: replica.region.id,
+            epoch: replica.region.epoch,
+            from: replica.peer,
+            to,
+            message: Vec::new(),
+            snapshot: None,
+        }
+    }
+
+    /// A message to another peer of this store: the one here is older, and gone, or newer.
+    fn on_other_peer(&mut self, envelope: Envelope, m: &Message) -> Result<()> {
+        let id = envelope.region;
+        let replica = &self.replicas[&id];
+        if envelope.epoch.conf_ver <= replica.region.epoch.conf_ver {
+            return Ok(());
+        }
+        // The newer peer was added after this one was removed.
+        let conf_ver = envelope.epoch.conf_ver - 1;
+        self.destroy(id, Epoch { conf_ver, ..envelope.epoch });
+        if self.replicas.contains_key(&id) { Ok(()) } else { self.on_unknown(envelope, m) }
+    }
+
+    /// A message for a region that is not here: of a split that is about to be applied here, or
+    /// for a replica that is new to this store.
+    fn on_unknown(&mut self, envelope: Envelope, m: &Message) -> Result<()> {
+        let id = envelope.region;
+        if let Some((epoch, peer)) = self.tombstones.get(&id)
+            && (envelope.epoch.conf_ver <= epoch.conf_ver || Some(envelope.to.id) == *peer)
+        {
+            return Ok(());
+        }
+        let first = matches!(
+            m.get_msg_type(),
+            MessageType::MsgAppend
+                | MessageType::MsgHeartbeat
+                | MessageType::MsgRequestVote
+                | MessageType::MsgRequestPreVote
+        );
+        if !first || m.term == 0 {
+            return Ok(());
+        }
+        let tick = self.tick;
+        if self.replicas.values().any(|r| r.initialised) {
+            if self.early.len() >= EARLY_REGIONS_MAX && !self.early.contains_key(&id) {
+                return Ok(());
+            }
+            let early =
+                self.early.entry(id).or_insert_with(|| Early { since: tick, envelopes: Vec::new() });
+            if tick < early.since + EARLY_TICKS {
+                if early.envelopes.len() < EARLY_MESSAGES_MAX {
+                    early.envelopes.push(envelope);
+                }
+                return Ok(());
+            }
+            self.early.remove(&id);
+        }
+        self.open_empty(id, envelope.to, envelope.epoch)?;
+        let m = wire::decode_message(&envelope.message)?;
+        self.step_message(envelope, m);
+        Ok(())
+    }
+
+    /// The envelope of a message; `None` if nobody knows where the receiver lives.
+    pub(super) fn envelope(replica: &Replica, m: Message) -> Option<Envelope> {
+        let to = replica.find_peer(PeerId(m.to))?;
+        let snapshot = match m.get_msg_type() {
+            MessageType::MsgSnapshot => {
+                let index = m.snapshot.as_ref()?.metadata.as_ref()?.index;
+                Some(replica.group.exported_chunks(index)?)
+            }
+            _ => None,
+        };
+        Some(Envelope {
+            region: replica.region.id,
+            epoch: replica.region.epoch,
+            from: replica.peer,
+            to,
+            message: wire::encode_message(&m),
+            snapshot,
+        })
+    }
+
+    /// Hands a snapshot to the apply thread; the ready is given back when that is done.
+    pub(super) fn start_import(&mut self, id: RegionId, ready: raft::Ready) {
+        let replica = self.replicas.get_mut(&id).expect("it gave the ready");
+        let metadata = ready.snapshot().metadata.clone().unwrap_or_default();
+        let at = Applied { index: metadata.index, term: metadata.term };
+        let incoming = std::mem::take(&mut replica.incoming);
+        let Incoming { state, chunks } = incoming
+            .into_iter()
+            .rfind(|i| i.state.applied == at)
+            .expect("raft-rs takes only snapshots that it was given in this turn");
+        let behind = replica.pending.split_off(&(at.index + 1, 0));
+        replica.give_up_pending("a snapshot went past it");
+        replica.pending = behind;
+        replica.importing = Some(Importing { ready, state: state.clone() });
+        self.out.applies.push(ApplyTask::Import { state, chunks });
+    }
+
+    pub(super) fn on_imported(&mut self, state: RegionState) -> Result<()> {
+        let id = state.region.id;
+        let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
+        let Some(Importing { mut ready, state: expected }) = replica.importing.take() else {
+            return Ok(());
+        };
+        debug_assert_eq!(state, expected);
+        let number = ready.number();
+        let mut batch = vec![(id, LogOp::Reset(state.applied))];
+        let entries = ready.take_entries();
+        if !entries.is_empty() {
+            let entries = entries.into_iter().map(crate::group::from_entry).collect();
+            batch.push((id, LogOp::Append(entries)));
+        }
+        replica.hard = replica.group.hard_state();
+        batch.push((id, LogOp::HardState(replica.hard)));
+        self.log.append(batch)?;
+        let own = state.region.peer_on(self.store).copied();
+        replica.peer = own.expect("checked before raft-rs saw the snapshot");
+        replica.region = state.region;
+        replica.initialised = true;
+        replica.applied = state.applied;
+        replica.snapshot_persisting = Some(number);
+        replica.vote_unpersisted = Some(number);
+        let messages = ready.take_persisted_messages();
+        replica.group.advance(ready);
+        let held: Vec<_> =
+            messages.into_iter().filter_map(|m| Self::envelope(replica, m)).collect();
+        self.hand_to_writer(id, number, true, held);
+        self.out.changed.insert(id);
+        self.dirty.insert(id);
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! The end of a turn: every dirty replica's ready becomes messages, one log append for all, and
+//! work for writer and apply thread. It must keep the order that `store_core.rs` states.
+
+use super::{Persisting, StoreCore, Turn, WriteTask};
+use crate::apply::ApplyTask;
+use crate::error::Result;
+use crate::group::{from_entry, from_hard_state};
+use crate::handle::Envelope;
+use crate::log_store::{LogBatch, LogEntry, LogOp};
+use crate::replica::Replica;
+use damask_types::{PeerRole, RegionId};
+use raft::eraftpb::{Message, MessageType};
+use raft::{Ready, StateRole};
+
+/// Readies that one replica may give in one turn; the rest waits for the next.
+const ROUNDS_MAX: usize = 8;
+
+/// A ready whose content is in the batch.
+struct Taken {
+    region: RegionId,
+    ready: Ready,
+    /// Nothing of it has to be synced, nor of those before it.
+    at_once: bool,
+}
+
+impl StoreCore {
+    /// Collects what follows from the events since the last turn.
+    ///
+    /// # Errors
+    /// Only local ones, after which the store must stop.
+    pub fn finish(&mut self) -> Result<Turn> {
+        self.turn += 1;
+        for _ in 0..ROUNDS_MAX {
+            if self.dirty.is_empty() && self.ops.is_empty() {
+                break;
+            }
+            self.round()?;
+        }
+        if !self.persisting.is_empty() {
+            let parts = std::mem::take(&mut self.persisting);
+            self.unpersisted.push_back((self.turn, parts));
+        }
+        if let Some(write) = &mut self.out.write {
+            write.turn = self.turn;
+        }
+        if self.appended_bytes > self.config.compact_bytes {
+            self.out.maintain = true;
+        }
+        if self.out.maintain {
+            self.appended_bytes = 0;
+        }
+        Ok(std::mem::take(&mut self.out))
+    }
+
+    /// Is there more to do than one turn did?
+    pub fn has_more(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let mut batch = std::mem::take(&mut self.ops);
+        let mut taken = Vec::new();
+        for id in std::mem::take(&mut self.dirty) {
+            if !self.prepare(id) {
+                continue;
+            }
+            let replica = self.replicas.get_mut(&id).expect("prepared");
+            let ready = replica.group.ready();
+            self.note_role(id);
+            if ready.snapshot().is_empty() {
+                taken.push(self.take(id, ready, &mut batch));
+            } else {
+                self.start_import(id, ready);
+            }
+        }
+        if !batch.is_empty() {
+            self.log.append(batch)?;
+        }
+        for Taken { region, ready, at_once } in taken {
+            let number = ready.number();
+            let replica = self.replicas.get_mut(&region).expect("it gave the ready");
+            replica.group.advance(ready);
+            if at_once {
+                replica.group.persisted(number);
+            }
+            replica.incoming.clear();
+            if replica.group.has_ready() {
+                self.dirty.insert(region);
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns what waits in a replica into raft-rs's input; false if there is no ready then.
+    fn prepare(&mut self, id: RegionId) -> bool {
+        let Some(mut replica) = self.replicas.remove(&id) else { return false };
+        replica.answer_reads(|r| Self::current(&self.replicas, r));
+        let mut ready = false;
+        if replica.is_free() {
+            let (nonce, count) = (self.config.nonce, &mut self.reads);
+            let peer = replica.peer.id.0;
+            replica.flush_queued();
+            replica.flush_reads(self.tick, || {
+                *count += 1;
+                [peer, nonce, *count].iter().flat_map(|n| n.to_be_bytes()).collect()
+            });
+            if replica.group.take_snapshot_wanted() && !replica.exporting {
+                replica.exporting = true;
+                self.out.applies.push(ApplyTask::Export(id));
+            }
+            ready = replica.group.has_ready();
+            if !ready {
+                replica.incoming.clear();
+            }
+        }
+        self.replicas.insert(id, replica);
+        ready
+    }
+
+    /// Sees whether role, term or leader are new.
+    fn note_role(&mut self, id: RegionId) {
+        let tick = self.tick;
+        let replica = self.replicas.get_mut(&id).expect("it gave the ready");
+        let group = &replica.group;
+        let now = (group.term(), group.role(), group.leader());
+        let before = std::mem::replace(&mut replica.seen, now);
+        if before == now {
+            return;
+        }
+        if (before.0, before.1) != (now.0, now.1) {
+            if before.1 == StateRole::Leader && now.1 != StateRole::Leader {
+                replica.deposed = tick;
+            }
+            if replica.peer.role == PeerRole::Voter {
+                replica.requeue_asked();
+                if !replica.waiting_reads.is_empty() {
+                    self.dirty.insert(id);
+                }
+            }
+        }
+        self.out.changed.insert(id);
+    }
+
+    /// Spreads a ready over the turn.
+    fn take(&mut self, id: RegionId, mut ready: Ready, batch: &mut LogBatch) -> Taken {
+        let replica = self.replicas.get_mut(&id).expect("it gave the ready");
+        let number = ready.number();
+        for read in ready.take_read_states() {
+            replica.confirm_read(&read.request_ctx, read.index);
+        }
+        if !replica.confirmed.is_empty() {
+            self.dirty.insert(id);
+        }
+        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(from_entry).collect();
+        if !entries.is_empty() {
+            self.appended_bytes += entries.iter().map(LogEntry::size).sum::<usize>();
+            batch.push((id, LogOp::Append(entries)));
+        }
+        if let Some(hard) = ready.hs().map(from_hard_state) {
+            if (hard.term, hard.vote) != (replica.hard.term, replica.hard.vote) {
+                replica.vote_unpersisted = Some(number);
+            }
+            replica.hard = hard;
+            batch.push((id, LogOp::HardState(hard)));
+        }
+        let committed = ready.take_committed_entries();
+        if let Some(last) = committed.last().map(|e| e.index) {
+            let first = committed[0].index;
+            let term_at = |index: u64| {
+                let at = index.checked_sub(first).map(|at| &committed[at as usize]);
+                at.map_or(0, |entry| entry.term)
+            };
+            let waiting = replica.take_waiting(last, term_at);
+            let entries = committed.into_iter().map(from_entry).collect();
+            self.out.applies.push(ApplyTask::Entries { region: id, entries, waiting });
+        }
+        // A leader's messages may go before its own sync, unless they carry a term that a crash
+        // would make it forget; anybody else's wait.
+        let at_once = !ready.must_sync() && replica.outstanding == 0;
+        let free = at_once || replica.vote_unpersisted.is_none();
+        let (mut now, mut held) = (Vec::new(), Vec::new());
+        let leading = ready.take_messages().into_iter().map(|m| (free, m));
+        let after = ready.take_persisted_messages().into_iter();
+        let after = after.map(|m| (at_once || free && says_nothing_of_the_log(&m), m));
+        let mut failed = Vec::new();
+        for (go, m) in leading.chain(after) {
+            let to = damask_types::PeerId(m.to);
+            let snapshot = m.get_msg_type() == MessageType::MsgSnapshot;
+            match Self::envelope(replica, m) {
+                Some(envelope) => {
+                    if snapshot {
+                        replica.sent_snapshots.insert(to, self.tick);
+                    }
+                    if go { now.push(envelope) } else { held.push(envelope) }
+                }
+                None if snapshot => failed.push(to),
+                None => {}
+            }
+        }
+        for to in failed {
+            // Its content is gone: the next tick gives the attempt up.
+            replica.sent_snapshots.insert(to, 0);
+        }
+        self.out.sends.extend(now);
+        if !at_once {
+            self.hand_to_writer(id, number, ready.must_sync(), held);
+        }
+        Taken { region: id, ready, at_once }
+    }
+
+    pub(super) fn hand_to_writer(
+        &mut self,
+        id: RegionId,
+        number: u64,
+        sync: bool,
+        held: Vec<Envelope>,
+    ) {
+        let replica: &mut Replica = self.replicas.get_mut(&id).expect("it gave the ready");
+        replica.outstanding += 1;
+        let incarnation = replica.incarnation;
+        self.persisting.push(Persisting { region: id, incarnation, number });
+        let write = self.out.write.get_or_insert_with(WriteTask::default);
+        write.sync |= sync;
+        write.held.extend(held);
+    }
+}
+
+/// Acknowledges the term only, which is durable: no need to wait for entries.
+fn says_nothing_of_the_log(m: &Message) -> bool {
+    matches!(
+        m.get_msg_type(),
+        MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex
+    )
+}

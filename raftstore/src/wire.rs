@@ -1,0 +1,162 @@
+//! Regions and Raft messages as bytes. Decoders must never panic on what a peer sent.
+//!
+//! ```text
+//! region   version u8 = 1, id, start, end, conf_ver, version, count, peer*   (peer: command.rs)
+//! message  version u8 = 1, type u8, to, from, term, log term, index, commit, commit term,
+//!          reject u8, reject hint, priority (zigzag), context,
+//!          count, { kind u8, term, index, context, data }*,
+//!          snapshot u8 (0 none, 1: index, term, region)
+//! ```
+//! Numbers are varints; keys, contexts and data have their length in front.
+
+use crate::command::{put_peer, take_bytes, take_peer};
+use damask_types::codec::{
+    DecodeError, put_var_i64, put_var_u64, take_u8, take_var_i64, take_var_u64,
+};
+use damask_types::{Epoch, KeyRange, Region, RegionId};
+use raft::eraftpb::{ConfState, Entry, Message, Snapshot, SnapshotMetadata};
+
+type Result<T> = std::result::Result<T, DecodeError>;
+
+const VERSION: u8 = 1;
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_var_u64(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Appends a region.
+pub fn put_region(out: &mut Vec<u8>, region: &Region) {
+    out.push(VERSION);
+    put_var_u64(out, region.id.0);
+    put_bytes(out, &region.range.start);
+    put_bytes(out, &region.range.end);
+    put_var_u64(out, region.epoch.conf_ver);
+    put_var_u64(out, region.epoch.version);
+    put_var_u64(out, region.peers.len() as u64);
+    region.peers.iter().for_each(|peer| put_peer(out, peer));
+}
+
+/// Takes a region.
+pub fn take_region(buf: &mut &[u8]) -> Result<Region> {
+    if take_u8(buf)? != VERSION {
+        return Err(DecodeError("region version"));
+    }
+    let id = RegionId(take_var_u64(buf)?);
+    let range = KeyRange { start: take_bytes(buf)?.to_vec(), end: take_bytes(buf)?.to_vec() };
+    let epoch = Epoch { conf_ver: take_var_u64(buf)?, version: take_var_u64(buf)? };
+    let count = take_var_u64(buf)?;
+    let peers = (0..count).map(|_| take_peer(buf)).collect::<Result<_>>()?;
+    Ok(Region { id, range, epoch, peers })
+}
+
+/// The replicas as Raft sees them.
+pub(crate) fn conf_state(region: &Region) -> ConfState {
+    ConfState {
+        voters: region.voters().map(|p| p.id.0).collect(),
+        learners: region.learners().map(|p| p.id.0).collect(),
+        ..ConfState::default()
+    }
+}
+
+/// A message's bytes. A snapshot's data is a region as `put_region` wrote it.
+pub(crate) fn encode_message(m: &Message) -> Vec<u8> {
+    let payload: usize = m.entries.iter().map(|e| e.data.len() + e.context.len() + 24).sum();
+    let mut out = Vec::with_capacity(64 + payload);
+    out.extend_from_slice(&[VERSION, m.msg_type as u8]);
+    for number in [m.to, m.from, m.term, m.log_term, m.index, m.commit, m.commit_term] {
+        put_var_u64(&mut out, number);
+    }
+    out.push(u8::from(m.reject));
+    put_var_u64(&mut out, m.reject_hint);
+    put_var_i64(&mut out, m.priority);
+    put_bytes(&mut out, &m.context);
+    put_var_u64(&mut out, m.entries.len() as u64);
+    for entry in &m.entries {
+        out.push(entry.entry_type as u8);
+        put_var_u64(&mut out, entry.term);
+        put_var_u64(&mut out, entry.index);
+        put_bytes(&mut out, &entry.context);
+        put_bytes(&mut out, &entry.data);
+    }
+    match &m.snapshot {
+        Some(snapshot) if !snapshot.is_empty() => {
+            let metadata = snapshot.metadata.clone().unwrap_or_default();
+            out.push(1);
+            put_var_u64(&mut out, metadata.index);
+            put_var_u64(&mut out, metadata.term);
+            put_bytes(&mut out, &snapshot.data);
+        }
+        _ => out.push(0),
+    }
+    out
+}
+
+/// Parses a message; a snapshot's replicas are those of the region in it.
+pub(crate) fn decode_message(bytes: &[u8]) -> Result<Message> {
+    let buf = &mut &*bytes;
+    if take_u8(buf)? != VERSION {
+        return Err(DecodeError("message version"));
+    }
+    let mut m = Message { msg_type: i32::from(take_u8(buf)?), ..Message::default() };
+    for field in [
+        &mut m.to,
+        &mut m.from,
+        &mut m.term,
+        &mut m.log_term,
+        &mut m.index,
+        &mut m.commit,
+        &mut m.commit_term,
+    ] {
+        *field = take_var_u64(buf)?;
+    }
+    m.reject = take_u8(buf)? != 0;
+    m.reject_hint = take_var_u64(buf)?;
+    m.priority = take_var_i64(buf)?;
+    m.context = take_bytes(buf)?.to_vec();
+    for _ in 0..take_var_u64(buf)? {
+        let entry_type = i32::from(take_u8(buf)?);
+        let (term, index) = (take_var_u64(buf)?, take_var_u64(buf)?);
+        let context = take_bytes(buf)?.to_vec();
+        let data = take_bytes(buf)?.to_vec();
+        m.entries.push(Entry { entry_type, term, index, data, context, sync_log: false });
+    }
+    if take_u8(buf)? == 1 {
+        let (index, term) = (take_var_u64(buf)?, take_var_u64(buf)?);
+        let data = take_bytes(buf)?.to_vec();
+        let region = take_region(&mut data.as_slice())?;
+        let conf_state = Some(conf_state(&region));
+        let metadata = Some(SnapshotMetadata { conf_state, index, term });
+        m.snapshot = Some(Snapshot { data, metadata });
+    }
+    if buf.is_empty() { Ok(m) } else { Err(DecodeError("bytes after message")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use damask_types::{Peer, PeerId, PeerRole, StoreId};
+    use raft::eraftpb::MessageType;
+
+    #[test]
+    fn a_message_comes_back_and_cut_bytes_do_not() {
+        let peer = Peer { id: PeerId(3), store: StoreId(1), role: PeerRole::Voter };
+        let epoch = Epoch { conf_ver: 1, version: 2 };
+        let range = KeyRange::new("a", "b");
+        let region = Region { id: RegionId(8), range, epoch, peers: vec![peer] };
+        let mut data = Vec::new();
+        put_region(&mut data, &region);
+        let metadata = SnapshotMetadata { conf_state: Some(conf_state(&region)), index: 9, term: 5 };
+        let entry = Entry { term: 4, index: 300, data: b"x".to_vec(), ..Entry::default() };
+        let mut m = Message { to: 1, from: 2, term: 7, commit: 300, ..Message::default() };
+        m.set_msg_type(MessageType::MsgSnapshot);
+        m.priority = -1;
+        m.entries = vec![entry.clone(), entry];
+        m.snapshot = Some(Snapshot { data, metadata: Some(metadata) });
+        let bytes = encode_message(&m);
+        assert_eq!(decode_message(&bytes), Ok(m));
+        for len in 0..bytes.len() {
+            assert!(decode_message(&bytes[..len]).is_err());
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The shape of one SELECT: modifiers that change nothing are dropped, HAVING without groups
+//! becomes a WHERE, conditions become boolean. It must never touch a subquery: those are visited
+//! on their own.
+
+use super::{as_bool, functions, lower, lower_name};
+use sqlparser::ast::*;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+/// Before its expressions are rewritten.
+pub(super) fn prepare(select: &mut Select) {
+    select.select_modifiers = None;
+    select.optimizer_hints.clear();
+    drop_dual(select);
+    having_to_where(select);
+    rollup(select);
+    for item in &mut select.projection {
+        match item {
+            SelectItem::ExprWithAlias { alias, .. } => lower(alias),
+            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(n), _) => {
+                lower_name(n);
+            }
+            _ => {}
+        }
+    }
+    for window in &mut select.named_window {
+        lower(&mut window.0);
+    }
+    for join in select.from.iter_mut().flat_map(|from| &mut from.joins) {
+        if let JoinOperator::StraightJoin(constraint) = &join.join_operator {
+            join.join_operator = JoinOperator::Inner(constraint.clone());
+        }
+        if let Some(JoinConstraint::Using(names)) = constraint(&mut join.join_operator) {
+            names.iter_mut().for_each(lower_name);
+        }
+    }
+}
+
+/// After its expressions were rewritten.
+pub(super) fn finish(select: &mut Select) {
+    for condition in [&mut select.selection, &mut select.having] {
+        if let Some(expr) = condition.take() {
+            *condition = Some(as_bool(expr));
+        }
+    }
+    for join in select.from.iter_mut().flat_map(|from| &mut from.joins) {
+        if let Some(JoinConstraint::On(on)) = constraint(&mut join.join_operator) {
+            let expr = std::mem::replace(on, super::null());
+            *on = as_bool(expr);
+        }
+    }
+}
+
+fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
+    use JoinOperator as J;
+    match operator {
+        J::Join(c) | J::Inner(c) | J::Left(c) | J::LeftOuter(c) | J::Right(c) => Some(c),
+        J::RightOuter(c) | J::FullOuter(c) | J::CrossJoin(c) => Some(c),
+        _ => None,
+    }
+}
+
+/// FROM DUAL is no FROM.
+fn drop_dual(select: &mut Select) {
+    let is_dual = |from: &TableWithJoins| match &from.relation {
+        TableFactor::Table { name, .. } => {
+            from.joins.is_empty() && name.to_string().eq_ignore_ascii_case("dual")
+        }
+        _ => false,
+    };
+    if select.from.len() == 1 && is_dual(&select.from[0]) {
+        select.from.clear();
+    }
+}
+
+/// Without groups and aggregates HAVING is a condition on rows that may name aliases.
+fn having_to_where(select: &mut Select) {
+    let grouped = match &select.group_by {
+        GroupByExpr::All(_) => true,
+        GroupByExpr::Expressions(exprs, _) => !exprs.is_empty(),
+    };
+    let Some(having) = &select.having else { return };
+    let items = || {
+        select.projection.iter().filter_map(|item| match item {
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
+            _ => None,
+        })
+    };
+    if grouped || items().chain([having]).any(gathers) {
+        return;
+    }
+    let aliases: HashMap<String, Expr> = select
+        .projection
+        .iter()
+        .filter_map(|item| match item {
+            SelectItem::ExprWithAlias { expr, alias } => {
+                Some((alias.value.to_lowercase(), Expr::Nested(Box::new(expr.clone()))))
+            }
+            _ => None,
+        })
+        .collect();
+    let Some(mut having) = select.having.take() else { return };
+    let _: ControlFlow<()> = visit_expressions_mut(&mut having, |expr| {
+        if let Expr::Identifier(ident) = expr
+            && let Some(aliased) = aliases.get(&ident.value.to_lowercase())
+        {
+            *expr = aliased.clone();
+        }
+        ControlFlow::Continue(())
+    });
+    select.selection = Some(match select.selection.take() {
+        Some(selection) => Expr::BinaryOp {
+            left: Box::new(Expr::Nested(Box::new(selection))),
+            op: BinaryOperator::And,
+            right: Box::new(Expr::Nested(Box::new(having))),
+        },
+        None => having,
+    });
+}
+
+/// Does the expression hold an aggregate or a window function?
+fn gathers(expr: &Expr) -> bool {
+    let found = visit_expressions(expr, |e| match e {
+        Expr::Function(f) if f.over.is_some() || functions::is_aggregate(&f.name) => {
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
+}
+
+/// GROUP BY … WITH ROLLUP in standard form.
+fn rollup(select: &mut Select) {
+    let GroupByExpr::Expressions(exprs, modifiers) = &mut select.group_by else { return };
+    if modifiers.contains(&GroupByWithModifier::Rollup) && !exprs.is_empty() {
+        let sets = std::mem::take(exprs).into_iter().map(|e| vec![e]).collect();
+        *exprs = vec![Expr::Rollup(sets)];
+        modifiers.clear();
+    }
+}

@@ -1,0 +1,77 @@
+//! What SHOW WARNINGS shows of the last statement. It must never grow without bound.
+
+use crate::error::Error;
+
+/// Warnings kept of one statement; more are counted (`max_error_count`).
+pub const KEPT_MAX: usize = 64;
+
+/// How bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something was adjusted without loss.
+    Note,
+    /// Something was adjusted.
+    Warning,
+    /// The statement failed.
+    Error,
+}
+
+impl Level {
+    /// As SHOW WARNINGS prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Note => "Note",
+            Level::Warning => "Warning",
+            Level::Error => "Error",
+        }
+    }
+}
+
+/// One warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// How bad.
+    pub level: Level,
+    /// MySQL's number.
+    pub code: u16,
+    /// The text.
+    pub message: String,
+}
+
+/// The warnings of one statement.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings {
+    kept: Vec<Warning>,
+    count: u64,
+}
+
+impl Warnings {
+    /// Adds one.
+    pub fn push(&mut self, level: Level, code: u16, message: impl Into<String>) {
+        self.count += 1;
+        if self.kept.len() < KEPT_MAX {
+            self.kept.push(Warning { level, code, message: message.into() });
+        }
+    }
+
+    /// Adds an error that was only worth a warning.
+    pub fn demote(&mut self, error: Error) {
+        self.push(Level::Warning, error.code, error.message);
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The first ones.
+    pub fn kept(&self) -> &[Warning] {
+        &self.kept
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.kept.clear();
+        self.count = 0;
+    }
+}

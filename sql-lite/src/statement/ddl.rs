@@ -1,0 +1,986 @@
+//! CREATE, ALTER, DROP, TRUNCATE, RENAME. Types are resolved here, since their names are grammar;
+//! what MySQL has and this server has not is refused by name (1235), never silently changed.
+
+use super::parser::P;
+use super::{Stmt, TableName};
+use crate::error::{Error, Result};
+use damask_types::ColumnType;
+use damask_types::schema::IntWidth;
+use sqlparser::ast::{Expr, Query};
+use sqlparser::tokenizer::Token;
+
+/// DEFAULT of a column.
+#[derive(Clone, Debug)]
+pub enum Default {
+    /// A constant, NULL included.
+    Constant(Box<Expr>),
+    /// CURRENT_TIMESTAMP.
+    Now,
+}
+
+/// What a column's definition says of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// PRIMARY KEY.
+    Primary,
+    /// UNIQUE.
+    Unique,
+    /// KEY, INDEX.
+    Plain,
+}
+
+/// A column's definition.
+#[derive(Clone, Debug)]
+pub struct ColumnDef {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub ty: ColumnType,
+    /// NULL or NOT NULL, if said.
+    pub nullable: Option<bool>,
+    /// DEFAULT.
+    pub default: Option<Default>,
+    /// AUTO_INCREMENT.
+    pub auto_increment: bool,
+    /// ON UPDATE CURRENT_TIMESTAMP.
+    pub on_update_now: bool,
+    /// COMMENT.
+    pub comment: String,
+    /// PRIMARY KEY or UNIQUE within the definition.
+    pub key: Option<KeyKind>,
+    /// What was read and has no effect: REFERENCES, CHECK.
+    pub ignored: Vec<&'static str>,
+}
+
+/// A key's definition.
+#[derive(Clone, Debug)]
+pub struct KeyDef {
+    /// Its name, if given.
+    pub name: Option<String>,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// Primary, unique, plain.
+    pub kind: KeyKind,
+}
+
+/// Where a new column goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// At the end.
+    Last,
+    /// FIRST.
+    First,
+    /// AFTER.
+    After(String),
+}
+
+/// CREATE TABLE.
+#[derive(Clone, Debug)]
+pub struct CreateTable {
+    /// Its name.
+    pub name: TableName,
+    /// IF NOT EXISTS.
+    pub if_not_exists: bool,
+    /// Columns.
+    pub columns: Vec<ColumnDef>,
+    /// Keys.
+    pub keys: Vec<KeyDef>,
+    /// COMMENT.
+    pub comment: String,
+    /// AUTO_INCREMENT = n.
+    pub auto_increment: Option<u64>,
+    /// LIKE.
+    pub like: Option<TableName>,
+    /// AS SELECT.
+    pub query: Option<Box<Query>>,
+    /// What was read and has no effect: FOREIGN KEY, CHECK.
+    pub ignored: Vec<&'static str>,
+}
+
+/// One action of ALTER TABLE.
+#[derive(Clone, Debug)]
+pub enum AlterAction {
+    /// ADD COLUMN.
+    AddColumn {
+        /// The column.
+        column: ColumnDef,
+        /// Where.
+        position: Position,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// DROP COLUMN.
+    DropColumn {
+        /// Its name.
+        name: String,
+        /// IF EXISTS.
+        if_exists: bool,
+    },
+    /// MODIFY and CHANGE COLUMN.
+    ChangeColumn {
+        /// Its name so far.
+        old: String,
+        /// What it becomes.
+        column: ColumnDef,
+        /// FIRST and AFTER; `None` = stays.
+        position: Option<Position>,
+    },
+    /// ALTER COLUMN SET/DROP DEFAULT.
+    SetDefault {
+        /// The column.
+        name: String,
+        /// `None` = DROP.
+        default: Option<Default>,
+    },
+    /// RENAME COLUMN.
+    RenameColumn {
+        /// From.
+        old: String,
+        /// To.
+        new: String,
+    },
+    /// ADD KEY, CREATE INDEX.
+    AddKey {
+        /// The key.
+        key: KeyDef,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// DROP KEY, DROP INDEX.
+    DropKey {
+        /// Its name; PRIMARY for the primary key.
+        name: String,
+        /// IF EXISTS.
+        if_exists: bool,
+    },
+    /// RENAME INDEX.
+    RenameKey {
+        /// From.
+        old: String,
+        /// To.
+        new: String,
+    },
+    /// RENAME TO.
+    RenameTo(TableName),
+    /// SET COLUMN REPLICA, SET TIFLASH REPLICA.
+    SetColumnReplica(u32),
+    /// COMMENT.
+    Comment(String),
+    /// AUTO_INCREMENT = n.
+    AutoIncrement(u64),
+    /// FOREIGN KEY, CHECK: read, no effect, a warning.
+    Ignored(&'static str),
+    /// Character sets, engine, ENABLE KEYS …: read, no effect.
+    NoEffect,
+}
+
+const FOREIGN_KEY: &str = "FOREIGN KEY";
+const CHECK: &str = "CHECK";
+
+impl P<'_> {
+    pub(super) fn create(&mut self) -> Result<Stmt> {
+        self.expect("CREATE")?;
+        if self.word("DATABASE") || self.word("SCHEMA") {
+            let if_not_exists = self.if_not_exists();
+            let name = self.name()?;
+            self.database_options()?;
+            return Ok(Stmt::CreateDatabase { name, if_not_exists });
+        }
+        if self.word("TEMPORARY") {
+            return self.unsupported("CREATE TEMPORARY TABLE");
+        }
+        if self.word("TABLE") {
+            return self.create_table();
+        }
+        let kind = if self.word("UNIQUE") { KeyKind::Unique } else { KeyKind::Plain };
+        if self.word("INDEX") {
+            return self.create_index(kind);
+        }
+        for what in ["VIEW", "OR", "USER", "ROLE", "FUNCTION", "PROCEDURE", "TRIGGER", "EVENT",
+            "SEQUENCE", "FULLTEXT", "SPATIAL", "VECTOR", "PLACEMENT", "BINDING", "GLOBAL",
+            "SESSION", "RESOURCE", "ALGORITHM", "DEFINER", "SQL", "SERVER", "TABLESPACE"]
+        {
+            if self.peek(what) {
+                return self.unsupported(&format!("CREATE {what}"));
+            }
+        }
+        self.fail()
+    }
+
+    fn database_options(&mut self) -> Result<()> {
+        while !self.at_end() {
+            self.word("DEFAULT");
+            let charset = self.words(&["CHARACTER", "SET"]) || self.word("CHARSET");
+            if !charset && self.one_of(&["COLLATE", "ENCRYPTION"]).is_none() {
+                return self.fail();
+            }
+            self.symbol(&Token::Eq);
+            self.name_or_string()?;
+        }
+        Ok(())
+    }
+
+    fn create_table(&mut self) -> Result<Stmt> {
+        let if_not_exists = self.if_not_exists();
+        let mut create = CreateTable {
+            name: self.table_name()?,
+            if_not_exists,
+            columns: Vec::new(),
+            keys: Vec::new(),
+            comment: String::new(),
+            auto_increment: None,
+            like: None,
+            query: None,
+            ignored: Vec::new(),
+        };
+        if self.word("LIKE") {
+            create.like = Some(self.table_name()?);
+            return Ok(Stmt::CreateTable(Box::new(create)));
+        }
+        if self.peek_symbol(&Token::LParen) && self.peek_nth(1, "LIKE") {
+            self.symbol(&Token::LParen);
+            self.word("LIKE");
+            create.like = Some(self.table_name()?);
+            self.expect_symbol(&Token::RParen)?;
+            return Ok(Stmt::CreateTable(Box::new(create)));
+        }
+        if self.peek_symbol(&Token::LParen) && !self.peek_nth(1, "SELECT") {
+            self.symbol(&Token::LParen);
+            self.list(|p| p.table_element(&mut create))?;
+            self.expect_symbol(&Token::RParen)?;
+        }
+        self.table_options(&mut create)?;
+        let _ = self.one_of(&["IGNORE", "REPLACE"]);
+        let explicit = self.word("AS");
+        if explicit || self.peek("SELECT") || self.peek("WITH") || self.peek_symbol(&Token::LParen) {
+            create.query = Some(self.query()?);
+        }
+        if create.columns.is_empty() && create.query.is_none() {
+            return self.fail();
+        }
+        Ok(Stmt::CreateTable(Box::new(create)))
+    }
+
+    fn table_element(&mut self, create: &mut CreateTable) -> Result<()> {
+        if self.peek_key() {
+            return match self.key_def()? {
+                Ok(key) => {
+                    create.keys.push(key);
+                    Ok(())
+                }
+                Err(what) => {
+                    create.ignored.push(what);
+                    Ok(())
+                }
+            };
+        }
+        let column = self.column_def()?;
+        create.ignored.extend(&column.ignored);
+        create.columns.push(column);
+        Ok(())
+    }
+
+    fn peek_key(&self) -> bool {
+        ["CONSTRAINT", "PRIMARY", "UNIQUE", "KEY", "INDEX", "FOREIGN", "CHECK", "FULLTEXT", "SPATIAL"]
+            .iter()
+            .any(|w| self.peek(w))
+    }
+
+    /// A key, or the name of what is read and ignored.
+    fn key_def(&mut self) -> Result<std::result::Result<KeyDef, &'static str>> {
+        let mut name = None;
+        if self.word("CONSTRAINT") && !self.peek_key() {
+            name = Some(self.name()?);
+        }
+        if self.word("CHECK") {
+            self.skip_group()?;
+            if self.word("NOT") {
+                self.expect("ENFORCED")?;
+            }
+            self.word("ENFORCED");
+            return Ok(Err(CHECK));
+        }
+        if self.words(&["FOREIGN", "KEY"]) {
+            if !self.peek_symbol(&Token::LParen) {
+                self.name()?;
+            }
+            self.skip_group()?;
+            self.references()?;
+            return Ok(Err(FOREIGN_KEY));
+        }
+        if self.peek("FULLTEXT") || self.peek("SPATIAL") {
+            return self.unsupported("FULLTEXT and SPATIAL indexes");
+        }
+        let kind = if self.words(&["PRIMARY", "KEY"]) {
+            KeyKind::Primary
+        } else if self.word("UNIQUE") {
+            let _ = self.one_of(&["KEY", "INDEX"]);
+            KeyKind::Unique
+        } else if self.one_of(&["KEY", "INDEX"]).is_some() {
+            KeyKind::Plain
+        } else {
+            return self.fail();
+        };
+        if !self.peek_symbol(&Token::LParen) && !self.peek("USING") {
+            name = Some(self.name()?);
+        }
+        self.index_type()?;
+        let columns = self.key_columns(kind)?;
+        self.index_options()?;
+        Ok(Ok(KeyDef { name, columns, kind }))
+    }
+
+    fn references(&mut self) -> Result<()> {
+        self.expect("REFERENCES")?;
+        self.table_name()?;
+        if self.peek_symbol(&Token::LParen) {
+            self.skip_group()?;
+        }
+        if self.word("MATCH") {
+            self.name_or_string()?;
+        }
+        while self.word("ON") {
+            if self.one_of(&["DELETE", "UPDATE"]).is_none() {
+                return self.fail();
+            }
+            let action = self.one_of(&["RESTRICT", "CASCADE"]).is_some()
+                || self.words(&["SET", "NULL"])
+                || self.words(&["SET", "DEFAULT"])
+                || self.words(&["NO", "ACTION"]);
+            if !action {
+                return self.fail();
+            }
+        }
+        Ok(())
+    }
+
+    fn index_type(&mut self) -> Result<()> {
+        if self.word("USING") && self.one_of(&["BTREE", "HASH", "RTREE"]).is_none() {
+            return self.fail();
+        }
+        Ok(())
+    }
+
+    fn key_columns(&mut self, kind: KeyKind) -> Result<Vec<String>> {
+        self.parenthesized(|p| {
+            if p.peek_symbol(&Token::LParen) {
+                return p.unsupported("expression index");
+            }
+            let name = p.name()?;
+            if p.optional_length()?.is_some() && kind != KeyKind::Plain {
+                return p.unsupported("unique prefix index");
+            }
+            let _ = p.one_of(&["ASC", "DESC"]);
+            Ok(name)
+        })
+    }
+
+    fn index_options(&mut self) -> Result<()> {
+        loop {
+            if self.word("COMMENT") {
+                self.string()?;
+            } else if self.word("KEY_BLOCK_SIZE") {
+                self.symbol(&Token::Eq);
+                self.number()?;
+            } else if self.words(&["WITH", "PARSER"]) {
+                self.name()?;
+            } else if self.peek("USING") {
+                self.index_type()?;
+            } else if self
+                .one_of(&["VISIBLE", "INVISIBLE", "CLUSTERED", "NONCLUSTERED", "GLOBAL"])
+                .is_none()
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn create_index(&mut self, kind: KeyKind) -> Result<Stmt> {
+        let if_not_exists = self.if_not_exists();
+        let name = Some(self.name()?);
+        self.index_type()?;
+        self.expect("ON")?;
+        let table = self.table_name()?;
+        let columns = self.key_columns(kind)?;
+        self.index_options()?;
+        self.algorithm()?;
+        let key = KeyDef { name, columns, kind };
+        Ok(Stmt::AlterTable { table, actions: vec![AlterAction::AddKey { key, if_not_exists }] })
+    }
+
+    /// ALGORITHM and LOCK of index statements.
+    fn algorithm(&mut self) -> Result<()> {
+        while self.one_of(&["ALGORITHM", "LOCK"]).is_some() {
+            self.symbol(&Token::Eq);
+            self.name_or_string()?;
+        }
+        Ok(())
+    }
+
+    fn table_options(&mut self, create: &mut CreateTable) -> Result<()> {
+        loop {
+            self.symbol(&Token::Comma);
+            if self.word("COMMENT") {
+                self.symbol(&Token::Eq);
+                create.comment = self.string()?;
+            } else if self.word("AUTO_INCREMENT") {
+                self.symbol(&Token::Eq);
+                create.auto_increment = Some(self.number()?);
+            } else if self.peek("PARTITION") {
+                return self.unsupported("PARTITION BY");
+            } else if !self.plain_table_option()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// An option that changes nothing here.
+    fn plain_table_option(&mut self) -> Result<bool> {
+        const NAMES: [&str; 23] = [
+            "ENGINE", "CHARSET", "COLLATE", "ROW_FORMAT", "KEY_BLOCK_SIZE", "AVG_ROW_LENGTH",
+            "MAX_ROWS", "MIN_ROWS", "CHECKSUM", "DELAY_KEY_WRITE", "PACK_KEYS", "INSERT_METHOD",
+            "STATS_PERSISTENT", "STATS_AUTO_RECALC", "STATS_SAMPLE_PAGES", "COMPRESSION",
+            "ENCRYPTION", "TABLESPACE", "CONNECTION", "PASSWORD", "SHARD_ROW_ID_BITS",
+            "PRE_SPLIT_REGIONS", "AUTO_ID_CACHE",
+        ];
+        self.word("DEFAULT");
+        if !self.words(&["CHARACTER", "SET"]) && self.one_of(&NAMES).is_none() {
+            return Ok(false);
+        }
+        self.symbol(&Token::Eq);
+        match self.parser.peek_token_ref().token {
+            Token::Number(..) => drop(self.number()?),
+            _ => drop(self.name_or_string()?),
+        }
+        Ok(true)
+    }
+
+    fn column_def(&mut self) -> Result<ColumnDef> {
+        let name = self.name()?;
+        let ty = self.data_type()?;
+        let mut column = ColumnDef {
+            name,
+            ty,
+            nullable: None,
+            default: None,
+            auto_increment: false,
+            on_update_now: false,
+            comment: String::new(),
+            key: None,
+            ignored: Vec::new(),
+        };
+        while self.column_option(&mut column)? {}
+        Ok(column)
+    }
+
+    fn column_option(&mut self, column: &mut ColumnDef) -> Result<bool> {
+        if self.words(&["NOT", "NULL"]) {
+            column.nullable = Some(false);
+        } else if self.word("NULL") {
+            column.nullable = Some(true);
+        } else if self.word("DEFAULT") {
+            column.default = Some(self.default_value()?);
+        } else if self.word("AUTO_INCREMENT") {
+            column.auto_increment = true;
+        } else if self.words(&["ON", "UPDATE"]) {
+            self.now()?;
+            column.on_update_now = true;
+        } else if self.word("UNIQUE") {
+            self.word("KEY");
+            column.key = Some(KeyKind::Unique);
+        } else if self.words(&["PRIMARY", "KEY"]) || self.word("KEY") {
+            column.key = Some(KeyKind::Primary);
+            let _ = self.one_of(&["CLUSTERED", "NONCLUSTERED"]);
+        } else if self.word("COMMENT") {
+            column.comment = self.string()?;
+        } else if self.word("COLLATE") {
+            self.name_or_string()?;
+        } else if self.one_of(&["COLUMN_FORMAT", "STORAGE"]).is_some() {
+            self.name_or_string()?;
+        } else if self.peek("REFERENCES") {
+            self.references()?;
+            column.ignored.push(FOREIGN_KEY);
+        } else if self.peek("CHECK") || (self.peek("CONSTRAINT") && !self.peek_nth(1, "PRIMARY")) {
+            if self.word("CONSTRAINT") && !self.peek("CHECK") {
+                self.name()?;
+            }
+            self.expect("CHECK")?;
+            self.skip_group()?;
+            column.ignored.push(CHECK);
+        } else if self.peek("GENERATED") || self.peek("AS") {
+            return self.unsupported("generated columns");
+        } else if self.peek("AUTO_RANDOM") {
+            return self.unsupported("AUTO_RANDOM");
+        } else {
+            return Ok(self.one_of(&["VISIBLE"]).is_some());
+        }
+        Ok(true)
+    }
+
+    fn default_value(&mut self) -> Result<Default> {
+        if ["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"].iter().any(|w| self.peek(w)) {
+            self.now()?;
+            return Ok(Default::Now);
+        }
+        if self.symbol(&Token::LParen) {
+            let default = self.default_value()?;
+            self.expect_symbol(&Token::RParen)?;
+            return Ok(default);
+        }
+        // A literal with its sign: a whole expression would swallow NOT NULL and COLLATE.
+        let expr = self.parser.parse_prefix();
+        let expr = self.convert(expr)?;
+        if super::params::literal(&expr).is_none() {
+            return self.unsupported("expressions as DEFAULT");
+        }
+        Ok(Default::Constant(Box::new(expr)))
+    }
+
+    fn now(&mut self) -> Result<()> {
+        if self.one_of(&["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"]).is_none() {
+            return self.fail();
+        }
+        if self.symbol(&Token::LParen) {
+            if !self.peek_symbol(&Token::RParen) {
+                self.number()?;
+            }
+            self.expect_symbol(&Token::RParen)?;
+        }
+        Ok(())
+    }
+
+    fn data_type(&mut self) -> Result<ColumnType> {
+        let word = match &self.parser.peek_token_ref().token {
+            Token::Word(w) if w.quote_style.is_none() => w.value.to_ascii_uppercase(),
+            _ => return self.fail(),
+        };
+        self.parser.next_token();
+        let ty = self.named_type(&word)?;
+        self.charset_options(&ty)?;
+        Ok(ty)
+    }
+
+    fn named_type(&mut self, word: &str) -> Result<ColumnType> {
+        let int = |width| Ok(width);
+        let width = match word {
+            "TINYINT" | "INT1" => int(IntWidth::Tiny),
+            "SMALLINT" | "INT2" => int(IntWidth::Small),
+            "MEDIUMINT" | "INT3" | "MIDDLEINT" => int(IntWidth::Medium),
+            "INT" | "INTEGER" | "INT4" => int(IntWidth::Normal),
+            "BIGINT" | "INT8" => int(IntWidth::Big),
+            other => Err(other),
+        };
+        if let Ok(width) = width {
+            let len = self.optional_length()?;
+            let unsigned = self.sign()?;
+            let boolean = width == IntWidth::Tiny && len == Some(1) && !unsigned;
+            return Ok(if boolean { ColumnType::Bool } else { ColumnType::Int { width, unsigned } });
+        }
+        match word {
+            "BOOL" | "BOOLEAN" => Ok(ColumnType::Bool),
+            "SERIAL" => Ok(ColumnType::Int { width: IntWidth::Big, unsigned: true }),
+            "FLOAT" | "FLOAT4" => self.float(),
+            "DOUBLE" | "REAL" | "FLOAT8" => {
+                self.word("PRECISION");
+                self.precision_scale()?;
+                self.sign()?;
+                Ok(ColumnType::Double)
+            }
+            "DECIMAL" | "DEC" | "NUMERIC" | "FIXED" => self.decimal(),
+            "DATE" => Ok(ColumnType::Date),
+            "DATETIME" => Ok(ColumnType::DateTime { fsp: self.fsp()? }),
+            "TIMESTAMP" => Ok(ColumnType::Timestamp { fsp: self.fsp()? }),
+            "TIME" => Ok(ColumnType::Time { fsp: self.fsp()? }),
+            "JSON" | "ENUM" | "SET" | "YEAR" | "BIT" | "GEOMETRY" | "POINT" | "LINESTRING"
+            | "POLYGON" | "VECTOR" | "UUID" | "INET6" => self.unsupported(&format!("type {word}")),
+            _ => self.string_type(word),
+        }
+    }
+
+    fn string_type(&mut self, word: &str) -> Result<ColumnType> {
+        let len = |n: Option<u64>, default: u64, max: u64, what: &str| -> Result<u32> {
+            let n = n.unwrap_or(default);
+            if n > max {
+                let message = format!("Column length too big for column (max = {max}); use {what} instead");
+                return Err(Error { code: 1074, state: "42000", message });
+            }
+            Ok(n as u32)
+        };
+        Ok(match word {
+            "CHAR" | "CHARACTER" | "NCHAR" if !self.peek("VARYING") => {
+                ColumnType::Char { len: len(self.optional_length()?, 1, 255, "TEXT")? }
+            }
+            "VARCHAR" | "VARCHARACTER" | "NVARCHAR" | "CHAR" | "CHARACTER" | "NCHAR" => {
+                self.word("VARYING");
+                let Some(n) = self.optional_length()? else { return self.fail() };
+                ColumnType::VarChar { len: len(Some(n), 0, 16_383, "TEXT")? }
+            }
+            "BINARY" => ColumnType::Binary { len: len(self.optional_length()?, 1, 255, "BLOB")? },
+            "VARBINARY" => {
+                let Some(n) = self.optional_length()? else { return self.fail() };
+                ColumnType::VarBinary { len: len(Some(n), 0, 65_532, "BLOB")? }
+            }
+            "TINYTEXT" => ColumnType::Text { bytes_max: 255 },
+            "TEXT" => ColumnType::Text { bytes_max: sized(self.optional_length()?, 4) },
+            "MEDIUMTEXT" | "LONG" => ColumnType::Text { bytes_max: 16_777_215 },
+            "LONGTEXT" => ColumnType::Text { bytes_max: u32::MAX },
+            "TINYBLOB" => ColumnType::Blob { bytes_max: 255 },
+            "BLOB" => ColumnType::Blob { bytes_max: sized(self.optional_length()?, 1) },
+            "MEDIUMBLOB" => ColumnType::Blob { bytes_max: 16_777_215 },
+            "LONGBLOB" => ColumnType::Blob { bytes_max: u32::MAX },
+            _ => return self.fail(),
+        })
+    }
+
+    /// UNSIGNED, SIGNED, ZEROFILL (which implies UNSIGNED).
+    fn sign(&mut self) -> Result<bool> {
+        let mut unsigned = false;
+        while let Some(word) = self.one_of(&["UNSIGNED", "SIGNED", "ZEROFILL"]) {
+            unsigned |= word != "SIGNED";
+        }
+        Ok(unsigned)
+    }
+
+    fn precision_scale(&mut self) -> Result<Option<(u64, Option<u64>)>> {
+        if !self.symbol(&Token::LParen) {
+            return Ok(None);
+        }
+        let precision = self.number()?;
+        let scale = if self.symbol(&Token::Comma) { Some(self.number()?) } else { None };
+        self.expect_symbol(&Token::RParen)?;
+        Ok(Some((precision, scale)))
+    }
+
+    fn float(&mut self) -> Result<ColumnType> {
+        let precision = self.precision_scale()?;
+        self.sign()?;
+        let double = matches!(precision, Some((25..=53, None)));
+        Ok(if double { ColumnType::Double } else { ColumnType::Float })
+    }
+
+    fn decimal(&mut self) -> Result<ColumnType> {
+        let (precision, scale) = self.precision_scale()?.unwrap_or((10, None));
+        let precision = if precision == 0 { 10 } else { precision };
+        let scale = scale.unwrap_or(0);
+        self.sign()?;
+        if precision > 65 || scale > 30 {
+            let message = format!("Too-big precision {precision} specified. Maximum is 65.");
+            return Err(Error { code: 1426, state: "42000", message });
+        }
+        if scale > precision {
+            let message = "For float(M,D), double(M,D) or decimal(M,D), M must be >= D.".to_owned();
+            return Err(Error { code: 1427, state: "42000", message });
+        }
+        if precision > u64::from(damask_types::datum::DECIMAL_PRECISION_MAX) {
+            return self.unsupported("DECIMAL with more than 38 digits");
+        }
+        Ok(ColumnType::Decimal { precision: precision as u8, scale: scale as u8 })
+    }
+
+    fn fsp(&mut self) -> Result<u8> {
+        let fsp = self.optional_length()?.unwrap_or(0);
+        if fsp > 6 {
+            let message = format!("Too-big precision {fsp} specified. Maximum is 6.");
+            return Err(Error { code: 1426, state: "42000", message });
+        }
+        Ok(fsp as u8)
+    }
+
+    fn charset_options(&mut self, ty: &ColumnType) -> Result<()> {
+        while ty.is_text() {
+            if self.words(&["CHARACTER", "SET"]) || self.word("CHARSET") || self.word("COLLATE") {
+                self.name_or_string()?;
+            } else if self.one_of(&["ASCII", "UNICODE", "BINARY"]).is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn alter(&mut self) -> Result<Stmt> {
+        self.expect("ALTER")?;
+        if self.word("DATABASE") || self.word("SCHEMA") {
+            let options = ["DEFAULT", "CHARACTER", "CHARSET", "COLLATE", "ENCRYPTION"];
+            let unnamed = options.iter().any(|w| self.peek(w));
+            let name = if unnamed { None } else { Some(self.name()?) };
+            self.database_options()?;
+            return Ok(Stmt::AlterDatabase { name });
+        }
+        let _ = self.one_of(&["ONLINE", "IGNORE"]);
+        if !self.word("TABLE") {
+            for what in ["USER", "VIEW", "INSTANCE", "FUNCTION", "PROCEDURE", "EVENT", "SEQUENCE",
+                "PLACEMENT", "RESOURCE", "SERVER"]
+            {
+                if self.peek(what) {
+                    return self.unsupported(&format!("ALTER {what}"));
+                }
+            }
+            return self.fail();
+        }
+        let table = self.table_name()?;
+        let mut actions = Vec::new();
+        if !self.at_end() {
+            self.list(|p| p.alter_action(&mut actions))?;
+        }
+        Ok(Stmt::AlterTable { table, actions })
+    }
+
+    fn alter_action(&mut self, actions: &mut Vec<AlterAction>) -> Result<()> {
+        if self.word("ADD") {
+            return self.alter_add(actions);
+        }
+        if self.word("DROP") {
+            let action = self.alter_drop()?;
+            actions.push(action);
+            return Ok(());
+        }
+        let action = if self.word("MODIFY") {
+            self.word("COLUMN");
+            let column = self.column_def()?;
+            let position = self.position()?;
+            AlterAction::ChangeColumn { old: column.name.clone(), column, position }
+        } else if self.word("CHANGE") {
+            self.word("COLUMN");
+            let old = self.name()?;
+            let column = self.column_def()?;
+            AlterAction::ChangeColumn { old, column, position: self.position()? }
+        } else if self.word("RENAME") {
+            self.alter_rename()?
+        } else if self.word("ALTER") {
+            self.alter_column()?
+        } else if self.word("SET") {
+            self.replica()?
+        } else {
+            self.alter_option()?
+        };
+        actions.push(action);
+        Ok(())
+    }
+
+    fn alter_add(&mut self, actions: &mut Vec<AlterAction>) -> Result<()> {
+        if self.peek("PARTITION") {
+            return self.unsupported("PARTITION BY");
+        }
+        if self.peek_key() {
+            let if_not_exists = false;
+            actions.push(match self.key_def()? {
+                Ok(key) => AlterAction::AddKey { key, if_not_exists },
+                Err(what) => AlterAction::Ignored(what),
+            });
+            return Ok(());
+        }
+        self.word("COLUMN");
+        let if_not_exists = self.if_not_exists();
+        if self.peek_symbol(&Token::LParen) {
+            let columns = self.parenthesized(P::column_def)?;
+            for column in columns {
+                let position = Position::Last;
+                actions.push(AlterAction::AddColumn { column, position, if_not_exists });
+            }
+            return Ok(());
+        }
+        let column = self.column_def()?;
+        let position = self.position()?.unwrap_or(Position::Last);
+        actions.push(AlterAction::AddColumn { column, position, if_not_exists });
+        Ok(())
+    }
+
+    fn position(&mut self) -> Result<Option<Position>> {
+        if self.word("FIRST") {
+            return Ok(Some(Position::First));
+        }
+        if self.word("AFTER") { Ok(Some(Position::After(self.name()?))) } else { Ok(None) }
+    }
+
+    fn alter_drop(&mut self) -> Result<AlterAction> {
+        if self.words(&["PRIMARY", "KEY"]) {
+            return Ok(AlterAction::DropKey { name: "PRIMARY".to_owned(), if_exists: false });
+        }
+        if self.words(&["FOREIGN", "KEY"]) {
+            self.name()?;
+            return Ok(AlterAction::Ignored(FOREIGN_KEY));
+        }
+        if self.one_of(&["CHECK", "CONSTRAINT"]).is_some() {
+            self.name()?;
+            return Ok(AlterAction::Ignored(CHECK));
+        }
+        if self.one_of(&["INDEX", "KEY"]).is_some() {
+            let if_exists = self.if_exists();
+            return Ok(AlterAction::DropKey { name: self.index_name()?, if_exists });
+        }
+        if self.peek("PARTITION") {
+            return self.unsupported("PARTITION BY");
+        }
+        self.word("COLUMN");
+        let if_exists = self.if_exists();
+        let name = self.name()?;
+        let _ = self.one_of(&["RESTRICT", "CASCADE"]);
+        Ok(AlterAction::DropColumn { name, if_exists })
+    }
+
+    /// PRIMARY is a reserved word and an index's name.
+    fn index_name(&mut self) -> Result<String> {
+        if self.word("PRIMARY") { Ok("PRIMARY".to_owned()) } else { self.name() }
+    }
+
+    fn alter_rename(&mut self) -> Result<AlterAction> {
+        if self.word("COLUMN") {
+            let old = self.name()?;
+            self.expect("TO")?;
+            return Ok(AlterAction::RenameColumn { old, new: self.name()? });
+        }
+        if self.one_of(&["INDEX", "KEY"]).is_some() {
+            let old = self.name()?;
+            self.expect("TO")?;
+            return Ok(AlterAction::RenameKey { old, new: self.name()? });
+        }
+        if !self.word("TO") && !self.word("AS") {
+            self.symbol(&Token::Eq);
+        }
+        Ok(AlterAction::RenameTo(self.table_name()?))
+    }
+
+    fn alter_column(&mut self) -> Result<AlterAction> {
+        if self.one_of(&["INDEX", "CHECK", "CONSTRAINT"]).is_some() {
+            self.name()?;
+            let known = self.one_of(&["VISIBLE", "INVISIBLE", "ENFORCED"]).is_some()
+                || self.words(&["NOT", "ENFORCED"]);
+            return if known { Ok(AlterAction::NoEffect) } else { self.fail() };
+        }
+        self.word("COLUMN");
+        let name = self.name()?;
+        if self.words(&["DROP", "DEFAULT"]) {
+            return Ok(AlterAction::SetDefault { name, default: None });
+        }
+        self.expect("SET")?;
+        self.expect("DEFAULT")?;
+        Ok(AlterAction::SetDefault { name, default: Some(self.default_value()?) })
+    }
+
+    /// `SET COLUMN REPLICA n`, `SET TIFLASH REPLICA n [LOCATION LABELS …]`.
+    fn replica(&mut self) -> Result<AlterAction> {
+        if self.one_of(&["COLUMN", "TIFLASH"]).is_none() {
+            return self.fail();
+        }
+        self.expect("REPLICA")?;
+        let replicas = self.number()?;
+        if self.words(&["LOCATION", "LABELS"]) {
+            return self.unsupported("LOCATION LABELS");
+        }
+        match u32::try_from(replicas) {
+            Ok(replicas) => Ok(AlterAction::SetColumnReplica(replicas)),
+            Err(_) => self.fail(),
+        }
+    }
+
+    fn alter_option(&mut self) -> Result<AlterAction> {
+        if self.word("COMMENT") {
+            self.symbol(&Token::Eq);
+            return Ok(AlterAction::Comment(self.string()?));
+        }
+        if self.word("AUTO_INCREMENT") {
+            self.symbol(&Token::Eq);
+            return Ok(AlterAction::AutoIncrement(self.number()?));
+        }
+        if self.words(&["CONVERT", "TO"]) {
+            if !self.words(&["CHARACTER", "SET"]) {
+                self.expect("CHARSET")?;
+            }
+            self.name_or_string()?;
+            if self.word("COLLATE") {
+                self.name_or_string()?;
+            }
+            return Ok(AlterAction::NoEffect);
+        }
+        if self.words(&["DISABLE", "KEYS"]) || self.words(&["ENABLE", "KEYS"]) || self.word("FORCE") {
+            return Ok(AlterAction::NoEffect);
+        }
+        if self.peek("ALGORITHM") || self.peek("LOCK") {
+            self.algorithm()?;
+            return Ok(AlterAction::NoEffect);
+        }
+        for what in ["PARTITION", "REORGANIZE", "TRUNCATE", "EXCHANGE", "REMOVE", "COALESCE",
+            "DISCARD", "IMPORT", "ORDER", "TTL", "CACHE", "PLACEMENT"]
+        {
+            if self.peek(what) {
+                return self.unsupported(&format!("ALTER TABLE … {what}"));
+            }
+        }
+        let mut any = false;
+        while self.plain_table_option()? {
+            any = true;
+        }
+        if any { Ok(AlterAction::NoEffect) } else { self.fail() }
+    }
+
+    pub(super) fn drop(&mut self) -> Result<Stmt> {
+        self.expect("DROP")?;
+        if self.word("DATABASE") || self.word("SCHEMA") {
+            let if_exists = self.if_exists();
+            return Ok(Stmt::DropDatabase { name: self.name()?, if_exists });
+        }
+        if self.word("TEMPORARY") && !self.peek("TABLE") {
+            return self.fail();
+        }
+        if self.word("TABLE") || self.word("TABLES") {
+            let if_exists = self.if_exists();
+            let names = self.list(P::table_name)?;
+            let _ = self.one_of(&["RESTRICT", "CASCADE"]);
+            return Ok(Stmt::DropTable { names, if_exists });
+        }
+        if self.word("INDEX") {
+            let if_exists = self.if_exists();
+            let name = self.index_name()?;
+            self.expect("ON")?;
+            let table = self.table_name()?;
+            self.algorithm()?;
+            let actions = vec![AlterAction::DropKey { name, if_exists }];
+            return Ok(Stmt::AlterTable { table, actions });
+        }
+        if self.one_of(&["VIEW", "TRIGGER", "PROCEDURE", "FUNCTION", "EVENT"]).is_some() {
+            let if_exists = self.if_exists();
+            let name = self.list(P::table_name)?.swap_remove(0);
+            let _ = self.one_of(&["RESTRICT", "CASCADE"]);
+            return Ok(Stmt::DropNothing { if_exists, name });
+        }
+        for what in ["USER", "ROLE", "SEQUENCE", "GLOBAL", "SESSION", "BINDING", "PLACEMENT", "RESOURCE"] {
+            if self.peek(what) {
+                return self.unsupported(&format!("DROP {what}"));
+            }
+        }
+        self.fail()
+    }
+
+    pub(super) fn truncate(&mut self) -> Result<Stmt> {
+        self.expect("TRUNCATE")?;
+        self.word("TABLE");
+        Ok(Stmt::Truncate(self.table_name()?))
+    }
+
+    pub(super) fn rename(&mut self) -> Result<Stmt> {
+        self.expect("RENAME")?;
+        if self.peek("USER") {
+            return self.unsupported("RENAME USER");
+        }
+        if !self.word("TABLE") && !self.word("TABLES") {
+            return self.fail();
+        }
+        let names = self.list(|p| {
+            let from = p.table_name()?;
+            p.expect("TO")?;
+            Ok((from, p.table_name()?))
+        })?;
+        Ok(Stmt::RenameTables(names))
+    }
+}
+
+/// TEXT(n) and BLOB(n) take the smallest type that holds n characters of so many bytes.
+fn sized(len: Option<u64>, bytes: u64) -> u32 {
+    match len.map(|n| n.saturating_mul(bytes)) {
+        None => 65_535,
+        Some(n) if n <= 255 => 255,
+        Some(n) if n <= 65_535 => 65_535,
+        Some(n) if n <= 16_777_215 => 16_777_215,
+        Some(_) => u32::MAX,
+    }
+}

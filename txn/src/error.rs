@@ -1,0 +1,96 @@
+//! The client's error: what became of a transaction, and what the caller must do. It must never
+//! call an unknown outcome a failure.
+
+use damask_types::key::Hex;
+use damask_types::{ErrorKind, Timestamp};
+
+/// A failed operation of a transaction. Unless it says otherwise, nothing of the transaction is or
+/// will become visible.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Another transaction wrote first. Run it again from its beginning.
+    #[error("write conflict in transaction {start_ts}: {detail}")]
+    Conflict {
+        /// The loser.
+        start_ts: Timestamp,
+        /// What was found.
+        detail: String,
+    },
+    /// An insert found its key.
+    #[error("key {} exists", Hex(.key))]
+    AlreadyExists {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// The transaction may or may not be committed: nobody answered after the commit was sent.
+    #[error("transaction {start_ts} may or may not be committed: {detail}")]
+    Undetermined {
+        /// The transaction.
+        start_ts: Timestamp,
+        /// The cause in words.
+        detail: String,
+    },
+    /// More than a transaction takes.
+    #[error("{what} of {bytes} bytes is above the limit of {limit}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A lock was in the way for too long.
+    #[error("waited {waited_ms} ms for a lock of transaction {holder}")]
+    LockTimeout {
+        /// Who holds it.
+        holder: Timestamp,
+        /// How long, milliseconds.
+        waited_ms: u64,
+    },
+    /// Retried until the time was up.
+    #[error("gave up after {attempts} attempts in {waited_ms} ms; the last: {cause}")]
+    Unavailable {
+        /// How often.
+        attempts: u32,
+        /// For how long, milliseconds.
+        waited_ms: u64,
+        /// The last failure.
+        cause: String,
+    },
+    /// A store's disk or engine failed, or something impossible was found.
+    #[error("{detail} ({kind:?})")]
+    Storage {
+        /// What the caller must do.
+        kind: ErrorKind,
+        /// The cause in words.
+        detail: String,
+    },
+    /// The caller's mistake.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// What the caller must do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Conflict { .. } => ErrorKind::Conflict,
+            Error::Undetermined { .. } => ErrorKind::Undetermined,
+            Error::LockTimeout { .. } | Error::Unavailable { .. } => ErrorKind::Retry,
+            Error::AlreadyExists { .. } | Error::TooLarge { .. } | Error::Invalid(_) => {
+                ErrorKind::Invalid
+            }
+            Error::Storage { kind, .. } => *kind,
+        }
+    }
+
+    /// Two ends that do not understand each other.
+    pub(crate) fn unexpected(what: &str, found: impl std::fmt::Debug) -> Error {
+        let detail = format!("{what}: unexpected answer {found:?}");
+        Error::Storage { kind: ErrorKind::Corrupt, detail }
+    }
+}
+
+/// The result of an operation of a transaction.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,108 @@
+//! Heartbeats: the primaries of commits that take long are kept alive. It must never keep alive a
+//! commit whose client has gone: it lives in the client, and ends with it.
+
+use crate::region::{Core, Failed};
+use crate::request::Request;
+use damask_env::{Task, spawn};
+use damask_types::Timestamp;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the keeper looks.
+const TICK: Duration = Duration::from_millis(500);
+
+/// One commit under way.
+#[derive(Clone)]
+struct Beat {
+    primary: Vec<u8>,
+    /// When the transaction began, and when its lock was last made to live longer.
+    began: Duration,
+    last: Duration,
+}
+
+/// The commits under way, and the thread that keeps them alive.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    task: Option<Task>,
+}
+
+struct Shared {
+    core: Arc<Core>,
+    commits: Mutex<HashMap<Timestamp, Beat>>,
+}
+
+impl Keeper {
+    pub fn new(core: Arc<Core>) -> Keeper {
+        let shared = Arc::new(Shared { core, commits: Mutex::default() });
+        let task = spawn("txn-keeper", {
+            let shared = Arc::clone(&shared);
+            move || shared.run()
+        });
+        Keeper { shared, task: Some(task) }
+    }
+
+    /// Keeps the transaction alive until the guard is dropped.
+    pub fn watch(&self, start_ts: Timestamp, primary: &[u8], began: Duration) -> Watch<'_> {
+        let last = self.shared.core.clock.monotonic();
+        let beat = Beat { primary: primary.to_vec(), began, last };
+        self.shared.commits.lock().insert(start_ts, beat);
+        Watch { keeper: self, start_ts }
+    }
+}
+
+/// A commit under way.
+pub(crate) struct Watch<'a> {
+    keeper: &'a Keeper,
+    start_ts: Timestamp,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.keeper.shared.commits.lock().remove(&self.start_ts);
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        while !self.core.closing.wait(TICK) {
+            let mut commits = self.commits.lock();
+            let now = self.core.clock.monotonic();
+            let due = Duration::from_millis(self.core.config.lock_ttl_ms / 3);
+            let mut late = Vec::new();
+            for (start_ts, beat) in commits.iter_mut() {
+                if now.saturating_sub(beat.last) >= due {
+                    beat.last = now;
+                    late.push((*start_ts, beat.clone()));
+                }
+            }
+            drop(commits);
+            for (start_ts, beat) in late {
+                self.beat(start_ts, beat, now);
+            }
+        }
+    }
+
+    /// Once: the next tick tries again. Fails when the primary is not prewritten yet, or the
+    /// transaction has ended.
+    fn beat(&self, start_ts: Timestamp, beat: Beat, now: Duration) {
+        let age_ms = now.saturating_sub(beat.began).as_millis() as u64;
+        let ttl_ms = age_ms + self.core.config.lock_ttl_max_ms;
+        let mut backoff = self.core.brief_backoff();
+        let Some(route) = self.core.locate.locate(&beat.primary) else { return };
+        let request = Request::HeartBeat { primary: beat.primary, start_ts, ttl_ms };
+        if let Err(Failed::Fatal(e)) = self.core.call(&route, request, &mut backoff) {
+            tracing::debug!(%start_ts, error = %e, "a heartbeat was lost");
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.core.closing.set();
+        if let Some(Err(panic)) = self.task.take().map(Task::join) {
+            tracing::error!(panic, "the keeper panicked");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! One request to one region, and the region errors it may meet. It must never send a key to a
+//! region that is not known to hold it, nor call an unknown outcome "nothing happened".
+
+use crate::backoff::{Backoff, Closing, Wait};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::request::{Context, KeyError, Request, RequestError, Response, Service};
+use crate::resolve::Outcomes;
+use damask_env::Clock;
+use damask_pd::{Locate, Route};
+use damask_raftstore::Error as RegionError;
+use damask_tso::Oracle;
+use damask_types::{ErrorKind, Peer, StoreId, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The stores that can be reached.
+pub trait Services: Send + Sync {
+    /// The server end on a store; `None` if it is not known or not running.
+    fn service(&self, store: StoreId) -> Option<Arc<dyn Service>>;
+}
+
+/// What every part of the client works with.
+pub(crate) struct Core {
+    pub oracle: Arc<dyn Oracle>,
+    pub locate: Arc<dyn Locate>,
+    pub services: Arc<dyn Services>,
+    pub clock: Arc<dyn Clock>,
+    pub config: Config,
+    pub outcomes: Outcomes,
+    pub closing: Closing,
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// What was learned is noted and the wait is over: find the region again. Nothing happened,
+    /// unless the back-off is marked as unknown.
+    Again,
+    /// Keys refused it.
+    Keys(Vec<KeyError>),
+    /// Trying again will not help, or the time is over.
+    Fatal(Error),
+}
+
+/// Items with keys in one region.
+pub(crate) struct Group<T> {
+    pub route: Route,
+    pub items: Vec<T>,
+}
+
+impl Core {
+    pub fn backoff(&self) -> Backoff<'_> {
+        let limit = Duration::from_millis(self.config.request_ms);
+        let lock_limit = Duration::from_millis(self.config.lock_wait_ms);
+        Backoff::new(self.clock.as_ref(), &self.closing, limit, lock_limit)
+    }
+
+    /// For work that lock resolution would do anyway.
+    pub fn brief_backoff(&self) -> Backoff<'_> {
+        let limit = Duration::from_millis(self.config.request_ms / 4);
+        Backoff::new(self.clock.as_ref(), &self.closing, limit, limit)
+    }
+
+    /// A new timestamp.
+    pub fn timestamp(&self, backoff: &mut Backoff<'_>) -> Result<Timestamp> {
+        loop {
+            match self.oracle.get(1) {
+                Ok(ts) => return Ok(ts),
+                Err(e) => match e.kind() {
+                    ErrorKind::Corrupt | ErrorKind::Poisoned | ErrorKind::Invalid => {
+                        return Err(Error::Storage { kind: e.kind(), detail: e.to_string() });
+                    }
+                    _ => backoff.wait(Wait::Remote, &e)?,
+                },
+            }
+        }
+    }
+
+    /// The region of a key.
+    pub fn locate(&self, key: &[u8], backoff: &mut Backoff<'_>) -> Result<Route> {
+        loop {
+            match self.locate.locate(key) {
+                Some(route) => return Ok(route),
+                None => backoff.wait(Wait::Region, &"no region is known for a key")?,
+            }
+        }
+    }
+
+    /// Cuts items (sorted by key) into groups of one region each, of limited size.
+    pub fn group<T>(
+        &self,
+        items: Vec<T>,
+        key: impl Fn(&T) -> &[u8],
+        bytes: impl Fn(&T) -> usize,
+        backoff: &mut Backoff<'_>,
+    ) -> Result<Vec<Group<T>>> {
+        let mut groups: Vec<Group<T>> = Vec::new();
+        let mut size = 0;
+        for item in items {
+            let inside = groups.last().is_some_and(|g| g.route.region.range.contains(key(&item)));
+            let full = size >= self.config.batch_bytes
+                || groups.last().is_some_and(|g| g.items.len() >= self.config.batch_keys);
+            if !inside || full {
+                let route = match groups.last() {
+                    Some(group) if inside => group.route.clone(),
+                    _ => self.locate(key(&item), backoff)?,
+                };
+                groups.push(Group { route, items: Vec::new() });
+                size = 0;
+            }
+            size += bytes(&item);
+            groups.last_mut().expect("one was just pushed").items.push(item);
+        }
+        Ok(groups)
+    }
+
+    /// Sends one request, once. On a region error it notes what was learned and waits.
+    pub fn call(
+        &self,
+        route: &Route,
+        request: Request,
+        backoff: &mut Backoff<'_>,
+    ) -> std::result::Result<Response, Failed> {
+        let region = &route.region;
+        let again = |waited: Result<()>| waited.map_or_else(Failed::Fatal, |()| Failed::Again);
+        let Some(peer) = pick(route, backoff.attempts()) else {
+            self.locate.invalidate(region.id);
+            return Err(again(backoff.wait(Wait::Region, &"the region has no voters")));
+        };
+        let Some(service) = self.services.service(peer.store) else {
+            self.locate.set_leader(region.id, None);
+            let cause = format!("store {} is not running", peer.store);
+            return Err(again(backoff.wait(Wait::Region, &cause)));
+        };
+        let context = Context { region: region.id, epoch: region.epoch };
+        match service.call(context, request) {
+            Ok(response) => {
+                if route.leader != Some(peer) {
+                    self.locate.set_leader(region.id, Some(peer));
+                }
+                Ok(response)
+            }
+            Err(RequestError::Keys(keys)) => Err(Failed::Keys(keys)),
+            Err(RequestError::Region(e)) => Err(self.learn(route, peer, e, backoff)),
+        }
+    }
+
+    /// What a region error means for the next attempt (`raftstore-txn-pd.md` §2.11).
+    fn learn(
+        &self,
+        route: &Route,
+        asked: Peer,
+        error: RegionError,
+        backoff: &mut Backoff<'_>,
+    ) -> Failed {
+        let id = route.region.id;
+        let wait = match &error {
+            RegionError::NotLeader { leader, .. } => {
+                let hint = leader.filter(|leader| leader.store != asked.store);
+                self.locate.set_leader(id, hint);
+                if hint.is_some() { Wait::Hint } else { Wait::Region }
+            }
+            RegionError::EpochNotMatch { current } if !current.is_empty() => {
+                self.locate.update(current.clone());
+                // The store may be the one that is behind: then someone else must be asked.
+                if backoff.attempts_of(Wait::Hint) > 0 {
+                    self.locate.set_leader(id, None);
+                }
+                Wait::Hint
+            }
+            RegionError::EpochNotMatch { .. }
+            | RegionError::RegionNotFound(_)
+            | RegionError::KeyNotInRegion { .. } => {
+                self.locate.invalidate(id);
+                Wait::Region
+            }
+            RegionError::Stopped => {
+                self.locate.set_leader(id, None);
+                Wait::Region
+            }
+            RegionError::Stale => Wait::Stale,
+            RegionError::Busy(_) => Wait::Busy,
+            RegionError::Undetermined(_) => {
+                backoff.mark_unknown();
+                Wait::Remote
+            }
+            RegionError::TooLarge { bytes, limit } => {
+                let (bytes, limit) = (*bytes, *limit);
+                return Failed::Fatal(Error::TooLarge { what: "a command", bytes, limit });
+            }
+            RegionError::Invalid(detail) => return Failed::Fatal(Error::Invalid(detail.clone())),
+            RegionError::Storage { kind: ErrorKind::Corrupt, detail } => {
+                backoff.mark_unknown();
+                let (kind, detail) = (ErrorKind::Corrupt, detail.clone());
+                return Failed::Fatal(Error::Storage { kind, detail });
+            }
+            RegionError::Storage { kind, .. } => {
+                backoff.mark_unknown();
+                self.locate.set_leader(id, None);
+                if *kind == ErrorKind::NoSpace { Wait::Space } else { Wait::Remote }
+            }
+        };
+        backoff.wait(wait, &error).map_or_else(Failed::Fatal, |()| Failed::Again)
+    }
+}
+
+/// Whom to ask: the leader. While there is no luck with it, every third time a voter in turn: one
+/// of them may know the leader before the placement driver does.
+fn pick(route: &Route, attempt: u32) -> Option<Peer> {
+    let known = route.leader.filter(|leader| route.region.peer_on(leader.store).is_some());
+    match known {
+        Some(leader) if attempt % 3 != 2 => Some(leader),
+        _ => {
+            let voters = route.region.voters().count().max(1);
+            let turn = if known.is_some() { attempt / 3 } else { attempt };
+            route.region.voters().nth(turn as usize % voters).copied()
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a transaction server needs of the store under it: to replicate records, and to know that a
+//! view is fresh. It must never decide anything about a transaction.
+//!
+//! [`LocalReplica`] is the plain twin: regions over an engine without replication.
+
+use damask_kv::{Engine, records_to_batch};
+use damask_raftstore::{Applied, Done, Error, Proposal, ReadPermit, Result, StoreHandle};
+use damask_types::{Epoch, Region, RegionId};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Replicated regions. Both calls return at once; the answer comes to `done`, once, on a thread
+/// that must not be blocked.
+pub trait Replica: Send + Sync + 'static {
+    /// Answered after the records are applied here, or with the reason why they are not.
+    fn propose(&self, proposal: Proposal, done: Done<Applied>);
+    /// Answered when everything acknowledged before the call is applied here.
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>);
+}
+
+/// Regions over one engine, each "replicated" by applying its records at once.
+pub struct LocalReplica {
+    engine: Arc<dyn Engine>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    regions: BTreeMap<RegionId, Hosted>,
+    index: u64,
+}
+
+struct Hosted {
+    region: Arc<Region>,
+    term: u64,
+}
+
+impl LocalReplica {
+    /// No regions yet.
+    pub fn new(engine: Arc<dyn Engine>) -> LocalReplica {
+        LocalReplica { engine, state: Mutex::default() }
+    }
+
+    /// Leads this region from now on, in this term; replaces an older description of it.
+    pub fn host(&self, region: Region, term: u64) {
+        let hosted = Hosted { region: Arc::new(region), term };
+        self.state.lock().regions.insert(hosted.region.id, hosted);
+    }
+
+    /// Leads it no longer.
+    pub fn remove(&self, region: RegionId) -> Option<Region> {
+        let removed = self.state.lock().regions.remove(&region);
+        removed.map(|hosted| Region::clone(&hosted.region))
+    }
+
+    /// Splits a region at `key`: the right part keeps the id, as in a split of a Raft group. The
+    /// parts, left to right.
+    pub fn split(&self, region: RegionId, key: &[u8], left: RegionId) -> Option<[Region; 2]> {
+        let mut state = self.state.lock();
+        let hosted = state.regions.get_mut(&region)?;
+        if !hosted.region.range.contains(key) || hosted.region.range.start == key {
+            return None;
+        }
+        let mut right_part = Region::clone(&hosted.region);
+        right_part.epoch.version += 1;
+        let mut left_part = right_part.clone();
+        left_part.id = left;
+        left_part.range.end = key.to_vec();
+        right_part.range.start = key.to_vec();
+        let term = hosted.term;
+        hosted.region = Arc::new(right_part.clone());
+        state.regions.insert(left, Hosted { region: Arc::new(left_part.clone()), term });
+        Some([left_part, right_part])
+    }
+
+    /// The regions led here.
+    pub fn regions(&self) -> Vec<Region> {
+        self.state.lock().regions.values().map(|h| Region::clone(&h.region)).collect()
+    }
+
+    fn apply(&self, proposal: &Proposal) -> Result<Applied> {
+        // One at a time, as a log applies; and no split between the check and the write.
+        let mut state = self.state.lock();
+        let (_, term) = check(&state, proposal.region, proposal.epoch)?;
+        if proposal.term.is_some_and(|expected| expected != term) {
+            return Err(Error::Stale);
+        }
+        self.engine.write(records_to_batch(&proposal.records))?;
+        state.index += 1;
+        Ok(Applied { index: state.index, term })
+    }
+
+    fn permit(&self, region: RegionId, epoch: Epoch) -> Result<ReadPermit> {
+        let state = self.state.lock();
+        let (region, term) = check(&state, region, epoch)?;
+        Ok(ReadPermit { region, term, applied: Applied { index: state.index, term } })
+    }
+}
+
+fn check(state: &State, id: RegionId, epoch: Epoch) -> Result<(Arc<Region>, u64)> {
+    let hosted = state.regions.get(&id).ok_or(Error::RegionNotFound(id))?;
+    if hosted.region.epoch != epoch {
+        // The regions that may overlap what the sender meant: all that a split can have made.
+        let current = state.regions.values().map(|h| Region::clone(&h.region)).collect();
+        return Err(Error::EpochNotMatch { current });
+    }
+    Ok((Arc::clone(&hosted.region), hosted.term))
+}
+
+impl Replica for LocalReplica {
+    fn propose(&self, proposal: Proposal, done: Done<Applied>) {
+        done(self.apply(&proposal));
+    }
+
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        done(self.permit(region, epoch));
+    }
+}
+
+impl Replica for StoreHandle {
+    fn propose(&self, proposal: Proposal, done: Done<Applied>) {
+        StoreHandle::propose(self, proposal, done);
+    }
+
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        StoreHandle::read_index(self, region, epoch, done);
+    }
+}
+
+impl<R: Replica + ?Sized> Replica for Arc<R> {
+    fn propose(&self, proposal: Proposal, done: Done<Applied>) {
+        R::propose(self, proposal, done);
+    }
+
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        R::read_index(self, region, epoch, done);
+    }
+}

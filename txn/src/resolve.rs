@@ -1,0 +1,227 @@
+//! Locks in the way: what became of their transactions, and their end. It must never end a
+//! transaction that is alive, nor guess an outcome that its primary has not given.
+//!
+//! ```text
+//!   lock on k (primary p, start s) ─► status(p, s)?
+//!        committed at c   ─► resolve k: commit at c
+//!        rolled back      ─► resolve k: roll back            (an expired one is rolled back now)
+//!        alive            ─► wait, or read below it: its primary was pushed above the reader
+//!        unknown          ─► the primary is not prewritten yet: alive until this lock expires
+//! ```
+
+use crate::backoff::Backoff;
+use crate::error::{Error, Result};
+use crate::percolator::is_expired;
+use crate::region::{Core, Failed};
+use crate::request::{KeyError, Request, Response, TxnStatus};
+use damask_types::{KeyLock, Timestamp};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+/// Outcomes that are remembered.
+const OUTCOMES_MAX: usize = 4_096;
+/// Transactions of this many keys are resolved by region, smaller ones by key (client-go: 16).
+const WHOLE_REGION_KEYS: u64 = 16;
+
+/// How transactions ended, as far as known here; `None` = rolled back. Outcomes never change.
+#[derive(Default)]
+pub(crate) struct Outcomes {
+    known: Mutex<(HashMap<Timestamp, Option<Timestamp>>, VecDeque<Timestamp>)>,
+}
+
+impl Outcomes {
+    pub fn put(&self, start_ts: Timestamp, commit_ts: Option<Timestamp>) {
+        let mut guard = self.known.lock();
+        let (known, order) = &mut *guard;
+        if known.insert(start_ts, commit_ts).is_none() {
+            order.push_back(start_ts);
+        }
+        if order.len() > OUTCOMES_MAX
+            && let Some(oldest) = order.pop_front()
+        {
+            known.remove(&oldest);
+        }
+    }
+
+    fn get(&self, start_ts: Timestamp) -> Option<Option<Timestamp>> {
+        self.known.lock().0.get(&start_ts).copied()
+    }
+}
+
+/// What is left of locks after their transactions were asked about.
+#[derive(Debug, Default)]
+pub(crate) struct Resolution {
+    /// A transaction that is alive, and how long its lock may stand yet.
+    pub alive: Option<(Timestamp, Duration)>,
+    /// All transactions that are alive and not to be ignored.
+    pub living: Vec<Timestamp>,
+    /// Transactions alive that will commit above the caller's timestamp: to be ignored by it.
+    pub bypass: Vec<Timestamp>,
+}
+
+enum Fate {
+    Ended(Option<Timestamp>),
+    /// For so long yet, and (ZERO = any) not below that version.
+    Alive(Duration, Timestamp),
+}
+
+impl Core {
+    /// Asks about each transaction, ends the locks of those that have ended. With
+    /// `caller_start_ts`, pushes those that are alive above it.
+    pub fn resolve(
+        &self,
+        locks: &[KeyLock],
+        caller_start_ts: Timestamp,
+        backoff: &mut Backoff<'_>,
+    ) -> Result<Resolution> {
+        let mut by_txn: BTreeMap<Timestamp, Vec<&KeyLock>> = BTreeMap::new();
+        for lock in locks {
+            by_txn.entry(lock.lock.start_ts).or_default().push(lock);
+        }
+        let mut resolution = Resolution::default();
+        for (start_ts, locks) in by_txn {
+            match self.fate(locks[0], caller_start_ts, backoff)? {
+                Fate::Ended(commit_ts) => self.end_locks(start_ts, commit_ts, &locks, backoff)?,
+                Fate::Alive(left, min_commit_ts) => {
+                    if caller_start_ts != Timestamp::ZERO && min_commit_ts > caller_start_ts {
+                        resolution.bypass.push(start_ts);
+                        continue;
+                    }
+                    resolution.living.push(start_ts);
+                    if resolution.alive.is_none_or(|(_, shortest)| left < shortest) {
+                        resolution.alive = Some((start_ts, left));
+                    }
+                }
+            }
+        }
+        Ok(resolution)
+    }
+
+    fn fate(
+        &self,
+        lock: &KeyLock,
+        caller_start_ts: Timestamp,
+        backoff: &mut Backoff<'_>,
+    ) -> Result<Fate> {
+        let lock = &lock.lock;
+        let start_ts = lock.start_ts;
+        if let Some(outcome) = self.outcomes.get(start_ts) {
+            return Ok(Fate::Ended(outcome));
+        }
+        let current_ts = self.timestamp(backoff)?;
+        let mut rollback_if_not_exist = false;
+        // Ends: every turn answers, asks for more once, or takes time from the back-off.
+        loop {
+            let request = Request::CheckTxnStatus {
+                primary: lock.primary.clone(),
+                lock_ts: start_ts,
+                caller_start_ts,
+                current_ts,
+                rollback_if_not_exist,
+            };
+            let route = self.locate(&lock.primary, backoff)?;
+            match self.call(&route, request, backoff) {
+                Ok(Response::Status(TxnStatus::Committed(commit_ts))) => {
+                    self.outcomes.put(start_ts, Some(commit_ts));
+                    return Ok(Fate::Ended(Some(commit_ts)));
+                }
+                Ok(Response::Status(TxnStatus::RolledBack)) => {
+                    self.outcomes.put(start_ts, None);
+                    return Ok(Fate::Ended(None));
+                }
+                Ok(Response::Status(TxnStatus::Locked { lock })) => {
+                    let left = time_left(start_ts, lock.ttl_ms, current_ts);
+                    return Ok(Fate::Alive(left, lock.min_commit_ts));
+                }
+                Ok(other) => return Err(Error::unexpected("transaction status", other)),
+                Err(Failed::Again) => {}
+                Err(Failed::Fatal(e)) => return Err(e),
+                Err(Failed::Keys(errors)) => match errors.first() {
+                    Some(KeyError::TxnNotFound { .. }) if !rollback_if_not_exist => {
+                        if !is_expired(start_ts, lock.ttl_ms, current_ts) {
+                            let left = time_left(start_ts, lock.ttl_ms, current_ts);
+                            return Ok(Fate::Alive(left, Timestamp::ZERO));
+                        }
+                        rollback_if_not_exist = true;
+                    }
+                    _ => return Err(Error::unexpected("transaction status", errors)),
+                },
+            }
+        }
+    }
+
+    fn end_locks(
+        &self,
+        start_ts: Timestamp,
+        commit_ts: Option<Timestamp>,
+        locks: &[&KeyLock],
+        backoff: &mut Backoff<'_>,
+    ) -> Result<()> {
+        let mut keys: Vec<Vec<u8>> = locks.iter().map(|lock| lock.key.clone()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let whole_region = locks.iter().any(|lock| lock.lock.txn_size >= WHOLE_REGION_KEYS);
+        let commit_ts = commit_ts.unwrap_or(Timestamp::ZERO);
+        self.finish_keys(keys, backoff, |keys| {
+            let keys = if whole_region { Vec::new() } else { keys };
+            Request::ResolveLock { start_ts, commit_ts, keys }
+        })
+    }
+
+    /// Sends a command that may be repeated to every region of these keys (sorted).
+    pub fn finish_keys(
+        &self,
+        keys: Vec<Vec<u8>>,
+        backoff: &mut Backoff<'_>,
+        request: impl Fn(Vec<Vec<u8>>) -> Request,
+    ) -> Result<()> {
+        let mut work = self.group(keys, |key| key, Vec::len, backoff)?;
+        while let Some(group) = work.pop() {
+            match self.call(&group.route, request(group.items.clone()), backoff) {
+                Ok(_) => {}
+                Err(Failed::Again) => {
+                    work.extend(self.group(group.items, |key| key, Vec::len, backoff)?);
+                }
+                Err(Failed::Fatal(e)) => return Err(e),
+                Err(Failed::Keys(errors)) => {
+                    return Err(Error::unexpected("the end of a transaction", errors));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn time_left(start_ts: Timestamp, ttl_ms: u64, current_ts: Timestamp) -> Duration {
+    let ends = start_ts.physical_ms().saturating_add(ttl_ms);
+    Duration::from_millis(ends.saturating_sub(current_ts.physical_ms()) + 1)
+}
+
+/// The locks among the reasons why keys refused a request; `Err` if there are other reasons.
+pub(crate) fn locks_of(errors: Vec<KeyError>) -> Result<Vec<KeyLock>> {
+    errors
+        .into_iter()
+        .map(|error| match error {
+            KeyError::Locked(lock) => Ok(*lock),
+            other => Err(Error::unexpected("a read", other)),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_bounded_and_the_oldest_goes_first() {
+        let outcomes = Outcomes::default();
+        let last = OUTCOMES_MAX as u64 + 10;
+        for i in 0..last {
+            outcomes.put(Timestamp(i), Some(Timestamp(i + 1)));
+        }
+        assert_eq!(outcomes.get(Timestamp(9)), None);
+        assert_eq!(outcomes.get(Timestamp(10)), Some(Some(Timestamp(11))));
+        assert_eq!(outcomes.known.lock().1.len(), OUTCOMES_MAX);
+    }
+}
