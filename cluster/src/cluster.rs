@@ -149,6 +149,9 @@ impl Cluster {
         ));
         let replicas = Arc::new(Replicas { pd: pd.clone(), announce });
 
+        for id in row_stores(&shared.config) {
+            register(&pd, id, StoreKind::Row)?;
+        }
         let first = first_region(&pd, shared.config.stores)?;
         let mut nodes = HashMap::new();
         let mut engines = HashMap::new();
@@ -157,7 +160,6 @@ impl Cluster {
             if let Some(engine) = &engine {
                 engines.insert(id, engine.clone());
             }
-            register(&pd, id, StoreKind::Row)?;
             let node = nodes::start_rows(&shared, id, engine, Some(first.clone()))?;
             attach(&parts, &node);
             nodes.insert(id, node);

@@ -37,7 +37,7 @@ impl SchemaSource for CatalogSchemas {
             match self.client.get_latest(&catalog::table_key(id)) {
                 Ok(None) => return Ok(None),
                 Ok(Some(json)) => {
-                    let schema = serde_json::from_slice(&json);
+                    let schema = serde_json::from_slice::<TableSchema>(&json).map(Arc::new);
                     return schema.map(Some).map_err(|e| format!("schema of table {id}: {e}"));
                 }
                 Err(_) if !self.stopping.load(Ordering::SeqCst) => {

@@ -27,6 +27,7 @@ mod queue;
 pub mod rows;
 pub mod scan;
 pub mod spec;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

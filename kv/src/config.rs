@@ -61,7 +61,7 @@ pub struct EngineConfig {
     /// Blocks of files kept in memory, with their indexes and filters. Bytes.
     pub block_cache_bytes: u64,
     /// Recent writes kept in memory before they go to a file, for the default and the write
-    /// family each. Bytes; up to three such buffers exist while files are written.
+    /// family each. Bytes. All families together are held to about twice this.
     pub write_buffer_bytes: u64,
     /// The same for the lock and the meta family: small, since a lock lives for a moment.
     pub small_write_buffer_bytes: u64,

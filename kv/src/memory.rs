@@ -212,9 +212,9 @@ impl Engine for MemoryEngine {
         state.seq += 1;
         let held = {
             let held = self.shared.held.lock();
-            held.first_key_value().zip(held.last_key_value()).map(|((oldest, _), (newest, _))| {
-                Held { oldest: *oldest, newest: *newest }
-            })
+            held.first_key_value()
+                .zip(held.last_key_value())
+                .map(|((oldest, _), (newest, _))| Held { oldest: *oldest, newest: *newest })
         };
         let turns = batch.ops.len() * PURGE_PER_WRITE + PURGE_MIN;
         if let Some(journal) = &mut state.journal {
@@ -271,9 +271,8 @@ impl Engine for MemoryEngine {
 
     fn statistics(&self) -> Vec<(String, u64)> {
         let state = self.shared.state.read();
-        let keys = Cf::ALL.map(|cf| {
-            (format!("{}.keys", cf.name()), state.families[cf as usize].len() as u64)
-        });
+        let keys = Cf::ALL
+            .map(|cf| (format!("{}.keys", cf.name()), state.families[cf as usize].len() as u64));
         let mut all = Vec::from(keys);
         all.push(("waiting".into(), state.waiting.len() as u64));
         all.push(("snapshots".into(), self.shared.held.lock().values().sum::<usize>() as u64));

@@ -23,9 +23,7 @@ use crate::engine::{Cf, Cursor, Pair, Snapshot};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use damask_types::codec::{self, encode_key, encode_key_ts, split_key_ts};
-use damask_types::{
-    ErrorKind, KeyLock, KeyRange, Lock, Timestamp, Write, WriteKind, WriteRef,
-};
+use damask_types::{ErrorKind, KeyLock, KeyRange, Lock, Timestamp, Write, WriteKind, WriteRef};
 use std::sync::Arc;
 
 /// A read's answer.
@@ -287,10 +285,7 @@ fn version(pair: Option<Pair<'_>>) -> Result<Option<(Timestamp, Write)>> {
 }
 
 /// A cursor over exactly the versions of one encoded key.
-fn versions_cursor<'a>(
-    snapshot: &'a dyn Snapshot,
-    encoded: &[u8],
-) -> Result<Box<dyn Cursor + 'a>> {
+fn versions_cursor<'a>(snapshot: &'a dyn Snapshot, encoded: &[u8]) -> Result<Box<dyn Cursor + 'a>> {
     let len = encoded.len();
     let mut end = Vec::with_capacity(len + 9);
     end.extend_from_slice(encoded);

@@ -3,5 +3,6 @@
 mod apply;
 mod crash;
 mod fixture;
+mod live;
 mod regions;
 mod view;

@@ -94,6 +94,14 @@ struct Known {
     applied: Applied,
     /// The last split's other regions, for those who come with an old description.
     siblings: Vec<RegionId>,
+    /// An entry said that this replica is out: no more entries.
+    removed: bool,
+}
+
+impl Known {
+    fn new(region: Region, applied: Applied, siblings: Vec<RegionId>) -> Known {
+        Known { region, applied, siblings, removed: false }
+    }
 }
 
 /// Applies entries for every region of a store.
@@ -117,7 +125,7 @@ impl Applier {
         let mut regions = HashMap::new();
         for state in states.iter().filter(|s| !s.tombstone) {
             let (region, applied) = (state.region.clone(), state.applied);
-            regions.insert(region.id, Known { region, applied, siblings: Vec::new() });
+            regions.insert(region.id, Known::new(region, applied, Vec::new()));
         }
         let (batches, outcomes, reports) = (Vec::new(), Vec::new(), Vec::new());
         Applier { store, machine, log, regions, batches, outcomes, reports }
@@ -169,12 +177,14 @@ impl Applier {
         let mut effects = Vec::new();
         let mut applied = None;
         for entry in entries {
-            let Some(known) = self.regions.get_mut(&id) else { return Ok(()) };
+            let Some(known) = self.regions.get_mut(&id).filter(|k| !k.removed) else {
+                return Ok(());
+            };
             if entry.index <= known.applied.index {
                 continue;
             }
             let at = Applied { index: entry.index, term: entry.term };
-            known.applied = at;
+            let prior = std::mem::replace(&mut known.applied, at);
             applied = Some(at);
             let before = changes.len();
             let outcome = self.one(id, entry, &mut effects, &mut changes)?;
@@ -185,31 +195,20 @@ impl Applier {
             if changes.len() == before {
                 continue;
             }
-            // Descriptions change between batches; those of new regions, and the end of this
-            // replica, must be durable before anything of them leaves the store.
-            let batch = std::mem::take(&mut effects);
-            self.batches.push(ApplyBatch { region: id, applied: at, effects: batch });
-            applied = None;
-            match &changes[before] {
-                Change::Split { .. } => {
-                    let answers = std::mem::take(&mut self.outcomes);
-                    self.flush()?;
-                    self.machine.sync()?;
-                    self.outcomes = answers;
-                    self.flush()?;
-                }
-                Change::Replicas { region, change: PeerChange::Remove(peer) }
-                    if region.peer_on(self.store).is_none() =>
-                {
-                    self.flush()?;
-                    // The tombstone names the removed peer: its id is used up.
-                    let mut region = region.clone();
-                    region.peers.push(*peer);
-                    self.reports.push(ApplyReport::Applied { region: id, applied: at, changes });
-                    let state = RegionState { region, applied: at, tombstone: true };
-                    return self.destroy(state);
-                }
-                Change::Replicas { .. } => {}
+            if let Change::Replicas { region, .. } = &changes[before]
+                && region.peer_on(self.store).is_none()
+            {
+                return self.removed(id, prior, effects, changes);
+            }
+            // What a split makes must be durable before anything of it leaves the store.
+            if let Change::Split { .. } = &changes[before] {
+                let effects = std::mem::take(&mut effects);
+                self.batches.push(ApplyBatch { region: id, applied: at, effects });
+                applied = None;
+                let answers = std::mem::take(&mut self.outcomes);
+                self.flush()?;
+                self.machine.sync()?;
+                self.outcomes = answers;
             }
         }
         if let Some(applied) = applied {
@@ -219,6 +218,21 @@ impl Applier {
             let applied = known.applied;
             self.reports.push(ApplyReport::Applied { region: id, applied, changes });
         }
+        Ok(())
+    }
+
+    /// This replica is out: the entry that says so is not counted as applied, so that a restart
+    /// sees it again until the core, which knows the readers, has the content destroyed.
+    fn removed(
+        &mut self,
+        id: RegionId,
+        prior: Applied,
+        effects: Vec<Effect>,
+        changes: Vec<Change>,
+    ) -> Result<()> {
+        self.batches.push(ApplyBatch { region: id, applied: prior, effects });
+        self.regions.get_mut(&id).expect("its entry was decided").removed = true;
+        self.reports.push(ApplyReport::Applied { region: id, applied: prior, changes });
         Ok(())
     }
 
@@ -274,8 +288,10 @@ impl Applier {
                     Ok(parts) => parts,
                     Err(why) => return Ok(Outcome::Refused(Error::Invalid(why))),
                 };
-                let state = |region: &Region, applied| {
-                    RegionState { region: region.clone(), applied, tombstone: false }
+                let state = |region: &Region, applied| RegionState {
+                    region: region.clone(),
+                    applied,
+                    tombstone: false,
                 };
                 let mut states = vec![state(&parent, applied)];
                 states.extend(children.iter().map(|child| state(child, INITIAL)));
@@ -287,7 +303,7 @@ impl Applier {
                 for region in children.iter().chain([&parent]) {
                     let applied = if region.id == id { applied } else { INITIAL };
                     let (region, siblings) = (region.clone(), ids(region.id));
-                    self.regions.insert(region.id, Known { region, applied, siblings });
+                    self.regions.insert(region.id, Known::new(region, applied, siblings));
                 }
                 let mut all = children.clone();
                 all.push(parent.clone());
@@ -320,14 +336,19 @@ impl Applier {
         self.log.sync()?;
         self.machine.import(&state, Arc::unwrap_or_clone(chunks))?;
         let (region, applied) = (state.region.clone(), state.applied);
-        self.regions.insert(id, Known { region, applied, siblings: Vec::new() });
+        self.regions.insert(id, Known::new(region, applied, Vec::new()));
         self.reports.push(ApplyReport::Imported(state));
         Ok(())
     }
 
-    fn destroy(&mut self, state: RegionState) -> Result<()> {
+    /// The core may not know yet of a split that was applied here: only the range as it is now
+    /// may go.
+    fn destroy(&mut self, mut state: RegionState) -> Result<()> {
+        if let Some(known) = self.regions.remove(&state.region.id) {
+            state.region.range = known.region.range;
+            state.region.epoch.version = known.region.epoch.version;
+        }
         self.machine.destroy(&state)?;
-        self.regions.remove(&state.region.id);
         self.reports.push(ApplyReport::Destroyed(state));
         Ok(())
     }
@@ -390,7 +411,8 @@ pub(crate) fn split_region(
             return Err("a child needs one peer per peer of its parent".to_owned());
         }
         let peers = region.peers.iter().zip(&child.peers).map(|(p, id)| Peer { id: *id, ..*p });
-        let range = KeyRange { start: std::mem::replace(&mut start, key.clone()), end: key.clone() };
+        let range =
+            KeyRange { start: std::mem::replace(&mut start, key.clone()), end: key.clone() };
         made.push(Region { id: child.region, range, epoch, peers: peers.collect() });
     }
     let range = KeyRange { start, end: region.range.end.clone() };

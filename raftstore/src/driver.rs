@@ -188,21 +188,22 @@ impl Store {
         };
         let guard = |name: &str, body: Box<dyn FnOnce() -> Result<()> + Send>| {
             let shared = shared.clone();
-            spawn(&format!("{name}-{id}"), move || {
-                match catch_unwind(AssertUnwindSafe(body)) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(e)) => shared.fail(e),
-                    Err(panic) => shared.fail(panicked(panic.as_ref())),
-                }
+            spawn(&format!("{name}-{id}"), move || match catch_unwind(AssertUnwindSafe(body)) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => shared.fail(e),
+                Err(panic) => shared.fail(panicked(panic.as_ref())),
             })
         };
         let s = shared.clone();
         let writer_log = log.clone();
         let tasks = vec![
             guard("raft", Box::new(move || raft.run(&events))),
-            guard("log", Box::new(move || {
-                write_loop(&writes, writer_log.as_ref(), transport.as_ref(), &s.inbox)
-            })),
+            guard(
+                "log",
+                Box::new(move || {
+                    write_loop(&writes, writer_log.as_ref(), transport.as_ref(), &s.inbox)
+                }),
+            ),
             guard("apply", {
                 let shared = shared.clone();
                 Box::new(move || apply_loop(&tasks, applier, &shared))
@@ -386,9 +387,7 @@ impl Raft {
         let result = catch_unwind(AssertUnwindSafe(|| self.turns(events)));
         match result {
             Ok(result) => result,
-            Err(panic) => {
-                Err(self.core.take_failure().unwrap_or_else(|| panicked(panic.as_ref())))
-            }
+            Err(panic) => Err(self.core.take_failure().unwrap_or_else(|| panicked(panic.as_ref()))),
         }
     }
 

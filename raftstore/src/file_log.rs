@@ -245,7 +245,12 @@ impl State {
         Place { segment: piece.segment, offset: piece.offset + start as u64, len, crc, sequence }
     }
 
-    fn append(&mut self, group: RegionId, entries: Vec<LogEntry>, config: &FileLogConfig) -> Result<()> {
+    fn append(
+        &mut self,
+        group: RegionId,
+        entries: Vec<LogEntry>,
+        config: &FileLogConfig,
+    ) -> Result<()> {
         format::put_entries_head(&mut self.piece(config).bytes, group, false, entries.len());
         for entry in entries {
             let place = self.place(&entry, config);
@@ -306,7 +311,8 @@ impl State {
 
     /// Files that hold nothing that is needed: all before the first that does. The newest stays.
     fn removable(&self) -> Vec<u64> {
-        let places = self.groups.values().flat_map(|log| log.iter().map(|(_, _, s)| s.place.segment));
+        let places =
+            self.groups.values().flat_map(|log| log.iter().map(|(_, _, s)| s.place.segment));
         let needed = places.min().unwrap_or(u64::MAX).min(self.tail.0);
         self.files.range(..needed).map(|(number, _)| *number).collect()
     }

@@ -16,7 +16,9 @@ use raft::eraftpb::{
     self, ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, Message, MessageType,
     Snapshot, SnapshotMetadata,
 };
-use raft::{GetEntriesContext, ProgressState, RaftState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::{
+    GetEntriesContext, ProgressState, RaftState, RawNode, Ready, SnapshotStatus, StateRole,
+};
 use raft::{Storage, StorageError};
 use std::sync::Arc;
 
@@ -289,7 +291,12 @@ impl Group {
             },
             // Guard h: raft-rs aborts if told to commit what it lacks.
             MessageType::MsgHeartbeat if m.term >= raft.term && m.commit > last => {
-                tracing::error!(peer = raft.id, commit = m.commit, last, "acknowledged log is gone");
+                tracing::error!(
+                    peer = raft.id,
+                    commit = m.commit,
+                    last,
+                    "acknowledged log is gone"
+                );
                 false
             }
             MessageType::MsgAppend => contiguous(m),

@@ -1,5 +1,5 @@
-//! The handle of a running store: how requests get in. Every call returns at once; the answer
-//! comes to `done`, on a thread of the store, which must not be blocked.
+//! What a running store is asked and says (`driver::StoreHandle` has the methods). A request
+//! returns at once; its answer comes to `done`, on a store's thread, which must not be blocked.
 
 use crate::error::Result;
 use crate::machine::Applied;
@@ -22,7 +22,8 @@ pub struct Proposal {
     pub records: Vec<Record>,
 }
 
-/// "Everything acknowledged before you asked is applied here": take a snapshot now.
+/// "Everything acknowledged before you asked is applied here": take a snapshot now, and drop the
+/// permit after that: until then the content stays even if this replica is removed.
 #[derive(Clone, Debug)]
 pub struct ReadPermit {
     /// The region as applied here now; its epoch equals the one asked for.
@@ -54,14 +55,7 @@ pub struct ReplicaStatus {
     pub matched: Vec<(Peer, u64)>,
 }
 
-/// A running store. The inherent methods are:
-///
-/// * `propose(Proposal, Done<Applied>)`: answered after apply.
-/// * `read_index(RegionId, Epoch, Done<ReadPermit>)`: on the leader and on learners; linearizable.
-/// * `split(RegionId, Epoch, Vec<Vec<u8>>, Vec<SplitChild>, Done<Vec<Region>>)`.
-/// * `change_peer(RegionId, Epoch, PeerChange, Done<Region>)`.
-/// * `transfer_leader(RegionId, Peer)`.
-/// * `replicas() -> Vec<ReplicaStatus>`.
+/// A change of one replica of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerChange {
     /// Add (or demote to) a learner.

@@ -34,7 +34,9 @@ impl<S> LogIndex<S> {
     /// The last entry, or the truncated position.
     pub fn last(&self) -> Applied {
         match self.slots.back() {
-            Some((term, _)) => Applied { index: self.base + self.slots.len() as u64 - 1, term: *term },
+            Some((term, _)) => {
+                Applied { index: self.base + self.slots.len() as u64 - 1, term: *term }
+            }
             None => self.truncated,
         }
     }

@@ -11,7 +11,7 @@ use crate::machine::{Applied, RegionState, SnapshotChunks};
 use damask_types::{Epoch, Peer, PeerId, PeerRole, Region, RegionId};
 use raft::{Ready, StateRole};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// A write that waits for the end of the turn.
 pub(crate) struct Queued {
@@ -75,14 +75,24 @@ pub(crate) struct Replica {
     pub exporting: bool,
     pub exported_tick: Option<u64>,
     pub sent_snapshots: HashMap<PeerId, u64>,
+    /// Removed: what is left to do once nobody reads it any more, and since when.
+    pub ending: Option<(RegionState, u64)>,
     pub destroying: bool,
+    /// Descriptions handed out with read permits.
+    pub views: Vec<Weak<Region>>,
     pub siblings: Vec<RegionId>,
     pub seen: (u64, StateRole, Option<PeerId>),
     pub deposed: u64,
 }
 
 impl Replica {
-    pub fn new(region: Region, peer: Peer, group: Group, applied: Applied, incarnation: u64) -> Self {
+    pub fn new(
+        region: Region,
+        peer: Peer,
+        group: Group,
+        applied: Applied,
+        incarnation: u64,
+    ) -> Self {
         let hard = group.hard_state();
         let seen = (group.term(), group.role(), group.leader());
         Replica {
@@ -107,7 +117,9 @@ impl Replica {
             exporting: false,
             exported_tick: None,
             sent_snapshots: HashMap::new(),
+            ending: None,
             destroying: false,
+            views: Vec::new(),
             siblings: Vec::new(),
             seen,
             deposed: 0,
@@ -127,9 +139,10 @@ impl Replica {
         Error::NotLeader { region: self.region.id, leader }
     }
 
-    /// May be stepped, ticked, asked for a ready.
+    /// May be stepped, ticked, asked for a ready. Not while a snapshot is put in place: until
+    /// raft-rs knows it as applied, an election would look for entries that are gone.
     pub fn is_free(&self) -> bool {
-        self.importing.is_none() && !self.destroying
+        self.importing.is_none() && self.snapshot_persisting.is_none() && !self.destroying
     }
 
     fn refusal(&self, why: &Refused) -> Error {
@@ -252,7 +265,7 @@ impl Replica {
         if ready.is_empty() {
             return;
         }
-        let region = Arc::new(self.region.clone());
+        let region = self.view();
         for (_, term, reads) in ready {
             for read in reads {
                 read.answer.send(if read.epoch.version == region.epoch.version {
@@ -261,6 +274,36 @@ impl Replica {
                     Err(Error::EpochNotMatch { current: current(self) })
                 });
             }
+        }
+    }
+
+    /// The description that permits share.
+    fn view(&mut self) -> Arc<Region> {
+        let newest = self.views.last().and_then(Weak::upgrade);
+        if let Some(view) = newest.filter(|view| **view == self.region) {
+            return view;
+        }
+        let view = Arc::new(self.region.clone());
+        self.views.retain(|view| view.strong_count() > 0);
+        self.views.push(Arc::downgrade(&view));
+        view
+    }
+
+    /// Does somebody hold a read permit?
+    pub fn is_read(&self) -> bool {
+        self.views.iter().any(|view| view.strong_count() > 0)
+    }
+
+    /// The end of this replica: nothing is permitted any more.
+    pub fn end(&mut self, state: RegionState, tick: u64) {
+        self.destroying = true;
+        self.ending = Some((state, tick));
+        self.give_up_pending("this replica was removed");
+        let confirmed = std::mem::take(&mut self.confirmed).into_iter().flat_map(|c| c.2);
+        let asked = std::mem::take(&mut self.asked).into_iter().flat_map(|a| a.reads);
+        let waiting = std::mem::take(&mut self.waiting_reads);
+        for read in confirmed.chain(asked).chain(waiting) {
+            read.answer.send(Err(Error::RegionNotFound(self.region.id)));
         }
     }
 

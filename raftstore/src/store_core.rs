@@ -16,6 +16,8 @@
 mod events;
 mod messages;
 mod readies;
+#[cfg(test)]
+mod tests;
 
 use crate::apply::{ApplyTask, INITIAL};
 use crate::error::{Error, Result};
@@ -111,6 +113,8 @@ const EARLY_MESSAGES_MAX: usize = 8;
 const EARLY_TICKS: u64 = 3;
 /// Ticks after which early messages are forgotten.
 const EARLY_TICKS_MAX: u64 = 50;
+/// Ticks after which a read permit that nobody gave back does not keep a removed replica's content.
+const PERMIT_TICKS_MAX: u64 = 600;
 /// Ticks without a leader after which a learner asks whether it is still one.
 const PROBE_TICKS: usize = 100;
 
@@ -235,8 +239,7 @@ impl StoreCore {
 
     fn open_replica(&mut self, region: Region, peer: Peer, applied: Applied) -> Result<()> {
         let (id, conf) = (region.id, wire::conf_state(&region));
-        let group =
-            Group::open(&self.config.raft, &self.log, id, peer.id, conf, applied.index)?;
+        let group = Group::open(&self.config.raft, &self.log, id, peer.id, conf, applied.index)?;
         self.incarnations += 1;
         let replica = Replica::new(region, peer, group, applied, self.incarnations);
         self.replicas.insert(id, replica);

@@ -4,5 +4,5 @@
 mod log_suite;
 mod network;
 
-pub use log_suite::{LogHarness, log_store_suite};
+pub use log_suite::{Crash, LogHarness, log_store_suite};
 pub use network::LocalNetwork;

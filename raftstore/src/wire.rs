@@ -146,7 +146,8 @@ mod tests {
         let region = Region { id: RegionId(8), range, epoch, peers: vec![peer] };
         let mut data = Vec::new();
         put_region(&mut data, &region);
-        let metadata = SnapshotMetadata { conf_state: Some(conf_state(&region)), index: 9, term: 5 };
+        let metadata =
+            SnapshotMetadata { conf_state: Some(conf_state(&region)), index: 9, term: 5 };
         let entry = Entry { term: 4, index: 300, data: b"x".to_vec(), ..Entry::default() };
         let mut m = Message { to: 1, from: 2, term: 7, commit: 300, ..Message::default() };
         m.set_msg_type(MessageType::MsgSnapshot);

@@ -1,5 +1,6 @@
 //! Three stores in one process over memory disks and memory engines: replication, restart, crash,
 //! leader change, split, learner, linearizable reads. It never waits for a fixed time.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use damask_env::{MemoryDisk, RealClock};
 use damask_kv::{Cf, Engine, MemoryEngine};

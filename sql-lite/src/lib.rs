@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod failure;
 pub mod session;
 pub mod statement;
+pub mod query;
 pub mod value;
 pub mod variables;
 

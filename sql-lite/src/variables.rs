@@ -7,14 +7,14 @@ mod mode;
 
 use crate::error::{Error, Result};
 use damask_types::Datum;
-pub use known::{Definition, Kind, Scope, definitions};
+pub use known::{CHARSETS, COLLATIONS, Charset, Definition, Kind, Scope, definitions};
 pub use mode::SqlMode;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The version clients see at connect and as VERSION().
-pub const VERSION: &str = concat!("8.0.11-Damask-v", env!("CARGO_PKG_VERSION"));
+pub const VERSION: &str = concat!("8.0.11-TiDB-v8.5.0-damask-", env!("CARGO_PKG_VERSION"));
 /// `@@version_comment`.
 pub const VERSION_COMMENT: &str = "Damask Server (Apache License 2.0), MySQL 8.0 compatible";
 

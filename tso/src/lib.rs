@@ -16,12 +16,12 @@
 //! Not here: a replicated oracle (a bound kept by the placement driver's own group) and a remote
 //! one (a wire in front of this trait).
 //!
-//! Reading order: as the modules below.
+//! Reading order: `bound`, `local`, `batching`, `memory`, `testing`.
 
+pub mod batching;
 mod bound;
 pub mod error;
 pub mod local;
-pub mod batching;
 pub mod memory;
 pub mod testing;
 

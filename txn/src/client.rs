@@ -159,8 +159,7 @@ impl Client {
         let run = Arc::new(run);
         let (sender, receiver) = unbounded();
         for (at, item) in items.into_iter().enumerate() {
-            let (core, run, sender) =
-                (Arc::clone(self.core()), Arc::clone(&run), sender.clone());
+            let (core, run, sender) = (Arc::clone(self.core()), Arc::clone(&run), sender.clone());
             let job: Job = Box::new(move || {
                 let answer = run(&core, item);
                 // Nobody waits only if the caller panicked.

@@ -128,8 +128,6 @@ fn prewrite_group(core: &Core, txn: &Txn, group: Group<Mutation>) -> Prewritten 
     let result = lock_group(core, txn, group, &mut locked, &mut backoff);
     if result.is_err() {
         txn.failed.store(true, Ordering::Relaxed);
-    } else {
-        locked.sort_unstable();
     }
     Prewritten { locked, result }
 }
@@ -287,12 +285,7 @@ fn commit_primary(
 
 /// Commits the keys that the decision has left locked. Whatever fails here is done by whoever
 /// meets the lock.
-fn commit_rest(
-    client: &Client,
-    start_ts: Timestamp,
-    commit_ts: Timestamp,
-    mut keys: Vec<Vec<u8>>,
-) {
+fn commit_rest(client: &Client, start_ts: Timestamp, commit_ts: Timestamp, mut keys: Vec<Vec<u8>>) {
     if keys.is_empty() {
         return;
     }
@@ -313,6 +306,6 @@ fn roll_back(core: &Core, txn: &Txn, mut keys: Vec<Vec<u8>>) {
     keys.dedup();
     let request = |keys| Request::Rollback { keys, start_ts };
     if let Err(e) = core.finish_keys(keys, &mut core.brief_backoff(), request) {
-        tracing::debug!(%start_ts, error = %e, "locks are left to be resolved");
+        tracing::warn!(%start_ts, error = %e, "locks are left to be resolved");
     }
 }

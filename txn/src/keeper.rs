@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the keeper looks.
-const TICK: Duration = Duration::from_millis(500);
+/// How often the keeper looks at least; more often when locks live shorter.
+const TICK_MAX: Duration = Duration::from_millis(500);
 
 /// One commit under way.
 #[derive(Clone)]
@@ -66,10 +66,11 @@ impl Drop for Watch<'_> {
 
 impl Shared {
     fn run(&self) {
-        while !self.core.closing.wait(TICK) {
+        let due = Duration::from_millis(self.core.config.lock_ttl_ms / 3);
+        let tick = TICK_MAX.min(due / 2).max(Duration::from_millis(1));
+        while !self.core.closing.wait(tick) {
             let mut commits = self.commits.lock();
             let now = self.core.clock.monotonic();
-            let due = Duration::from_millis(self.core.config.lock_ttl_ms / 3);
             let mut late = Vec::new();
             for (start_ts, beat) in commits.iter_mut() {
                 if now.saturating_sub(beat.last) >= due {

@@ -22,27 +22,28 @@
 //! * latches are held until the log has answered;
 //! * an outcome that is not known is an error of its own.
 //!
-//! Reading order: as the modules below; server end first.
+//! Reading order: `request`, `percolator`, `latch`, `replica`, `server`; then `client`,
+//! `transaction`, `buffer`, `snapshot`, `commit`, `resolve`, `region`, `backoff`, `keeper`.
 
-pub mod request;
-pub mod percolator;
 pub mod latch;
+pub mod percolator;
 pub mod replica;
+pub mod request;
 pub mod server;
 
-pub mod error;
-pub mod config;
 mod backoff;
-mod workers;
+mod buffer;
+pub mod client;
+mod commit;
+pub mod config;
+pub mod error;
+mod keeper;
+pub mod local;
 mod region;
 mod resolve;
-mod keeper;
 pub mod snapshot;
-mod buffer;
 pub mod transaction;
-mod commit;
-pub mod client;
-pub mod local;
+mod workers;
 
 pub use buffer::Mark;
 pub use client::Client;

@@ -41,8 +41,7 @@ impl LocalCluster {
     pub fn new(engine: Arc<dyn Engine>) -> Arc<LocalCluster> {
         let replica = Arc::new(LocalReplica::new(Arc::clone(&engine)));
         let epoch = Epoch { conf_ver: 1, version: 1 };
-        let region =
-            Region { id: RegionId(1), range: KeyRange::all(), epoch, peers: vec![PEER] };
+        let region = Region { id: RegionId(1), range: KeyRange::all(), epoch, peers: vec![PEER] };
         replica.host(region, 1);
         let server = Arc::new(TxnServer::new(Arc::clone(&replica), Arc::clone(&engine)));
         let now = Timestamp::compose(RealClock::default().wall_ms(), 0);

@@ -13,9 +13,7 @@
 use crate::latch::{Guard, Latches};
 use crate::percolator::{self, Decision, decide};
 use crate::replica::Replica;
-use crate::request::{
-    Context, Mutation, Request, RequestError, Response, SCAN_PAIRS_MAX, Service,
-};
+use crate::request::{Context, Mutation, Request, RequestError, Response, SCAN_PAIRS_MAX, Service};
 use crossbeam_channel::{Receiver, bounded};
 use damask_kv::{Engine, MvccReader};
 use damask_raftstore::{Done, Error as RegionError, Proposal, ReadPermit};
@@ -35,18 +33,26 @@ pub struct TxnServer {
     replica: Box<dyn Replica>,
     engine: Arc<dyn Engine>,
     latches: Arc<Latches>,
+    patience: Duration,
 }
 
 impl TxnServer {
     /// Over a store and the engine that it applies to.
     pub fn new(replica: impl Replica, engine: Arc<dyn Engine>) -> TxnServer {
-        TxnServer { replica: Box::new(replica), engine, latches: Arc::default() }
+        let latches = Arc::default();
+        TxnServer { replica: Box::new(replica), engine, latches, patience: PATIENCE }
+    }
+
+    /// Waits so long instead of [`PATIENCE`].
+    pub fn with_patience(mut self, patience: Duration) -> TxnServer {
+        self.patience = patience;
+        self
     }
 
     fn permit(&self, context: Context) -> Result<ReadPermit> {
         let (done, answer) = one_shot();
         self.replica.read_index(context.region, context.epoch, done);
-        match answer.recv_timeout(PATIENCE) {
+        match answer.recv_timeout(self.patience) {
             Ok(permit) => Ok(permit?),
             Err(_) => Err(RegionError::Busy("no read index in time").into()),
         }
@@ -65,7 +71,7 @@ impl TxnServer {
     }
 
     fn write(&self, context: Context, request: Request) -> Result<Response> {
-        let guard = self.latches.acquire(keys_of(&request), PATIENCE);
+        let guard = self.latches.acquire(keys_of(&request), self.patience);
         let guard = guard.ok_or(RegionError::Busy("keys are latched by other commands"))?;
         let permit = self.permit(context)?;
         check_keys(&permit.region, &request)?;
@@ -89,7 +95,7 @@ impl TxnServer {
             done(result);
         });
         self.replica.propose(proposal, release);
-        match answer.recv_timeout(PATIENCE) {
+        match answer.recv_timeout(self.patience) {
             Ok(applied) => applied.map(|_| ()).map_err(RequestError::Region),
             Err(_) => {
                 let detail = "the log has not answered in time".to_owned();
@@ -186,3 +192,6 @@ fn check_keys(region: &Region, request: &Request) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

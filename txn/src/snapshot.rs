@@ -54,9 +54,7 @@ impl SnapshotReader {
             core.group(sorted, |item| &item.1, |item| item.1.len(), &mut core.backoff())?;
         let ts = self.ts;
         let items = groups.into_iter().map(|group| group.items).collect();
-        let answers = self.client.side_by_side(items, move |core, items| {
-            core.batch_get(items, ts)
-        });
+        let answers = self.client.side_by_side(items, move |core, items| core.batch_get(items, ts));
         let mut values = vec![None; keys.len()];
         for answer in answers {
             for (at, value) in answer? {
@@ -122,8 +120,7 @@ impl Core {
         let mut values = Vec::with_capacity(items.len());
         let mut work = vec![items];
         while let Some(items) = work.pop() {
-            let groups =
-                self.group(items, |item| &item.1, |item| item.1.len(), &mut backoff)?;
+            let groups = self.group(items, |item| &item.1, |item| item.1.len(), &mut backoff)?;
             for group in groups {
                 let keys = group.items.iter().map(|item| item.1.clone()).collect();
                 let request = Request::BatchGet { keys, ts, bypass: seen.bypass.clone() };
@@ -180,11 +177,7 @@ impl Core {
     }
 
     /// The last region that overlaps the range.
-    fn locate_last(
-        &self,
-        range: &KeyRange,
-        backoff: &mut Backoff<'_>,
-    ) -> Result<damask_pd::Route> {
+    fn locate_last(&self, range: &KeyRange, backoff: &mut Backoff<'_>) -> Result<damask_pd::Route> {
         loop {
             match self.locate.locate_range(range).pop() {
                 Some(route) => return Ok(route),

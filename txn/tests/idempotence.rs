@@ -162,11 +162,8 @@ impl World {
         }
         let Some(Some(commit)) = self.txns[at].outcome else { return };
         let key = keys[self.chance.below(keys.len() as u64) as usize];
-        let request = Request::Commit {
-            keys: vec![key.into()],
-            start_ts,
-            commit_ts: Timestamp(commit),
-        };
+        let request =
+            Request::Commit { keys: vec![key.into()], start_ts, commit_ts: Timestamp(commit) };
         assert!(self.send(request).is_some(), "a secondary must follow its primary");
     }
 
@@ -239,13 +236,14 @@ impl World {
         let locks = reader.scan_locks(&damask_types::KeyRange::all(), |_| true, 100);
         for lock in locks.expect("read") {
             let Lock { start_ts, .. } = lock.lock;
-            let own = writes.iter().find(|((key, _), w)| *key == lock.key && w.start_ts == start_ts);
+            let own =
+                writes.iter().find(|((key, _), w)| *key == lock.key && w.start_ts == start_ts);
             assert!(own.is_none(), "one_lock_per_key: {lock:?} beside {own:?}");
             if lock.key == lock.lock.primary {
                 assert!(!outcomes.contains_key(&start_ts), "commit_implies_primary: {lock:?}");
             }
-            let long = lock.lock.short_value.is_none()
-                && lock.lock.kind == damask_types::LockKind::Put;
+            let long =
+                lock.lock.short_value.is_none() && lock.lock.kind == damask_types::LockKind::Put;
             wanted += usize::from(long);
         }
         let mut cursor = snapshot.cursor(Cf::Default, b"", b"").expect("a cursor");

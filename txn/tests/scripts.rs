@@ -94,8 +94,7 @@ fn words(command: &str) -> (HashMap<&str, &str>, Vec<&str>) {
     (named, rest)
 }
 
-const NAMES: [&str; 9] =
-    ["ts", "at", "primary", "ttl", "caller", "now", "limit", "size", "bypass"];
+const NAMES: [&str; 9] = ["ts", "at", "primary", "ttl", "caller", "now", "limit", "size", "bypass"];
 
 fn parse(command: &str) -> Request {
     let (named, rest) = words(command);
@@ -124,9 +123,7 @@ fn parse(command: &str) -> Request {
         },
         "commit" => Request::Commit { keys: keys(), start_ts: ts("ts"), commit_ts: ts("at") },
         "rollback" => Request::Rollback { keys: keys(), start_ts: ts("ts") },
-        "resolve" => {
-            Request::ResolveLock { start_ts: ts("ts"), commit_ts: ts("at"), keys: keys() }
-        }
+        "resolve" => Request::ResolveLock { start_ts: ts("ts"), commit_ts: ts("at"), keys: keys() },
         "status" => Request::CheckTxnStatus {
             primary: args[0].as_bytes().to_vec(),
             lock_ts: ts("ts"),
@@ -270,9 +267,7 @@ fn show_response(response: &Response) -> String {
     match response {
         Response::Ok => "ok".to_owned(),
         Response::Value(value) => show_value(value),
-        Response::Values(values) => {
-            values.iter().map(show_value).collect::<Vec<_>>().join(" ")
-        }
+        Response::Values(values) => values.iter().map(show_value).collect::<Vec<_>>().join(" "),
         Response::Pairs(pairs) if pairs.is_empty() => "(nothing)".to_owned(),
         Response::Pairs(pairs) => {
             let show = |(k, v): &(Vec<u8>, Vec<u8>)| format!("{}={}", show_bytes(k), show_bytes(v));

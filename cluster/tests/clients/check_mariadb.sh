@@ -14,7 +14,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 sql() {
-    "$client" --no-defaults --default-character-set=utf8mb4 --protocol=tcp -h "$host" -P "$port" -u root "$@"
+    "$client" --no-defaults --default-character-set=utf8mb4 --protocol=tcp \
+        -h "$host" -P "$port" -u root "$@"
 }
 
 # check WHAT EXPECTED GOT

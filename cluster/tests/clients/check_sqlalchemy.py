@@ -1,4 +1,4 @@
-"""SQLAlchemy (over PyMySQL) against a running server: DDL, inspection, reflection, DML, rollback."""
+"""SQLAlchemy (over PyMySQL) against a running server: DDL, inspection, DML, rollback."""
 
 import datetime
 import decimal

@@ -20,7 +20,8 @@ struct History {
 
 impl History {
     fn commit(mut self, key: &str, start: u64, commit: u64, value: Option<&[u8]>) -> History {
-        let (key, kind) = (key.as_bytes().to_vec(), value.map_or(WriteKind::Delete, |_| WriteKind::Put));
+        let (key, kind) =
+            (key.as_bytes().to_vec(), value.map_or(WriteKind::Delete, |_| WriteKind::Put));
         let short = value.filter(|v| v.len() <= SHORT_VALUE_MAX).map(<[u8]>::to_vec);
         if let (Some(value), None) = (value, &short) {
             let (key, value) = (key.clone(), value.to_vec());

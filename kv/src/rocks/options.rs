@@ -27,15 +27,15 @@ pub(super) fn of(config: &EngineConfig) -> (Options, Vec<ColumnFamilyDescriptor>
     database.set_atomic_flush(true);
     database.set_max_background_jobs(config.background_threads as i32);
     database.set_max_open_files(config.open_files_max as i32);
+    database.set_db_write_buffer_size(2 * config.write_buffer_bytes as usize);
     database.set_bytes_per_sync(1 << 20);
     database.set_keep_log_file_num(TEXT_LOGS);
     database.set_max_log_file_size(TEXT_LOG_BYTES);
     database.set_log_level(LogLevel::Warn);
     database.set_stats_dump_period_sec(0);
     let cache = Cache::new_lru_cache(config.block_cache_bytes as usize);
-    let families = Cf::ALL.map(|cf| {
-        ColumnFamilyDescriptor::new(cf.name(), family(cf, config, &cache))
-    });
+    let families =
+        Cf::ALL.map(|cf| ColumnFamilyDescriptor::new(cf.name(), family(cf, config, &cache)));
     (database, families.into())
 }
 

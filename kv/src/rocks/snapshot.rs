@@ -2,32 +2,32 @@
 //! crate: one lifetime, held by the order of two fields. It must never hand that lifetime out.
 #![allow(unsafe_code)]
 
-use super::{classify, family};
+use super::{Inner, classify, family};
 use crate::engine::{Cf, Cursor, Pair, Snapshot, is_empty_range};
 use crate::error::Result;
 use bytes::Bytes;
-use rocksdb::{DB, DBRawIterator, ReadOptions};
+use rocksdb::{DBRawIterator, ReadOptions};
 use std::sync::Arc;
 
-/// A snapshot. `view` borrows from `db`, so it is declared, and dropped, first.
+/// A snapshot. `view` borrows from `engine`, so it is declared, and dropped, first.
 pub(super) struct RocksSnapshot {
     view: rocksdb::Snapshot<'static>,
-    db: Arc<DB>,
+    engine: Arc<Inner>,
 }
 
 impl RocksSnapshot {
-    pub fn new(db: Arc<DB>) -> RocksSnapshot {
+    pub fn new(engine: Arc<Inner>) -> RocksSnapshot {
         // SAFETY: the database is on the heap behind an `Arc` that this value holds until after
-        // `view` is dropped, and a shared reference to it is never turned into a unique one. The
+        // `view` is dropped, and nothing makes a unique reference from a shared `Arc<Inner>`. The
         // `'static` lifetime stays private: all methods borrow from `self`.
-        let forever: &'static DB = unsafe { &*Arc::as_ptr(&db) };
-        RocksSnapshot { view: forever.snapshot(), db }
+        let forever: &'static Inner = unsafe { &*Arc::as_ptr(&engine) };
+        RocksSnapshot { view: forever.db.snapshot(), engine }
     }
 }
 
 impl Snapshot for RocksSnapshot {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        let found = self.view.get_pinned_cf(family(&self.db, cf), key);
+        let found = self.view.get_pinned_cf(family(&self.engine.db, cf), key);
         let found = found.map_err(|e| classify("get", e))?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
@@ -36,6 +36,9 @@ impl Snapshot for RocksSnapshot {
         if is_empty_range(start, end) {
             return Ok(Box::new(RocksCursor { iter: None }));
         }
+        if cf == Cf::Lock {
+            self.engine.tidy_locks();
+        }
         let mut options = ReadOptions::default();
         if !start.is_empty() {
             options.set_iterate_lower_bound(start);
@@ -43,7 +46,7 @@ impl Snapshot for RocksSnapshot {
         if !end.is_empty() {
             options.set_iterate_upper_bound(end);
         }
-        let iter = self.view.raw_iterator_cf_opt(family(&self.db, cf), options);
+        let iter = self.view.raw_iterator_cf_opt(family(&self.engine.db, cf), options);
         Ok(Box::new(RocksCursor { iter: Some(iter) }))
     }
 }

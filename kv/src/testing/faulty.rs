@@ -1,9 +1,7 @@
 //! An engine whose n-th operation fails. It must never fail halfway: a failed write wrote nothing,
 //! and after a failed sync everything fails until the engine is made anew.
 
-use crate::engine::{
-    Capabilities, Cf, Cursor, Engine, Estimate, Pair, Snapshot, WriteBatch,
-};
+use crate::engine::{Capabilities, Cf, Cursor, Engine, Estimate, Pair, Snapshot, WriteBatch};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use damask_types::ErrorKind;

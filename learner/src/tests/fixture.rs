@@ -21,7 +21,7 @@ pub const R: RegionId = RegionId(1);
 
 #[derive(Clone)]
 enum Op {
-    Apply(ChangeBatch),
+    Apply(Box<ChangeBatch>),
     Clear(TableId, HandleRange),
 }
 
@@ -70,7 +70,7 @@ impl ColumnStore for Journal {
         if let Some(hook) = &*self.before_apply.lock() {
             hook();
         }
-        self.ops.lock().push(Op::Apply(batch.clone()));
+        self.ops.lock().push(Op::Apply(Box::new(batch.clone())));
         self.memory.apply(batch)
     }
 
@@ -193,9 +193,7 @@ pub struct Fixture {
 impl Fixture {
     /// A learner with region 1 over all rows of table `T`.
     pub fn new() -> Fixture {
-        let source = Arc::new(Source::default());
-        source.catalog.lock().insert(T, Arc::new(schema(T, &[])));
-        let fixture = Fixture::open(Arc::default(), source);
+        let fixture = Fixture::empty();
         let regions = Effect::Regions(vec![state(R, row_range(T), 1)]);
         let applied = Applied { index: 5, term: 1 };
         fixture
@@ -203,6 +201,13 @@ impl Fixture {
             .apply(vec![ApplyBatch { region: R, applied, effects: vec![regions] }])
             .unwrap();
         fixture
+    }
+
+    /// A learner without regions.
+    pub fn empty() -> Fixture {
+        let source = Arc::new(Source::default());
+        source.catalog.lock().insert(T, Arc::new(schema(T, &[])));
+        Fixture::open(Arc::default(), source)
     }
 
     pub fn open(store: Arc<Journal>, source: Arc<Source>) -> Fixture {

@@ -48,7 +48,7 @@ fn a_restart_keeps_identity_ids_and_rules() {
         assert_eq!(pd.is_bootstrapped(), round > 0);
         assert_eq!(pd.bootstrap(&region(1, b"", b"", 1)).expect("answers"), round == 0);
         pd.set_column_rule(rule.clone()).expect("sets");
-        assert_eq!(pd.column_rules(), [rule.clone()]);
+        assert_eq!(pd.column_rules(), std::slice::from_ref(&rule));
         for _ in 0..700 {
             let ids = pd.alloc_ids(2).expect("ids");
             assert!(ids.start >= last);

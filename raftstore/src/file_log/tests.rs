@@ -36,6 +36,21 @@ fn file_log_passes_the_suite() {
 }
 
 #[test]
+fn file_log_passes_the_suite_on_a_real_disk() {
+    log_store_suite(&|| {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(damask_env::RealDisk::open(folder.path()).unwrap());
+        let store = Arc::new(FileLogStore::open(disk.clone(), "log", small()).unwrap());
+        // Not a power cut, but a process that ends: what was written is there.
+        let crash = move |_: &mut dyn FnMut(usize) -> usize| {
+            let _folder = &folder;
+            Arc::new(FileLogStore::open(disk.clone(), "log", small()).unwrap()) as Arc<dyn LogStore>
+        };
+        LogHarness { store, crash: Some(Box::new(crash)) }
+    });
+}
+
+#[test]
 fn memory_log_passes_the_suite() {
     log_store_suite(&|| LogHarness { store: Arc::new(MemoryLogStore::new()), crash: None });
 }

@@ -1,7 +1,7 @@
 //! What comes in, but for messages and snapshots: requests, ticks, and the threads' reports. Each
 //! only marks replicas; what follows from it is collected by `finish`.
 
-use super::{EARLY_TICKS_MAX, PROBE_TICKS, StoreCore};
+use super::{EARLY_TICKS_MAX, PERMIT_TICKS_MAX, PROBE_TICKS, StoreCore};
 use crate::answer::Answer;
 use crate::apply::{ApplyReport, ApplyTask, Change, INITIAL, Waiting, change_region, split_region};
 use crate::command;
@@ -28,7 +28,11 @@ pub(crate) enum Event {
         span: Option<(Vec<u8>, Vec<u8>)>,
         answer: Answer<Applied>,
     },
-    Read { region: RegionId, epoch: Epoch, answer: Answer<ReadPermit> },
+    Read {
+        region: RegionId,
+        epoch: Epoch,
+        answer: Answer<ReadPermit>,
+    },
     Split {
         region: RegionId,
         epoch: Epoch,
@@ -36,8 +40,16 @@ pub(crate) enum Event {
         children: Vec<SplitChild>,
         answer: Answer<Vec<Region>>,
     },
-    ChangePeer { region: RegionId, epoch: Epoch, change: PeerChange, answer: Answer<Region> },
-    TransferLeader { region: RegionId, to: Peer },
+    ChangePeer {
+        region: RegionId,
+        epoch: Epoch,
+        change: PeerChange,
+        answer: Answer<Region>,
+    },
+    TransferLeader {
+        region: RegionId,
+        to: Peer,
+    },
     /// The log is durable up to this turn.
     Persisted(u64),
     Reports(Vec<ApplyReport>),
@@ -116,7 +128,8 @@ impl StoreCore {
     }
 
     fn on_read(&mut self, id: RegionId, epoch: Epoch, answer: Answer<ReadPermit>) {
-        let Some(replica) = self.replicas.get_mut(&id).filter(|r| r.initialised) else {
+        let live = |r: &&mut Replica| r.initialised && !r.destroying;
+        let Some(replica) = self.replicas.get_mut(&id).filter(live) else {
             return answer.send(Err(Error::RegionNotFound(id)));
         };
         if epoch.version < replica.region.epoch.version {
@@ -229,6 +242,7 @@ impl StoreCore {
             self.dirty.insert(*id);
         }
         probes.into_iter().for_each(|id| self.probe(id));
+        self.destroy_unread();
         self.early.retain(|_, early| tick <= early.since + EARLY_TICKS_MAX);
         if tick.is_multiple_of(self.config.compact_ticks) {
             self.out.maintain = true;
@@ -260,7 +274,7 @@ impl StoreCore {
                 if replica.vote_unpersisted.is_some_and(|n| n <= part.number) {
                     replica.vote_unpersisted = None;
                 }
-                if !replica.is_free() {
+                if replica.importing.is_some() || replica.destroying {
                     continue; // a later number will say it again
                 }
                 replica.group.persisted(part.number);
@@ -320,11 +334,17 @@ impl StoreCore {
 
     fn on_changed(&mut self, id: RegionId, change: PeerChange, region: Region) -> Result<()> {
         let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
-        if replica.importing.is_some() {
+        if replica.importing.is_some() || replica.destroying {
             return Ok(());
         }
         let Some(own) = region.peer_on(self.store).copied() else {
-            replica.destroying = true; // the machine's report follows
+            // The tombstone names the removed peer: its id is used up.
+            let mut region = region;
+            region.range = replica.region.range.clone();
+            region.peers.push(replica.peer);
+            let state = RegionState { region, applied: replica.applied, tombstone: true };
+            replica.end(state, self.tick);
+            self.destroy_unread();
             return Ok(());
         };
         replica.peer = own;
@@ -389,22 +409,29 @@ impl StoreCore {
             self.replicas.remove(&id);
             return;
         }
-        replica.destroying = true;
         let mut region = replica.region.clone();
         region.epoch.conf_ver = region.epoch.conf_ver.max(epoch.conf_ver);
         let state = RegionState { region, applied: replica.applied, tombstone: true };
-        self.out.applies.push(ApplyTask::Destroy(state));
+        replica.end(state, self.tick);
+        self.destroy_unread();
+    }
+
+    /// Has the content of removed replicas destroyed, unless a reader still holds a permit: it
+    /// may not have taken its snapshot yet.
+    fn destroy_unread(&mut self) {
+        for replica in self.replicas.values_mut() {
+            let Some((_, since)) = &replica.ending else { continue };
+            if !replica.is_read() || self.tick > since + PERMIT_TICKS_MAX {
+                let (state, _) = replica.ending.take().expect("looked at above");
+                self.out.applies.push(ApplyTask::Destroy(state));
+            }
+        }
     }
 
     fn on_destroyed(&mut self, state: &RegionState) {
         let id = state.region.id;
         let peer = state.region.peer_on(self.store).map(|p| p.id);
-        if let Some(mut replica) = self.replicas.remove(&id) {
-            replica.give_up_pending("this replica was removed");
-            for read in replica.waiting_reads.drain(..) {
-                read.answer.send(Err(Error::RegionNotFound(id)));
-            }
-        }
+        self.replicas.remove(&id);
         self.tombstones.insert(id, (state.region.epoch, peer));
         self.ops.push((id, LogOp::Destroy));
         self.dirty.remove(&id);

@@ -149,8 +149,10 @@ impl StoreCore {
             if self.early.len() >= EARLY_REGIONS_MAX && !self.early.contains_key(&id) {
                 return Ok(());
             }
-            let early =
-                self.early.entry(id).or_insert_with(|| Early { since: tick, envelopes: Vec::new() });
+            let early = self
+                .early
+                .entry(id)
+                .or_insert_with(|| Early { since: tick, envelopes: Vec::new() });
             if tick < early.since + EARLY_TICKS {
                 if early.envelopes.len() < EARLY_MESSAGES_MAX {
                     early.envelopes.push(envelope);

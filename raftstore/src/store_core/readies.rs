@@ -227,8 +227,5 @@ impl StoreCore {
 
 /// Acknowledges the term only, which is durable: no need to wait for entries.
 fn says_nothing_of_the_log(m: &Message) -> bool {
-    matches!(
-        m.get_msg_type(),
-        MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex
-    )
+    matches!(m.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex)
 }

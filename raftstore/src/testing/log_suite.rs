@@ -1,5 +1,6 @@
 //! What every `LogStore` must do. Each case starts from an empty store and says what it proves; it
 //! must never depend on timing or on a backend's limits.
+#![allow(clippy::unwrap_used)] // a suite fails by panicking
 
 use crate::log_store::{HardState, LogEntry, LogOp, LogStore};
 use crate::machine::Applied;

@@ -20,6 +20,8 @@ pub const HANDLE_COLUMN: &str = "_damask_handle";
 pub struct Found {
     /// The hidden handle column is named somewhere.
     pub handle: bool,
+    /// Tables and what they are called, both in lower case: hints name the latter.
+    pub aliases: Vec<(String, String)>,
 }
 
 /// Rewrites a query in place.
@@ -102,8 +104,13 @@ impl VisitorMut for Rewriter<'_> {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> Flow {
         match factor {
-            TableFactor::Table { alias, index_hints, partitions, with_hints, .. } => {
+            TableFactor::Table { name, alias, index_hints, partitions, with_hints, .. } => {
                 lower_alias(alias);
+                let table = name.0.last().and_then(|part| part.as_ident());
+                if let (Some(table), Some(alias)) = (table, alias) {
+                    let names = (table.value.to_lowercase(), alias.name.value.clone());
+                    self.found.aliases.push(names);
+                }
                 index_hints.clear();
                 partitions.clear();
                 with_hints.clear();
@@ -204,7 +211,7 @@ impl Rewriter<'_> {
         let take = |e: &mut Box<Expr>| std::mem::replace(&mut **e, null());
         Ok(match expr {
             Expr::BinaryOp { left, op, right } => {
-                let pipes = self.context.variables.sql_mode().pipes_as_concat;
+                let pipes = self.context.variables.sql_mode().has("PIPES_AS_CONCAT");
                 binary(take(left), op.clone(), take(right), pipes)
             }
             Expr::UnaryOp { op: UnaryOperator::Not | UnaryOperator::BangNot, expr } => {
@@ -359,7 +366,7 @@ fn cast(expr: Expr, ty: &DataType) -> Result<Expr> {
             args.extend(length(n).map(number));
             name("__cast_char", args)
         }
-        T::Nchar(_) | T::Text | T::String(_) | T::JSON => name("__cast_char", vec![expr]),
+        T::Text | T::String(_) | T::JSON => name("__cast_char", vec![expr]),
         T::Binary(_) | T::Varbinary(_) | T::Blob(_) => name("__cast_binary", vec![expr]),
         T::Decimal(info) | T::Dec(info) | T::Numeric(info) => {
             let (precision, scale) = decimal(info);

@@ -29,7 +29,7 @@ pub use data::{Assign, Delete, Insert, InsertSource, LoadData, Update, Value};
 pub use ddl::{AlterAction, ColumnDef, CreateTable, Default, KeyDef, KeyKind, Position};
 pub use hints::{Hints, Storage};
 pub use lexer::{is_blank, syntax_error};
-pub use parser::{Parsed, parse};
+pub use parser::{Parsed, RESERVED, object_name, parse};
 pub use show::{Filter, Show};
 
 use sqlparser::ast::{Expr, Query};

@@ -23,6 +23,7 @@ pub fn big() -> ColumnType {
     ColumnType::Int { width: IntWidth::Big, unsigned: false }
 }
 
+#[derive(Default)]
 struct Handle(Arc<Fake>);
 
 impl Sessions for Fake {
@@ -43,12 +44,6 @@ impl Sessions for Fake {
 
     fn is_killed(&self, id: u32) -> bool {
         self.killed.lock().unwrap().contains(&id)
-    }
-}
-
-impl Default for Handle {
-    fn default() -> Handle {
-        Handle(Arc::default())
     }
 }
 

@@ -327,9 +327,9 @@ fn a_value_of_another_type_is_an_error() {
     let two = vec![ColumnMeta::expression("c", ColumnType::Date); 2];
     add_table(&fake, "narrow", two, RowBatch::Datums(vec![vec![Datum::Null]]));
     let mut client = connect(&server);
-    for i in 0..wrong.len() {
+    for (i, case) in wrong.iter().enumerate() {
         let (id, ..) = client.prepare(&format!("table {i}")).unwrap();
-        assert!([1105, 1690].contains(&client.execute(id, &[]).code()), "{:?}", wrong[i]);
+        assert!([1105, 1690].contains(&client.execute(id, &[]).code()), "{case:?}");
     }
     assert_eq!(client.query("table narrow").code(), 1105);
     assert!(client.is_alive());

@@ -41,7 +41,7 @@ fn to_char(a: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> {
 }
 
 /// The DECIMAL that `__cast_decimal(x, precision, scale)` gives.
-pub(crate) fn decimal_type(types: &Types<'_>) -> Result<DataType> {
+fn decimal_type(types: &Types<'_>) -> Result<DataType> {
     let precision = types.number(1).unwrap_or(10);
     let scale = types.number(2).unwrap_or(0);
     if !(1..=38).contains(&precision) || !(0..=precision.min(30)).contains(&scale) {

@@ -16,12 +16,11 @@ mod math;
 mod text;
 mod time;
 
-pub(crate) use cast::decimal_type;
 pub(crate) use control::unified;
 
 use super::value::*;
 use crate::convert::{Cell, Reader, prepare};
-use arrow::array::{Array, ArrayRef};
+use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use damask_coprocessor::ColumnBuilder;
 use damask_types::{Datum, Decimal};

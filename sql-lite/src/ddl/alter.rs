@@ -1,0 +1,427 @@
+//! ALTER TABLE, CREATE INDEX, DROP INDEX. Actions that only change the schema are made together in
+//! one catalog transaction; then indexes are filled. It must never change what stored rows mean:
+//! a change of type is allowed only where every old value has the same stored form.
+
+use super::{Ddl, backfill, build, table_of};
+use crate::catalog::Change;
+use crate::error::{Error, Result};
+use crate::session::Level;
+use crate::statement::{AlterAction, ColumnDef, KeyDef, KeyKind, Position, TableName};
+use damask_types::schema::{DefaultValue, IndexState};
+use damask_types::{ColumnId, ColumnType, IndexId, TableId, TableSchema};
+use std::sync::Arc;
+
+/// What is left to do after the schema has changed.
+#[derive(Default)]
+struct Work {
+    table: TableId,
+    added: Vec<IndexId>,
+    dropped: Vec<IndexId>,
+    replicas: Option<u32>,
+    counter: bool,
+    notes: Vec<(Level, u16, String)>,
+}
+
+/// Runs the actions.
+pub fn run(ddl: &mut Ddl<'_>, name: &TableName, actions: &[AlterAction]) -> Result<()> {
+    let (database, name) = ddl.full_name(name)?;
+    let (now_us, offset_us) = (ddl.now_us, ddl.offset_us);
+    let client = ddl.client;
+    let work = ddl.catalog.change(|change| {
+        let before = table_of(change, &database, &name)?;
+        let mut work = Work { table: before.id, ..Work::default() };
+        let mut edit =
+            Edit { change, before, work: &mut work, client, now_us, offset_us, not_null: vec![] };
+        edit.all(actions)?;
+        Ok(work)
+    })?;
+    for (level, code, message) in &work.notes {
+        ddl.warnings.push(*level, *code, message.clone());
+    }
+    if work.counter {
+        ddl.catalog.ids().forget(work.table);
+    }
+    if let Some(replicas) = work.replicas {
+        ddl.set_replicas(work.table, replicas)?;
+    }
+    for index in &work.dropped {
+        ddl.collector.index(work.table, *index);
+    }
+    fill(ddl, &work)
+}
+
+/// Fills new indexes; on failure all of them are removed again.
+fn fill(ddl: &Ddl<'_>, work: &Work) -> Result<()> {
+    for index in &work.added {
+        if let Err(error) = backfill::run(ddl.catalog, ddl.client, work.table, *index) {
+            let removed = ddl.catalog.change(|change| {
+                let Some(table) = change.view.table_by_id(work.table) else { return Ok(()) };
+                let mut table = TableSchema::clone(&table);
+                table.indexes.retain(|i| !work.added.contains(&i.id));
+                table.version += 1;
+                change.put(table);
+                Ok(())
+            });
+            work.added.iter().for_each(|id| ddl.collector.index(work.table, *id));
+            return removed.and(Err(error));
+        }
+    }
+    if work.added.is_empty() {
+        return Ok(());
+    }
+    ddl.catalog.change(|change| {
+        let Some(table) = change.view.table_by_id(work.table) else { return Ok(()) };
+        let mut table = TableSchema::clone(&table);
+        let added = table.indexes.iter_mut().filter(|i| work.added.contains(&i.id));
+        added.for_each(|index| index.state = IndexState::Public);
+        table.version += 1;
+        change.put(table);
+        Ok(())
+    })
+}
+
+/// One table being changed.
+struct Edit<'a, 'b> {
+    change: &'a mut Change,
+    before: Arc<TableSchema>,
+    work: &'b mut Work,
+    client: &'b damask_txn::Client,
+    now_us: i64,
+    offset_us: i64,
+    /// Columns that become NOT NULL: no row may have a NULL in them.
+    not_null: Vec<ColumnId>,
+}
+
+impl Edit<'_, '_> {
+    fn all(&mut self, actions: &[AlterAction]) -> Result<()> {
+        let mut table = TableSchema::clone(&self.before);
+        for action in actions {
+            self.one(&mut table, action)?;
+        }
+        // Keys last: they may be about columns added by the same statement.
+        for action in actions {
+            if let AlterAction::AddKey { key, if_not_exists } = action {
+                self.add_key(&mut table, key, *if_not_exists)?;
+            }
+        }
+        if !self.not_null.is_empty() {
+            backfill::check_not_null(self.client, &self.before, &self.not_null)?;
+        }
+        table.version += 1;
+        self.change.put(table);
+        Ok(())
+    }
+
+    fn one(&mut self, table: &mut TableSchema, action: &AlterAction) -> Result<()> {
+        match action {
+            AlterAction::AddColumn { column, position, if_not_exists } => {
+                self.add_column(table, column, position, *if_not_exists)
+            }
+            AlterAction::DropColumn { name, if_exists } => {
+                self.drop_column(table, name, *if_exists)
+            }
+            AlterAction::ChangeColumn { old, column, position } => {
+                self.change_column(table, old, column, position.as_ref())
+            }
+            AlterAction::SetDefault { name, default } => {
+                let at = at(table, name)?;
+                let column = &table.columns[at];
+                let default =
+                    build::default(column, default.as_ref(), self.now_us, self.offset_us)?;
+                table.columns[at].default = default;
+                Ok(())
+            }
+            AlterAction::RenameColumn { old, new } => {
+                let at = at(table, old)?;
+                check_rename(table, old, new)?;
+                table.columns[at].name.clone_from(new);
+                Ok(())
+            }
+            AlterAction::AddKey { .. } | AlterAction::NoEffect => Ok(()),
+            AlterAction::DropKey { name, if_exists } => self.drop_key(table, name, *if_exists),
+            AlterAction::RenameKey { old, new } => rename_key(table, old, new),
+            AlterAction::RenameTo(name) => {
+                let database = name.database.clone().unwrap_or_else(|| table.database.clone());
+                super::check_free(self.change, &database, &name.table, false)?;
+                (table.database, table.name) = (database, name.table.clone());
+                Ok(())
+            }
+            AlterAction::SetColumnReplica(replicas) => {
+                table.column_replicas = *replicas;
+                self.work.replicas = Some(*replicas);
+                Ok(())
+            }
+            AlterAction::Comment(comment) => {
+                table.comment.clone_from(comment);
+                Ok(())
+            }
+            AlterAction::AutoIncrement(next) => {
+                self.change.auto_increment(table.id, (*next).max(1));
+                self.work.counter = true;
+                Ok(())
+            }
+            AlterAction::Ignored(what) => {
+                let message = format!("{what} constraints are parsed and not enforced");
+                self.work.notes.push((Level::Warning, 1235, message));
+                Ok(())
+            }
+        }
+    }
+
+    fn add_column(
+        &mut self,
+        table: &mut TableSchema,
+        def: &ColumnDef,
+        position: &Position,
+        if_not_exists: bool,
+    ) -> Result<()> {
+        if if_not_exists && table.column(&def.name).is_some() {
+            let message = format!("Duplicate column name '{}'", def.name);
+            self.work.notes.push((Level::Note, 1060, message));
+            return Ok(());
+        }
+        if def.auto_increment || def.key == Some(KeyKind::Primary) {
+            return Err(Error::not_supported(
+                "ADD COLUMN with AUTO_INCREMENT or PRIMARY KEY is not supported",
+            ));
+        }
+        let mut column = build::column(table, def, self.now_us, self.offset_us)?;
+        column.origin_default = build::origin_default(&column, self.now_us, self.offset_us);
+        let place = place(table, position)?;
+        table.columns.insert(place, column);
+        if def.key == Some(KeyKind::Unique) {
+            let columns = vec![def.name.clone()];
+            let key = KeyDef { name: None, columns, kind: KeyKind::Unique };
+            self.add_key(table, &key, false)?;
+        }
+        Ok(())
+    }
+
+    fn drop_column(
+        &mut self,
+        table: &mut TableSchema,
+        name: &str,
+        if_exists: bool,
+    ) -> Result<()> {
+        let Some(column) = table.column(name) else {
+            let message = format!("Can't DROP '{name}'; check that column/key exists");
+            if if_exists {
+                self.work.notes.push((Level::Note, 1091, message));
+                return Ok(());
+            }
+            return Err(Error::cannot_drop(message));
+        };
+        let id = column.id;
+        if table.columns.len() == 1 {
+            let message = "You can't delete all columns with ALTER TABLE; use DROP TABLE instead";
+            return Err(Error { code: 1090, state: "42000", message: message.to_owned() });
+        }
+        let uses = |i: &&damask_types::IndexSchema| i.columns.contains(&id);
+        let kept_back = table.handle_column == Some(id)
+            || table.indexes.iter().filter(uses).any(|i| i.primary || i.columns.len() > 1);
+        if kept_back {
+            return Err(Error::not_supported(format!(
+                "can't drop column {name}: it is part of the primary key or of an index over \
+                 several columns"
+            )));
+        }
+        let dropped = table.indexes.iter().filter(uses).map(|i| i.id);
+        self.work.dropped.extend(dropped);
+        table.indexes.retain(|i| !i.columns.contains(&id));
+        table.columns.retain(|c| c.id != id);
+        Ok(())
+    }
+
+    fn change_column(
+        &mut self,
+        table: &mut TableSchema,
+        old: &str,
+        def: &ColumnDef,
+        position: Option<&Position>,
+    ) -> Result<()> {
+        let from = at(table, old)?;
+        check_rename(table, old, &def.name)?;
+        let mut column = table.columns[from].clone();
+        if !keeps_values(&column.ty, &def.ty) {
+            return Err(Error::not_supported(format!(
+                "Unsupported modify column: the stored values of '{old}' would have to change"
+            )));
+        }
+        if def.auto_increment && !column.auto_increment {
+            return Err(Error::not_supported("Unsupported modify column: add AUTO_INCREMENT"));
+        }
+        let in_primary = table.handle_column == Some(column.id)
+            || table.indexes.iter().any(|i| i.primary && i.columns.contains(&column.id));
+        let nullable = def.nullable.unwrap_or(true) && !in_primary && !def.auto_increment;
+        if column.nullable && !nullable {
+            self.not_null.push(column.id);
+        }
+        column.name.clone_from(&def.name);
+        column.ty = def.ty.clone();
+        column.nullable = nullable;
+        column.auto_increment = def.auto_increment;
+        column.on_update_now = def.on_update_now;
+        column.comment.clone_from(&def.comment);
+        column.default =
+            build::default(&column, def.default.as_ref(), self.now_us, self.offset_us)?;
+        table.columns.remove(from);
+        let to = match position {
+            None => from,
+            Some(position) => place(table, position)?,
+        };
+        let name = column.name.clone();
+        table.columns.insert(to, column);
+        if def.key == Some(KeyKind::Unique) {
+            let key = KeyDef { name: None, columns: vec![name], kind: KeyKind::Unique };
+            self.add_key(table, &key, false)?;
+        }
+        Ok(())
+    }
+
+    fn add_key(
+        &mut self,
+        table: &mut TableSchema,
+        key: &KeyDef,
+        if_not_exists: bool,
+    ) -> Result<()> {
+        if key.kind == KeyKind::Primary {
+            if table.handle_column.is_some() || table.indexes.iter().any(|i| i.primary) {
+                return Err(Error::multiple_primary_key("Multiple primary key defined"));
+            }
+            for name in &key.columns {
+                let at = at(table, name)?;
+                if table.columns[at].nullable {
+                    self.not_null.push(table.columns[at].id);
+                    table.columns[at].nullable = false;
+                    if table.columns[at].default == Some(DefaultValue::Constant(None)) {
+                        table.columns[at].default = None;
+                    }
+                }
+            }
+        }
+        let taken = |name: &String| table.indexes.iter().any(|i| i.name.eq_ignore_ascii_case(name));
+        if if_not_exists && key.name.as_ref().is_some_and(taken) {
+            let message = format!("Duplicate key name '{}'", key.name.as_deref().unwrap_or(""));
+            self.work.notes.push((Level::Note, 1061, message));
+            return Ok(());
+        }
+        let id = build::add_index(table, key, IndexState::WriteOnly)?;
+        self.work.added.push(id);
+        Ok(())
+    }
+
+    fn drop_key(&mut self, table: &mut TableSchema, name: &str, if_exists: bool) -> Result<()> {
+        if name.eq_ignore_ascii_case("primary") && table.handle_column.is_some() {
+            return Err(Error::not_supported("Unsupported drop of a clustered primary key"));
+        }
+        let found = table.indexes.iter().position(|i| i.name.eq_ignore_ascii_case(name));
+        let Some(found) = found else {
+            let message = format!("Can't DROP '{name}'; check that column/key exists");
+            if if_exists {
+                self.work.notes.push((Level::Note, 1091, message));
+                return Ok(());
+            }
+            return Err(Error::cannot_drop(message));
+        };
+        let index = table.indexes.remove(found);
+        let first = index.columns[0];
+        let counter = table.columns.iter().any(|c| c.id == first && c.auto_increment);
+        let others = table.indexes.iter().any(|i| i.columns[0] == first);
+        if counter && !others && table.handle_column != Some(first) {
+            let message = "Incorrect table definition; there can be only one auto column and it \
+                           must be defined as a key";
+            return Err(Error { code: 1075, state: "42000", message: message.to_owned() });
+        }
+        self.work.dropped.push(index.id);
+        Ok(())
+    }
+}
+
+fn at(table: &TableSchema, name: &str) -> Result<usize> {
+    let found = table.columns.iter().position(|c| c.name.eq_ignore_ascii_case(name));
+    found.ok_or_else(|| {
+        Error::unknown_column(format!("Unknown column '{name}' in '{}'", table.name))
+    })
+}
+
+fn check_rename(table: &TableSchema, old: &str, new: &str) -> Result<()> {
+    build::check_name(new)?;
+    if !old.eq_ignore_ascii_case(new) && table.column(new).is_some() {
+        return Err(Error::duplicate_column(format!("Duplicate column name '{new}'")));
+    }
+    Ok(())
+}
+
+fn place(table: &TableSchema, position: &Position) -> Result<usize> {
+    match position {
+        Position::Last => Ok(table.columns.len()),
+        Position::First => Ok(0),
+        Position::After(name) => Ok(at(table, name)? + 1),
+    }
+}
+
+fn rename_key(table: &mut TableSchema, old: &str, new: &str) -> Result<()> {
+    build::check_name(new)?;
+    let missing = || Error {
+        code: 1176,
+        state: "42000",
+        message: format!("Key '{old}' doesn't exist in table '{}'", table.name),
+    };
+    let found = table.indexes.iter().position(|i| i.name.eq_ignore_ascii_case(old));
+    let found = found.filter(|at| !table.indexes[*at].primary).ok_or_else(missing)?;
+    let taken = |i: &damask_types::IndexSchema| i.name.eq_ignore_ascii_case(new);
+    if !old.eq_ignore_ascii_case(new) && table.indexes.iter().any(taken) {
+        return Err(Error::duplicate_key_name(format!("Duplicate key name '{new}'")));
+    }
+    table.indexes[found].name = new.to_owned();
+    Ok(())
+}
+
+/// Has every value of the old type the same stored form and meaning in the new one?
+fn keeps_values(old: &ColumnType, new: &ColumnType) -> bool {
+    use ColumnType::{Bool, Char, DateTime, Decimal, Double, Float, Int, Text, Time, Timestamp, VarChar};
+    use ColumnType::{Blob, VarBinary};
+    match (old, new) {
+        (a, b) if a == b => true,
+        (Bool, Int { unsigned: false, .. }) => true,
+        (Int { width: a, unsigned: x }, Int { width: b, unsigned: y }) => x == y && a <= b,
+        (Float, Double) => true,
+        (Decimal { precision: a, scale: x }, Decimal { precision: b, scale: y }) => {
+            x == y && a <= b
+        }
+        (Char { len: a } | VarChar { len: a }, Char { len: b } | VarChar { len: b }) => {
+            a <= b && !(matches!(old, VarChar { .. }) && matches!(new, Char { .. }))
+        }
+        (Char { len } | VarChar { len }, Text { bytes_max }) => {
+            u64::from(*len) * 4 <= u64::from(*bytes_max)
+        }
+        (Text { bytes_max: a }, Text { bytes_max: b })
+        | (Blob { bytes_max: a }, Blob { bytes_max: b }) => a <= b,
+        (VarBinary { len: a }, VarBinary { len: b }) => a <= b,
+        (VarBinary { len }, Blob { bytes_max }) => len <= bytes_max,
+        (DateTime { fsp: a }, DateTime { fsp: b })
+        | (Timestamp { fsp: a }, Timestamp { fsp: b })
+        | (Time { fsp: a }, Time { fsp: b }) => a <= b,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use damask_types::schema::IntWidth;
+
+    #[test]
+    fn only_widening_keeps_values() {
+        let int = |width, unsigned| ColumnType::Int { width, unsigned };
+        assert!(keeps_values(&int(IntWidth::Normal, false), &int(IntWidth::Big, false)));
+        assert!(!keeps_values(&int(IntWidth::Big, false), &int(IntWidth::Normal, false)));
+        assert!(!keeps_values(&int(IntWidth::Normal, false), &int(IntWidth::Big, true)));
+        let varchar = |len| ColumnType::VarChar { len };
+        assert!(keeps_values(&varchar(10), &varchar(255)));
+        assert!(!keeps_values(&varchar(10), &varchar(9)));
+        assert!(!keeps_values(&varchar(10), &ColumnType::Char { len: 20 }));
+        assert!(!keeps_values(&ColumnType::Double, &ColumnType::Float));
+        assert!(!keeps_values(&ColumnType::Date, &ColumnType::DateTime { fsp: 0 }));
+    }
+}

@@ -1,0 +1,137 @@
+//! The query engine's part in changes: values of expressions, rows of a query, and the handles
+//! (with new values) that a change's FROM, WHERE, ORDER BY and LIMIT select. It must never change
+//! anything.
+
+use super::Context;
+use crate::convert::{Reader, prepare};
+use crate::error::{Error, Result};
+use crate::outcome::{RowBatch, RowSource, Rows};
+use crate::query::{self, HANDLE_COLUMN};
+use arrow::array::RecordBatch;
+use damask_types::{ColumnType, Datum};
+use sqlparser::ast::{
+    Expr, Ident, LimitClause, OrderBy, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr,
+    Statement, TableWithJoins,
+};
+use sqlparser::dialect::MySqlDialect;
+use sqlparser::parser::Parser;
+
+/// Values of expressions without columns.
+pub(super) fn eval(ctx: &Context<'_>, exprs: &[Expr]) -> Result<Vec<Datum>> {
+    let values = query::eval(&ctx.query()?, exprs)?;
+    match values.len() == exprs.len() {
+        true => Ok(values),
+        false => Err(Error::unknown("the query engine gave a wrong number of values")),
+    }
+}
+
+/// Rows of a query, as they come.
+pub(super) struct PlannedRows {
+    /// Types of the columns where known.
+    pub types: Vec<Option<ColumnType>>,
+    source: Box<dyn RowSource>,
+}
+
+/// Runs a query in the transaction.
+pub(super) fn rows(ctx: &Context<'_>, query: &Query) -> Result<PlannedRows> {
+    let Rows { columns, source } = query::select(&ctx.query()?, query)?;
+    Ok(PlannedRows { types: columns.into_iter().map(|c| c.ty).collect(), source })
+}
+
+impl PlannedRows {
+    /// The next rows.
+    pub fn next(&mut self) -> Result<Option<Vec<Vec<Datum>>>> {
+        match self.source.next()? {
+            None => Ok(None),
+            Some(RowBatch::Datums(rows)) => Ok(Some(rows)),
+            Some(RowBatch::Columns(batch)) => transpose(&batch, &self.types).map(Some),
+        }
+    }
+}
+
+fn transpose(batch: &RecordBatch, types: &[Option<ColumnType>]) -> Result<Vec<Vec<Datum>>> {
+    let width = batch.num_columns();
+    let mut rows: Vec<_> = (0..batch.num_rows()).map(|_| Vec::with_capacity(width)).collect();
+    for (array, ty) in batch.columns().iter().zip(types) {
+        let prepared = prepare(array)?;
+        let reader = Reader::new(prepared.as_deref().unwrap_or(array))?;
+        for (at, row) in rows.iter_mut().enumerate() {
+            let cell = reader.cell(at);
+            row.push(ty.as_ref().map_or(cell, |ty| cell.fitted(ty)).to_datum());
+        }
+    }
+    Ok(rows)
+}
+
+/// What rows a change is about, as the statement says it.
+pub(super) struct Selection<'s> {
+    pub from: &'s [TableWithJoins],
+    pub selection: Option<&'s Expr>,
+    pub order_by: &'s [OrderByExpr],
+    pub limit: Option<&'s Expr>,
+    /// The table or alias whose rows are changed.
+    pub target: &'s str,
+}
+
+/// `SELECT target._damask_handle, exprs… FROM … WHERE … ORDER BY … LIMIT …`.
+fn query_of(selection: &Selection<'_>, exprs: &[Expr]) -> Result<Query> {
+    let broken = || Error::unknown("a query for a change cannot be made");
+    let parsed = Parser::parse_sql(&MySqlDialect {}, "SELECT 1").map_err(|_| broken())?;
+    let Some(Statement::Query(mut query)) = parsed.into_iter().next() else { return Err(broken()) };
+    let SetExpr::Select(select) = query.body.as_mut() else { return Err(broken()) };
+    let handle = vec![Ident::with_quote('`', selection.target), Ident::new(HANDLE_COLUMN)];
+    let named = |(at, expr): (usize, &Expr)| SelectItem::ExprWithAlias {
+        expr: expr.clone(),
+        alias: Ident::new(format!("_damask_value_{at}")),
+    };
+    select.projection = vec![SelectItem::UnnamedExpr(Expr::CompoundIdentifier(handle))];
+    select.projection.extend(exprs.iter().enumerate().map(named));
+    select.from = selection.from.to_vec();
+    select.selection = selection.selection.cloned();
+    if !selection.order_by.is_empty() {
+        let kind = OrderByKind::Expressions(selection.order_by.to_vec());
+        query.order_by = Some(OrderBy { kind, interpolate: None });
+    }
+    query.limit_clause = selection.limit.map(|limit| LimitClause::LimitOffset {
+        limit: Some(limit.clone()),
+        offset: None,
+        limit_by: Vec::new(),
+    });
+    Ok(*query)
+}
+
+/// Handles of the rows to change, in order, each with the values of the expressions.
+pub(super) struct Handles {
+    pub rows: Vec<(i64, Vec<Datum>)>,
+    /// Types of the values where known.
+    pub types: Vec<Option<ColumnType>>,
+}
+
+/// Finds the rows to change. NULL handles (of outer joins) are left out; a row that a join gives
+/// several times comes once.
+pub(super) fn handles(
+    ctx: &Context<'_>,
+    selection: &Selection<'_>,
+    exprs: &[Expr],
+) -> Result<Handles> {
+    let mut found = rows(ctx, &query_of(selection, exprs)?)?;
+    let one_table = selection.from.len() == 1 && selection.from[0].joins.is_empty();
+    let mut seen = std::collections::HashSet::new();
+    let mut out = Vec::new();
+    while let Some(batch) = found.next()? {
+        for row in batch {
+            let mut cells = row.into_iter();
+            let handle = match cells.next() {
+                Some(Datum::Int(v)) => v,
+                Some(Datum::UInt(v)) => v as i64,
+                Some(Datum::Null) => continue,
+                other => return Err(Error::unknown(format!("{other:?} is no handle"))),
+            };
+            if one_table || seen.insert(handle) {
+                out.push((handle, cells.collect()));
+            }
+        }
+    }
+    let types = found.types.into_iter().skip(1).collect();
+    Ok(Handles { rows: out, types })
+}

@@ -1,0 +1,77 @@
+//! EXPLAIN: one row for each operator, indented, with the rows expected (and, analysed, the rows
+//! and the time measured). Fragments say which engine they read, and why. It must never run a
+//! query that is only explained.
+
+use super::QueryContext;
+use super::failure::error;
+use crate::error::Result;
+use crate::outcome::{ColumnMeta, Rows};
+use damask_types::{ColumnType, Datum};
+use datafusion::common::stats::Precision;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::metrics::MetricValue;
+use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, collect};
+use std::sync::Arc;
+
+struct Shown<'a>(&'a dyn ExecutionPlan);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt_as(DisplayFormatType::Default, f)
+    }
+}
+
+pub(super) fn rows(ctx: &QueryContext<'_>, plan: LogicalPlan, analyze: bool) -> Result<Rows> {
+    let plan = super::run::physical(ctx, &plan)?;
+    if analyze {
+        let task = ctx.services.state.task_ctx();
+        ctx.services.runtime.block_on(collect(plan.clone(), task)).map_err(error)?;
+    }
+    let text = || ColumnType::VarChar { len: 16_383 };
+    let mut columns = vec![
+        ColumnMeta::expression("id", text()),
+        ColumnMeta::expression("estRows", text()),
+    ];
+    if analyze {
+        columns.push(ColumnMeta::expression("actRows", text()));
+        columns.push(ColumnMeta::expression("time", text()));
+    }
+    columns.push(ColumnMeta::expression("info", text()));
+    let mut lines = Vec::new();
+    walk(&plan, 0, analyze, &mut lines);
+    Ok(Rows::of(columns, lines))
+}
+
+fn walk(plan: &Arc<dyn ExecutionPlan>, depth: usize, analyze: bool, out: &mut Vec<Vec<Datum>>) {
+    let name = plan.name().trim_end_matches("Exec");
+    let info = Shown(plan.as_ref()).to_string();
+    let short = info.split_once(": ").filter(|(head, _)| *head == plan.name());
+    let info = short.map_or(info.as_str(), |(_, tail)| tail);
+    let info = if info == plan.name() { "" } else { info };
+    let indent = match depth {
+        0 => String::new(),
+        depth => format!("{}└─", "  ".repeat(depth - 1)),
+    };
+    let expected = plan.partition_statistics(None).map(|s| s.num_rows);
+    let expected = match expected {
+        Ok(Precision::Exact(n) | Precision::Inexact(n)) => Datum::Text(n.to_string()),
+        _ => Datum::Text("?".to_owned()),
+    };
+    let mut row = vec![Datum::Text(format!("{indent}{name}")), expected];
+    if analyze {
+        let metrics = plan.metrics();
+        let found = metrics.as_ref().and_then(|m| m.output_rows());
+        row.push(found.map_or(Datum::Null, |n| Datum::Text(n.to_string())));
+        let nanos = metrics.and_then(|m| {
+            m.sum(|metric| matches!(metric.value(), MetricValue::ElapsedCompute(_)))
+                .map(|v| v.as_usize())
+        });
+        let time = nanos.map(|n| format!("{:.3}ms", n as f64 / 1e6));
+        row.push(time.map_or(Datum::Null, Datum::Text));
+    }
+    row.push(Datum::Text(info.to_owned()));
+    out.push(row);
+    for child in plan.children() {
+        walk(child, depth + 1, analyze, out);
+    }
+}

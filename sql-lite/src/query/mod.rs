@@ -1,0 +1,172 @@
+//! Queries: a parsed SELECT and what its session knows in, rows out. It must never change data:
+//! statements that do are planned as a SELECT of what they change, and written elsewhere.
+//!
+//! ```text
+//!  ast::Query ─ rewrite ─► ast::Query ─ planner (operators by type) ─► LogicalPlan
+//!      │ names, session values          │ table, functions, aggregates     │ choices, DataFusion's rules
+//!      └ meta::items                    └ meta::columns                    ▼
+//!                                          table::scan: access, cost ─► ExecutionPlan ─ CutFragments
+//!                                                                          ▼
+//!                                                                     run: batches, as asked for
+//! ```
+//!
+//! Limits: texts compare by bytes (utf8mb4_bin, without trailing blanks being ignored); DECIMAL has
+//! at most 38 digits; zones are fixed offsets; user variables are read, not assigned.
+//!
+//! Reading order: `rewrite`, `value`, `functions`, `operators`, `choices`, `aggregates`, `access`,
+//! `cost`, `table`, `planner`, `meta`, `run`, `explain`, `failure`.
+
+mod access;
+mod aggregates;
+mod choices;
+pub mod cost;
+mod explain;
+mod failure;
+mod functions;
+mod meta;
+mod operators;
+mod planner;
+mod rewrite;
+mod run;
+mod table;
+#[cfg(test)]
+mod tests;
+pub(crate) mod value;
+
+pub use cost::TableSize;
+pub use rewrite::HANDLE_COLUMN;
+
+use crate::catalog::CatalogView;
+use crate::error::{Error, Result};
+use crate::outcome::{ColumnMeta, Rows};
+use crate::session::SessionFacts;
+use crate::statement::hints::Hints;
+use crate::variables::Variables;
+use damask_coprocessor::Dispatch;
+use damask_txn::{Client, Transaction};
+use damask_types::{Datum, TableSchema, Timestamp};
+use datafusion::execution::session_state::SessionState;
+use sqlparser::ast;
+use std::sync::Arc;
+
+/// What the optimizer asks of the cluster.
+pub trait TableFacts: Send + Sync + 'static {
+    /// How large a table is, about.
+    fn size(&self, table: &TableSchema) -> TableSize;
+    /// Are all its column replicas there and caught up?
+    fn columns_ready(&self, table: &TableSchema) -> bool;
+}
+
+/// The tables of `information_schema` and its like.
+pub trait SystemTables {
+    /// Columns and rows; `None`: no such table.
+    fn table(&self, database: &str, name: &str) -> Option<(Vec<ColumnMeta>, Vec<Vec<Datum>>)>;
+}
+
+/// No system tables.
+pub struct NoSystemTables;
+
+impl SystemTables for NoSystemTables {
+    fn table(&self, _: &str, _: &str) -> Option<(Vec<ColumnMeta>, Vec<Vec<Datum>>)> {
+        None
+    }
+}
+
+/// What all queries of a server share.
+pub struct QueryServices {
+    /// The transaction client.
+    pub client: Arc<Client>,
+    /// Sends scans to where the data is.
+    pub dispatch: Arc<Dispatch>,
+    /// What the optimizer knows of tables.
+    pub facts: Arc<dyn TableFacts>,
+    /// Runs queries; not the runtime that talks to clients.
+    pub runtime: tokio::runtime::Handle,
+    state: SessionState,
+}
+
+impl QueryServices {
+    /// Services that run each query on `cores` cores.
+    pub fn new(
+        client: Arc<Client>,
+        dispatch: Arc<Dispatch>,
+        facts: Arc<dyn TableFacts>,
+        runtime: tokio::runtime::Handle,
+        cores: usize,
+    ) -> QueryServices {
+        QueryServices { client, dispatch, facts, runtime, state: planner::state(cores) }
+    }
+}
+
+/// What one query may look at.
+pub struct QueryContext<'a> {
+    /// The catalog at the statement's schema version.
+    pub catalog: Arc<CatalogView>,
+    /// The current database.
+    pub database: Option<&'a str>,
+    /// The session's variables.
+    pub variables: &'a Variables,
+    /// What the session knows of itself.
+    pub session: &'a SessionFacts,
+    /// The open transaction, whose own writes are seen.
+    pub txn: Option<&'a Transaction>,
+    /// The version that is read.
+    pub read_ts: Timestamp,
+    /// The statement's hints.
+    pub hints: &'a Hints,
+    /// The server's services.
+    pub services: &'a QueryServices,
+    /// Tables that are not in the catalog.
+    pub system: &'a dyn SystemTables,
+}
+
+/// Runs a query. Blocks while it is planned; rows come as they are asked for. Must not be called
+/// on a thread of an async runtime that may not block.
+pub fn select(ctx: &QueryContext<'_>, query: &ast::Query) -> Result<Rows> {
+    let (plan, columns) = planned(ctx, query)?;
+    run::rows(ctx, plan, columns)
+}
+
+/// The plan of a query, as rows of text; with `analyze`, run, with what was measured.
+pub fn explain(ctx: &QueryContext<'_>, query: &ast::Query, analyze: bool) -> Result<Rows> {
+    let (plan, _) = planned(ctx, query)?;
+    explain::rows(ctx, plan, analyze)
+}
+
+/// The columns that a query gives, without running it.
+pub fn columns(ctx: &QueryContext<'_>, query: &ast::Query) -> Result<Vec<ColumnMeta>> {
+    Ok(planned(ctx, query)?.1)
+}
+
+/// Values of expressions without a table: SET, defaults, LIMIT.
+pub fn eval(ctx: &QueryContext<'_>, exprs: &[ast::Expr]) -> Result<Vec<Datum>> {
+    let item = |(i, expr): (usize, &ast::Expr)| ast::SelectItem::ExprWithAlias {
+        expr: expr.clone(),
+        alias: ast::Ident::new(format!("e{i}")),
+    };
+    let mut query = run::empty_query()?;
+    let ast::SetExpr::Select(select) = &mut *query.body else {
+        return Err(Error::unknown("an empty query has no SELECT"));
+    };
+    select.projection = exprs.iter().enumerate().map(item).collect();
+    let mut rows = self::select(ctx, &query)?;
+    let mut values = run::collect(&mut rows)?;
+    match values.len() {
+        1 => Ok(values.remove(0)),
+        _ => Err(Error::unknown("an expression gave no value")),
+    }
+}
+
+fn planned(
+    ctx: &QueryContext<'_>,
+    query: &ast::Query,
+) -> Result<(datafusion::logical_expr::LogicalPlan, Vec<ColumnMeta>)> {
+    let items = meta::items(query);
+    let mut query = query.clone();
+    let found = rewrite::query(ctx, &mut query)?;
+    meta::separate(&mut query);
+    let names = planner::Names::new(ctx, &found);
+    let plan = names.plan(query)?;
+    let columns = meta::columns(&plan, &items);
+    Ok((plan, columns))
+}

@@ -1,0 +1,243 @@
+//! From a rewritten query to plans: where names of tables and functions lead, and the DataFusion
+//! state that is built once. It must never plan a change of data.
+
+use super::rewrite::Found;
+use super::table::{CatalogTable, constraints_of, overlay, schema_of};
+use super::{QueryContext, aggregates, choices::Choices, functions, operators::Operators};
+use crate::catalog::is_system;
+use crate::error::{Error, Result};
+use crate::outcome::ColumnMeta;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use damask_coprocessor::{ColumnBuilder, CutFragments, arrow_type};
+use damask_types::Datum;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DataFusionError, TableReference};
+use datafusion::datasource::cte_worktable::CteWorkTable;
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::session_state::SessionState;
+use datafusion::functions_aggregate::planner::AggregateFunctionPlanner;
+use datafusion::functions_window::planner::WindowFunctionPlanner;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
+use datafusion::logical_expr::{
+    AggregateUDF, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF,
+};
+use datafusion::optimizer::Analyzer;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::planner::{NullOrdering, ParserOptions, SqlToRel};
+use sqlparser::ast;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+/// The state that plans and runs queries; cheap to copy, for it holds no functions.
+pub(crate) fn state(target_partitions: usize) -> SessionState {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(target_partitions.max(1))
+        .with_information_schema(false)
+        .with_create_default_catalog_and_schema(false);
+    let options = config.options_mut();
+    options.sql_parser.parse_float_as_decimal = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.default_null_ordering = "nulls_min".to_owned();
+    options.optimizer.max_passes = 2;
+    options.explain.show_statistics = false;
+    let mut rules: Vec<_> = vec![Arc::new(Choices) as _];
+    rules.extend(Analyzer::new().rules);
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_analyzer_rules(rules)
+        .with_physical_optimizer_rule(Arc::new(CutFragments))
+        .build()
+}
+
+static WINDOWS: LazyLock<HashMap<String, Arc<WindowUDF>>> = LazyLock::new(|| {
+    let all = datafusion::functions_window::all_default_window_functions();
+    all.into_iter().map(|f| (f.name().to_owned(), f)).collect()
+});
+
+static PLANNERS: LazyLock<Vec<Arc<dyn ExprPlanner>>> = LazyLock::new(|| {
+    vec![Arc::new(Operators), Arc::new(AggregateFunctionPlanner), Arc::new(WindowFunctionPlanner)]
+});
+
+/// Resolves the names of one query.
+pub(crate) struct Names<'a> {
+    context: &'a QueryContext<'a>,
+    found: &'a Found,
+    options: Arc<ConfigOptions>,
+    /// Each table once, so that its own writes are decoded once.
+    tables: RefCell<HashMap<(String, String), Arc<dyn TableSource>>>,
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl<'a> Names<'a> {
+    pub fn new(context: &'a QueryContext<'a>, found: &'a Found) -> Names<'a> {
+        let options = context.services.state.config_options().clone();
+        Names { context, found, options, tables: RefCell::default() }
+    }
+
+    fn table(&self, reference: &TableReference) -> Result<Arc<dyn TableSource>> {
+        let database = reference.schema().or(self.context.database);
+        let Some(database) = database else {
+            return Err(Error::no_database("No database selected"));
+        };
+        let name = reference.table();
+        let key = (database.to_lowercase(), name.to_lowercase());
+        if let Some(source) = self.tables.borrow().get(&key) {
+            return Ok(source.clone());
+        }
+        let source = self.find(database, name)?;
+        self.tables.borrow_mut().insert(key, source.clone());
+        Ok(source)
+    }
+
+    fn find(&self, database: &str, name: &str) -> Result<Arc<dyn TableSource>> {
+        let context = self.context;
+        let missing = || {
+            Error::no_such_table(format!("Table '{database}.{name}' doesn't exist"))
+        };
+        if is_system(database) {
+            let (columns, rows) = context.system.table(database, name).ok_or_else(missing)?;
+            return Ok(provider_as_source(Arc::new(memory_table(&columns, rows)?)));
+        }
+        if !context.catalog.has_database(database) {
+            return Err(Error::unknown_database(format!("Unknown database '{database}'")));
+        }
+        let table = context.catalog.table(database, name).ok_or_else(missing)?;
+        let dirty = context.txn.is_some_and(|txn| {
+            txn.buffered(&damask_types::key::row_range(table.id)).next().is_some()
+        });
+        // Without a handle column, own writes are told apart by the hidden one.
+        let with_handle = self.found.handle || (dirty && table.handle_column.is_none());
+        let schema = schema_of(&table, with_handle);
+        let own = match context.txn {
+            Some(txn) if dirty => overlay(txn, &table, &schema)?,
+            _ => None,
+        };
+        let hinted = |name: &str| context.hints.storage_of(name);
+        let aliases = self.found.aliases.iter().filter(|(t, _)| *t == name.to_lowercase());
+        let hint = aliases.filter_map(|(_, alias)| hinted(alias)).next().or_else(|| hinted(name));
+        let facts = &context.services.facts;
+        let provider = CatalogTable {
+            constraints: constraints_of(&table),
+            size: facts.size(&table),
+            columns_ready: table.column_replicas > 0 && facts.columns_ready(&table),
+            dispatch: context.services.dispatch.clone(),
+            ts: context.read_ts,
+            hint,
+            engines: context.variables.read_engines(),
+            overlay: own,
+            offset_us: context.variables.time_zone_offset_us(),
+            schema,
+            table,
+        };
+        Ok(provider_as_source(Arc::new(provider)))
+    }
+
+    /// Plans a query that was rewritten.
+    pub fn plan(&self, query: ast::Query) -> Result<LogicalPlan> {
+        let planner = SqlToRel::new_with_options(self, parser_options());
+        let plan = planner.sql_statement_to_plan(ast::Statement::Query(Box::new(query)));
+        plan.map_err(super::failure::error)
+    }
+}
+
+fn parser_options() -> ParserOptions {
+    ParserOptions {
+        parse_float_as_decimal: true,
+        enable_ident_normalization: true,
+        support_varchar_with_length: true,
+        enable_options_value_normalization: false,
+        collect_spans: false,
+        map_string_types_to_utf8view: false,
+        default_null_ordering: NullOrdering::NullsMin,
+    }
+}
+
+impl ContextProvider for Names<'_> {
+    fn get_table_source(
+        &self,
+        name: TableReference,
+    ) -> datafusion::common::Result<Arc<dyn TableSource>> {
+        self.table(&name).map_err(external)
+    }
+
+    fn create_cte_work_table(
+        &self,
+        name: &str,
+        schema: SchemaRef,
+    ) -> datafusion::common::Result<Arc<dyn TableSource>> {
+        Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        &PLANNERS
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        functions::ALL.get(name).cloned()
+    }
+
+    fn get_higher_order_meta(&self, _: &str) -> Option<Arc<HigherOrderUDF>> {
+        None
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        aggregates::ALL.get(name).cloned()
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        WINDOWS.get(name).cloned()
+    }
+
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        &self.options
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        functions::ALL.keys().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        aggregates::ALL.keys().cloned().collect()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        WINDOWS.keys().cloned().collect()
+    }
+}
+
+/// A system table's rows as a table.
+fn memory_table(columns: &[ColumnMeta], rows: Vec<Vec<Datum>>) -> Result<MemTable> {
+    let broken = |e: &dyn std::fmt::Display| Error::unknown(format!("a system table: {e}"));
+    let ty = |c: &ColumnMeta| c.ty.as_ref().map_or(DataType::Utf8, arrow_type);
+    let fields = columns.iter().map(|c| Field::new(c.name.to_lowercase(), ty(c), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let mut arrays = Vec::with_capacity(columns.len());
+    for (i, column) in columns.iter().enumerate() {
+        let ty = ty(column);
+        let mut builder = ColumnBuilder::new(&ty, rows.len()).map_err(|e| broken(&e))?;
+        for row in &rows {
+            let cell = crate::convert::Cell::of(row.get(i).unwrap_or(&Datum::Null));
+            let datum = functions::converted(cell, &ty);
+            builder.push_datum(&datum).map_err(|e| broken(&e))?;
+        }
+        arrays.push(builder.finish());
+    }
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    let batch = RecordBatch::try_new_with_options(schema.clone(), arrays, &options);
+    let batch = batch.map_err(|e| broken(&e))?;
+    MemTable::try_new(schema, vec![vec![batch]]).map_err(|e| broken(&e))
+}

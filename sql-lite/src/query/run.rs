@@ -1,0 +1,108 @@
+//! Runs a plan and hands its batches out as they are asked for. It must never read ahead of the
+//! client by more than the operators' own buffers.
+
+use super::QueryContext;
+use super::failure::error;
+use crate::convert::datum_at;
+use crate::error::{Error, Result};
+use crate::outcome::{ColumnMeta, RowBatch, RowSource, Rows};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
+use damask_types::Datum;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::StreamExt;
+use sqlparser::ast;
+use std::sync::Arc;
+
+/// Optimizes a logical plan into one that runs.
+pub(super) fn physical(
+    ctx: &QueryContext<'_>,
+    plan: &LogicalPlan,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let services = ctx.services;
+    services.runtime.block_on(services.state.create_physical_plan(plan)).map_err(error)
+}
+
+/// Starts a plan.
+pub(super) fn rows(
+    ctx: &QueryContext<'_>,
+    plan: LogicalPlan,
+    columns: Vec<ColumnMeta>,
+) -> Result<Rows> {
+    let plan = physical(ctx, &plan)?;
+    // Operators start tasks while the stream is made.
+    let _entered = ctx.services.runtime.enter();
+    let stream = execute_stream(plan, ctx.services.state.task_ctx()).map_err(error)?;
+    let source = Stream { stream, runtime: ctx.services.runtime.clone() };
+    Ok(Rows { columns, source: Box::new(source) })
+}
+
+/// Batches of a running plan.
+struct Stream {
+    stream: SendableRecordBatchStream,
+    runtime: tokio::runtime::Handle,
+}
+
+impl RowSource for Stream {
+    fn next(&mut self) -> Result<Option<RowBatch>> {
+        loop {
+            match self.runtime.block_on(self.stream.next()) {
+                None => return Ok(None),
+                Some(Err(e)) => return Err(error(e)),
+                Some(Ok(batch)) if batch.num_rows() == 0 => {}
+                Some(Ok(batch)) => return Ok(Some(RowBatch::Columns(shown(batch)?))),
+            }
+        }
+    }
+}
+
+/// The batch in types that columns may have.
+fn shown(batch: RecordBatch) -> Result<RecordBatch> {
+    let as_is = |ty: &DataType| !matches!(ty, DataType::Boolean | DataType::Null);
+    if batch.schema().fields().iter().all(|f| as_is(f.data_type())) {
+        return Ok(batch);
+    }
+    let convert = |column: &ArrayRef| match column.data_type() {
+        DataType::Boolean => cast(column, &DataType::Int64),
+        DataType::Null => Ok(new_null_array(&DataType::Utf8, column.len())),
+        _ => Ok(column.clone()),
+    };
+    let broken = |e: arrow::error::ArrowError| Error::unknown(e.to_string());
+    let columns = batch.columns().iter().map(convert).collect::<std::result::Result<Vec<_>, _>>();
+    let columns = columns.map_err(broken)?;
+    let schema = batch.schema();
+    let fields = schema.fields().iter().zip(&columns);
+    let fields = fields.map(|(f, c)| Field::new(f.name(), c.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema, columns, &options).map_err(broken)
+}
+
+/// Every row as datums of the columns' types.
+pub(super) fn collect(rows: &mut Rows) -> Result<Vec<Vec<Datum>>> {
+    let mut all = Vec::new();
+    while let Some(batch) = rows.source.next()? {
+        match batch {
+            RowBatch::Datums(rows) => all.extend(rows),
+            RowBatch::Columns(batch) => {
+                for row in 0..batch.num_rows() {
+                    let cells = batch.columns().iter().zip(&rows.columns);
+                    let cells = cells.map(|(c, meta)| datum_at(c.as_ref(), row, meta.ty.as_ref()));
+                    all.push(cells.collect::<Result<_>>()?);
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// `SELECT NULL`, to put a projection into.
+pub(super) fn empty_query() -> Result<ast::Query> {
+    let dialect = sqlparser::dialect::MySqlDialect {};
+    let parsed = sqlparser::parser::Parser::new(&dialect).try_with_sql("SELECT NULL");
+    let query = parsed.and_then(|mut parser| parser.parse_query());
+    query.map(|query| *query).map_err(|e| Error::parse(e.to_string()))
+}

@@ -1,0 +1,488 @@
+//! One client's session: statements in, outcomes out, with the transaction that spans them. It must
+//! never leave a half-done statement in an open transaction, nor run a change again that may have
+//! been done.
+//!
+//! ```text
+//!  text ─ parse ─► Stmt ─┬─ SET, USE, PREPARE …        settings
+//!                        ├─ BEGIN … COMMIT, SAVEPOINT  transaction
+//!                        ├─ CREATE, ALTER, DROP …      ddl     (commits first)
+//!                        ├─ INSERT, UPDATE, DELETE     dml     (own transaction: again on conflict)
+//!                        ├─ SELECT                     point read, else query
+//!                        └─ SHOW, DESCRIBE             show
+//! ```
+
+use crate::catalog::CatalogView;
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::outcome::{
+    ColumnMeta, ConnectionInfo, Done, Outcome, Prepared, Rows, Session, Sink, Status,
+};
+use crate::query::QueryContext;
+use crate::session::live::Live;
+use crate::session::prepared::Statements;
+use crate::session::system::System;
+use crate::session::transaction::Open;
+use crate::session::{Level, SessionFacts, Warnings};
+use crate::statement::{self, Hints, Parsed, Stmt, TableName};
+use crate::variables::Variables;
+use crate::{ddl, dml, failure, query, show};
+use damask_types::{ColumnType, Datum, Timestamp};
+use sqlparser::ast;
+use std::sync::Arc;
+
+/// Times that a statement which is its own transaction is run when others were first.
+const ATTEMPTS_MAX: u32 = 32;
+
+/// A session.
+pub struct Connection {
+    pub(super) database: Arc<Database>,
+    pub(super) info: ConnectionInfo,
+    pub(super) current: Option<String>,
+    pub(super) variables: Variables,
+    pub(super) facts: SessionFacts,
+    pub(super) warnings: Warnings,
+    pub(super) open: Option<Open>,
+    pub(super) statements: Statements,
+    live: Arc<Live>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.database.connections.remove(self.info.id);
+    }
+}
+
+impl Connection {
+    /// A new client's. 1049 if the database it names is not there.
+    pub fn new(database: Arc<Database>, info: ConnectionInfo) -> Result<Connection> {
+        let now = database.clock.wall_ms();
+        if let Some(name) = &info.database {
+            known_database(&database.catalog.view(), name)?;
+        }
+        let (user, host) = (info.user.as_str(), info.host.as_str());
+        let live = database.connections.add(info.id, user, host, info.database.as_deref(), now);
+        let facts = SessionFacts {
+            user: info.user.clone(),
+            host: info.host.clone(),
+            connection_id: info.id,
+            ..SessionFacts::default()
+        };
+        Ok(Connection {
+            current: info.database.clone(),
+            variables: Variables::new(database.globals.clone()),
+            facts,
+            warnings: Warnings::default(),
+            open: None,
+            statements: Statements::default(),
+            live,
+            info,
+            database,
+        })
+    }
+
+    /// Runs one statement's text and gives its outcome; for tests and tools in process.
+    pub fn run(&mut self, sql: &str) -> Result<Outcome> {
+        let parsed = statement::parse(sql, 0, self.variables.sql_mode())?;
+        self.execute_parsed(&parsed, sql)
+    }
+
+    pub(super) fn execute_parsed(&mut self, parsed: &Parsed, text: &str) -> Result<Outcome> {
+        if self.live.is_killed() {
+            return Err(Error::interrupted("Query execution was interrupted"));
+        }
+        let now_ms = self.database.clock.wall_ms();
+        self.facts.now_us = now_ms as i64 * 1000;
+        self.live.begin(text, now_ms);
+        if !keeps_warnings(&parsed.stmt) {
+            self.warnings.clear();
+        }
+        let outcome = self.statement(&parsed.stmt, &parsed.hints);
+        match &outcome {
+            Ok(Outcome::Done(done)) => {
+                self.facts.row_count = done.affected_rows as i64;
+                if parsed.stmt.is_change() && done.last_insert_id > 0 {
+                    self.facts.last_insert_id = done.last_insert_id;
+                }
+            }
+            Ok(_) => self.facts.row_count = -1,
+            Err(error) => {
+                self.facts.row_count = -1;
+                self.warnings.push(Level::Error, error.code, error.message.clone());
+            }
+        }
+        self.live.end(self.current.as_deref(), self.database.clock.wall_ms());
+        outcome
+    }
+
+    fn statement(&mut self, stmt: &Stmt, hints: &Hints) -> Result<Outcome> {
+        if stmt.commits_implicitly() {
+            self.commit()?;
+        }
+        let done = match stmt {
+            Stmt::Empty => return Err(Error::empty_query("Query was empty")),
+            Stmt::Query(q) => return self.select(q, hints).map(Outcome::Rows),
+            Stmt::Explain { statement, analyze } => {
+                return self.explain(statement, *analyze, hints).map(Outcome::Rows);
+            }
+            Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) => self.change(stmt, hints)?,
+            Stmt::LoadData(load) => return self.load_data(load),
+            Stmt::Show(show) => return self.show(show).map(Outcome::Rows),
+            Stmt::Do(exprs) => {
+                self.eval(exprs)?;
+                Done::default()
+            }
+            Stmt::Begin { read_only } => {
+                self.commit()?;
+                self.begin(*read_only)?;
+                Done::default()
+            }
+            Stmt::Commit => {
+                self.commit()?;
+                Done::default()
+            }
+            Stmt::Rollback => {
+                self.open = None;
+                Done::default()
+            }
+            Stmt::Savepoint(name) => self.savepoint(name)?,
+            Stmt::RollbackTo(name) => self.rollback_to(name)?,
+            Stmt::Release(name) => self.release(name)?,
+            Stmt::Set(items) => self.set(items)?,
+            Stmt::Use(name) => {
+                self.use_database(name)?;
+                Done::default()
+            }
+            Stmt::Prepare { name, from } => self.prepare_named(name, from)?,
+            Stmt::Execute { name, using } => return self.execute_named(name, using),
+            Stmt::Deallocate(name) => self.deallocate(name)?,
+            Stmt::Kill { id, query } => self.kill(*id, *query)?,
+            Stmt::Maintain { operation, tables } => {
+                return self.maintain(operation, tables).map(Outcome::Rows);
+            }
+            Stmt::NoEffect => Done::default(),
+            _ => self.ddl(stmt)?,
+        };
+        Ok(Outcome::Done(done))
+    }
+
+    fn ddl(&mut self, stmt: &Stmt) -> Result<Done> {
+        let context = ddl::Context {
+            catalog: &self.database.catalog,
+            client: &self.database.client,
+            replicas: self.database.replicas.as_ref(),
+            database: self.current.as_deref(),
+            variables: &self.variables,
+            facts: &self.facts,
+        };
+        let done = ddl::execute(&context, stmt, &mut self.warnings)?;
+        if let Stmt::DropDatabase { name, .. } = stmt
+            && self.current.as_deref().is_some_and(|c| c.eq_ignore_ascii_case(name))
+        {
+            self.current = None;
+        }
+        Ok(done)
+    }
+
+    /// A change of rows: in the open transaction, or in one of its own.
+    fn change(&mut self, stmt: &Stmt, hints: &Hints) -> Result<Done> {
+        if !self.variables.autocommit() && self.open.is_none() {
+            self.begin(false)?;
+        }
+        if let Some(mut open) = self.open.take() {
+            if open.read_only {
+                self.open = Some(open);
+                return Err(Error::read_only_transaction(
+                    "Cannot execute statement in a READ ONLY transaction.",
+                ));
+            }
+            let view = self.database.catalog.view();
+            let result = self.change_in(&mut open, &view, stmt, hints, false);
+            self.open = Some(open);
+            return result;
+        }
+        let mut attempt = 1;
+        // Ends: at most ATTEMPTS_MAX turns.
+        loop {
+            let view = self.database.catalog.view();
+            let txn = failure::convert(self.database.client.begin(), &view)?;
+            let mut open = Open::new(txn, false);
+            let done = self.change_in(&mut open, &view, stmt, hints, true);
+            let error = match done.and_then(|done| self.finish(open).map(|()| done)) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let again = failure::is_conflict(&error) || error.code == Error::schema_changed("").code;
+            if !again || attempt == ATTEMPTS_MAX {
+                return Err(error);
+            }
+            attempt += 1;
+            self.warnings.clear();
+        }
+    }
+
+    fn change_in(
+        &mut self,
+        open: &mut Open,
+        view: &Arc<CatalogView>,
+        stmt: &Stmt,
+        hints: &Hints,
+        commits: bool,
+    ) -> Result<Done> {
+        open.touch(view, self.current.as_deref(), stmt);
+        let mut context = dml::Context {
+            view: view.clone(),
+            database: self.current.as_deref(),
+            reads: dml::Reads::Transaction(&mut open.txn),
+            commits,
+            variables: &self.variables,
+            facts: &mut self.facts,
+            warnings: &mut self.warnings,
+            ids: self.database.catalog.ids(),
+            found_rows: self.info.found_rows,
+            hints,
+            services: &self.database.query,
+        };
+        dml::execute(&mut context, stmt)
+    }
+
+    fn select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Rows> {
+        if !q.locks.is_empty() && (self.open.is_some() || !self.variables.autocommit()) {
+            return Err(Error::not_supported(
+                "This version of Damask doesn't yet support 'SELECT … FOR UPDATE in a transaction'",
+            ));
+        }
+        if !self.variables.autocommit() && self.open.is_none() {
+            self.begin(false)?;
+        }
+        if let Some(rows) = self.point_select(q, hints)? {
+            return Ok(rows);
+        }
+        let rows = self.with_query(hints, |context| query::select(context, q))?;
+        self.facts.found_rows = 0;
+        Ok(rows)
+    }
+
+    fn point_select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Option<Rows>> {
+        let view = self.database.catalog.view();
+        let reads = match &mut self.open {
+            Some(open) => dml::Reads::Transaction(&mut open.txn),
+            None => dml::Reads::Latest(&self.database.client),
+        };
+        let mut context = dml::Context {
+            view,
+            database: self.current.as_deref(),
+            reads,
+            commits: false,
+            variables: &self.variables,
+            facts: &mut self.facts,
+            warnings: &mut self.warnings,
+            ids: self.database.catalog.ids(),
+            found_rows: self.info.found_rows,
+            hints,
+            services: &self.database.query,
+        };
+        dml::point_select(&mut context, q)
+    }
+
+    /// Calls the query engine with what it may look at.
+    pub(super) fn with_query<T>(
+        &self,
+        hints: &Hints,
+        body: impl FnOnce(&QueryContext<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let view = self.database.catalog.view();
+        let txn = self.open.as_ref().map(|open| &open.txn);
+        let read_ts = match txn {
+            Some(txn) => txn.start_ts(),
+            None => failure::convert(self.database.client.timestamp(), &view)?,
+        };
+        self.with_query_at(&view, read_ts, hints, body)
+    }
+
+    fn with_query_at<T>(
+        &self,
+        view: &Arc<CatalogView>,
+        read_ts: Timestamp,
+        hints: &Hints,
+        body: impl FnOnce(&QueryContext<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let processes = self.processes();
+        let show = self.show_context(view, &processes);
+        let system = System(&show);
+        body(&QueryContext {
+            catalog: view.clone(),
+            database: self.current.as_deref(),
+            variables: &self.variables,
+            session: &self.facts,
+            txn: self.open.as_ref().map(|open| &open.txn),
+            read_ts,
+            hints,
+            services: &self.database.query,
+            system: &system,
+        })
+    }
+
+    pub(super) fn eval(&mut self, exprs: &[ast::Expr]) -> Result<Vec<Datum>> {
+        self.with_query(&Hints::default(), |context| query::eval(context, exprs))
+    }
+
+    fn explain(&mut self, stmt: &Stmt, analyze: bool, hints: &Hints) -> Result<Rows> {
+        match stmt {
+            Stmt::Query(q) => self.with_query(hints, |c| query::explain(c, q, analyze)),
+            _ => Err(Error::not_supported(
+                "This version of Damask doesn't yet support 'EXPLAIN of a change'",
+            )),
+        }
+    }
+
+    fn processes(&self) -> Vec<show::Process> {
+        let now = self.database.clock.wall_ms();
+        let process = |activity: crate::session::live::Activity| show::Process {
+            id: activity.id,
+            user: activity.user,
+            host: activity.host,
+            database: activity.database,
+            command: if activity.statement.is_some() { "Query" } else { "Sleep" }.to_owned(),
+            seconds: now.saturating_sub(activity.since_ms) / 1000,
+            state: if activity.statement.is_some() { "executing" } else { "" }.to_owned(),
+            info: activity.statement,
+        };
+        self.database.connections.list().into_iter().map(process).collect()
+    }
+
+    fn show_context<'a>(
+        &'a self,
+        view: &Arc<CatalogView>,
+        processes: &'a [show::Process],
+    ) -> show::Context<'a> {
+        show::Context {
+            view: view.clone(),
+            database: self.current.as_deref(),
+            variables: &self.variables,
+            facts: &self.facts,
+            warnings: &self.warnings,
+            replicas: self.database.replicas.as_ref(),
+            processes,
+        }
+    }
+
+    fn show(&mut self, what: &statement::Show) -> Result<Rows> {
+        let view = self.database.catalog.view();
+        let processes = self.processes();
+        show::show(&self.show_context(&view, &processes), what)
+    }
+
+    fn kill(&mut self, id: u64, query: bool) -> Result<Done> {
+        if query {
+            return Err(Error::not_supported(
+                "This version of Damask doesn't yet support 'KILL QUERY'",
+            ));
+        }
+        let known = u32::try_from(id).is_ok_and(|id| self.database.connections.kill(id));
+        if known {
+            return Ok(Done::default());
+        }
+        Err(Error::no_such_thread(format!("Unknown thread id: {id}")))
+    }
+
+    fn maintain(&mut self, operation: &str, tables: &[TableName]) -> Result<Rows> {
+        let view = self.database.catalog.view();
+        let text = |name: &str| ColumnMeta::expression(name, ColumnType::VarChar { len: 192 });
+        let columns = ["Table", "Op", "Msg_type", "Msg_text"].map(text).to_vec();
+        let mut rows = Vec::new();
+        for name in tables {
+            let database = name.database.as_deref().or(self.current.as_deref());
+            let database = database.ok_or_else(|| Error::no_database("No database selected"))?;
+            let full = format!("{database}.{}", name.table);
+            let (kind, message) = match view.table(database, &name.table) {
+                Some(_) => ("status", "OK".to_owned()),
+                None => ("Error", format!("Table '{full}' doesn't exist")),
+            };
+            let cells = [full, operation.to_owned(), kind.to_owned(), message];
+            rows.push(cells.map(Datum::Text).to_vec());
+        }
+        Ok(Rows::of(columns, rows))
+    }
+}
+
+/// Statements about warnings leave them as they are.
+fn keeps_warnings(stmt: &Stmt) -> bool {
+    use crate::statement::show::What;
+    match stmt {
+        Stmt::Show(show) => {
+            matches!(show.what, What::Warnings { .. } | What::WarningCount { .. })
+        }
+        _ => false,
+    }
+}
+
+/// 1049 if there is no such database.
+pub(super) fn known_database(view: &CatalogView, name: &str) -> Result<()> {
+    if view.has_database(name) {
+        return Ok(());
+    }
+    Err(Error::unknown_database(format!("Unknown database '{name}'")))
+}
+
+impl Session for Connection {
+    fn query(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<()> {
+        let mut at = 0;
+        // Ends: each turn takes a statement of the text.
+        loop {
+            let parsed = statement::parse(sql, at, self.variables.sql_mode())?;
+            let text = sql[at..parsed.end].trim_end_matches(';').trim();
+            let more = !statement::is_blank(sql, parsed.end);
+            let outcome = self.execute_parsed(&parsed, text)?;
+            sink.outcome(outcome, self, more)?;
+            at = parsed.end;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn prepare(&mut self, sql: &str) -> Result<Prepared> {
+        self.prepare_text(sql)
+    }
+
+    fn execute(&mut self, id: u32, params: Vec<Datum>) -> Result<Outcome> {
+        let (parsed, text) = self.statements.bind(id, &params)?;
+        self.execute_parsed(&parsed, &text)
+    }
+
+    fn close_statement(&mut self, id: u32) {
+        self.statements.close(id);
+    }
+
+    fn use_database(&mut self, name: &str) -> Result<()> {
+        known_database(&self.database.catalog.view(), name)?;
+        self.current = Some(name.to_owned());
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.open = None;
+        self.statements = Statements::default();
+        self.variables = Variables::new(self.database.globals.clone());
+        self.warnings.clear();
+        self.facts.user_variables.clear();
+        self.facts.last_insert_id = 0;
+    }
+
+    fn fields(&mut self, table: &str) -> Result<Vec<ColumnMeta>> {
+        let sql = format!("SELECT * FROM `{}`", table.replace('`', "``"));
+        let parsed = statement::parse(&sql, 0, self.variables.sql_mode())?;
+        match &parsed.stmt {
+            Stmt::Query(q) => self.with_query(&parsed.hints, |c| query::columns(c, q)),
+            _ => Err(Error::unknown("a SELECT is not a query")),
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            in_transaction: self.open.is_some(),
+            autocommit: self.variables.autocommit(),
+            warnings: self.warnings.count().min(u64::from(u16::MAX)) as u16,
+        }
+    }
+}

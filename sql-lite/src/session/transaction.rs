@@ -1,0 +1,145 @@
+//! The transaction that spans statements, its savepoints, and the tables it has written. It must
+//! never commit rows that were made for another version of a table: the catalog checks.
+
+use crate::catalog::CatalogView;
+use crate::error::{Error, Result};
+use crate::failure;
+use crate::outcome::Done;
+use crate::session::connection::Connection;
+use crate::statement::{Stmt, TableName};
+use damask_txn::{Mark, Transaction};
+use damask_types::TableId;
+use sqlparser::ast::{ObjectName, TableFactor, TableWithJoins};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Savepoints of a transaction at most.
+const SAVEPOINTS_MAX: usize = 1024;
+
+/// An open transaction.
+pub struct Open {
+    /// The transaction.
+    pub txn: Transaction,
+    /// READ ONLY.
+    pub read_only: bool,
+    touched: BTreeMap<TableId, u64>,
+    savepoints: Vec<(String, Mark)>,
+}
+
+impl Open {
+    /// Nothing done yet.
+    pub fn new(txn: Transaction, read_only: bool) -> Open {
+        Open { txn, read_only, touched: BTreeMap::new(), savepoints: Vec::new() }
+    }
+
+    /// Notes the tables that a statement changes, at the version it sees. The first version that
+    /// was seen counts.
+    pub fn touch(&mut self, view: &Arc<CatalogView>, database: Option<&str>, stmt: &Stmt) {
+        for name in targets(stmt) {
+            let Some(database) = name.database.as_deref().or(database) else { continue };
+            if let Some(table) = view.table(database, &name.table) {
+                self.touched.entry(table.id).or_insert(table.version);
+            }
+        }
+    }
+}
+
+/// Tables that a statement may change.
+fn targets(stmt: &Stmt) -> Vec<TableName> {
+    match stmt {
+        Stmt::Insert(insert) => vec![insert.table.clone()],
+        Stmt::LoadData(load) => vec![load.table.clone()],
+        Stmt::Update(update) => named(&update.from),
+        Stmt::Delete(delete) => named(&delete.from),
+        _ => Vec::new(),
+    }
+}
+
+fn named(from: &[TableWithJoins]) -> Vec<TableName> {
+    let factors = from.iter().flat_map(|t| {
+        std::iter::once(&t.relation).chain(t.joins.iter().map(|join| &join.relation))
+    });
+    factors.filter_map(|factor| match factor {
+        TableFactor::Table { name, .. } => table_name(name),
+        _ => None,
+    }).collect()
+}
+
+fn table_name(name: &ObjectName) -> Option<TableName> {
+    let mut parts = name.0.iter().filter_map(|part| part.as_ident()).map(|i| i.value.clone());
+    match (parts.next(), parts.next()) {
+        (Some(database), Some(table)) => Some(TableName { database: Some(database), table }),
+        (Some(table), None) => Some(TableName { database: None, table }),
+        _ => None,
+    }
+}
+
+impl Connection {
+    /// Opens a transaction; there is none.
+    pub(super) fn begin(&mut self, read_only: bool) -> Result<()> {
+        let txn = failure::catalog(self.database.client.begin())?;
+        self.open = Some(Open::new(txn, read_only));
+        Ok(())
+    }
+
+    /// Commits the open transaction, if there is one. It is over either way.
+    pub(super) fn commit(&mut self) -> Result<()> {
+        match self.open.take() {
+            Some(open) => self.finish(open),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn finish(&self, open: Open) -> Result<()> {
+        let touched: Vec<_> = open.touched.into_iter().collect();
+        self.database.catalog.commit(&touched, open.txn)
+    }
+
+    pub(super) fn savepoint(&mut self, name: &str) -> Result<Done> {
+        if self.open.is_none() {
+            // Outside of a transaction a savepoint is gone with its statement.
+            if self.variables.autocommit() {
+                return Ok(Done::default());
+            }
+            self.begin(false)?;
+        }
+        let open = self.open.as_mut().expect("it was opened");
+        if open.savepoints.len() >= SAVEPOINTS_MAX {
+            return Err(Error::unknown(format!("more than {SAVEPOINTS_MAX} savepoints")));
+        }
+        // A savepoint of the same name is replaced; its mark stays with the later ones.
+        open.savepoints.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        let mark = open.txn.mark();
+        open.savepoints.push((name.to_owned(), mark));
+        Ok(Done::default())
+    }
+
+    pub(super) fn rollback_to(&mut self, name: &str) -> Result<Done> {
+        let open = self.open.as_mut().ok_or_else(|| no_savepoint(name))?;
+        let at = find(&open.savepoints, name).ok_or_else(|| no_savepoint(name))?;
+        open.savepoints.truncate(at + 1);
+        let (name, mark) = open.savepoints.pop().expect("it was found");
+        open.txn.rollback_to(mark);
+        // The savepoint itself stays.
+        let mark = open.txn.mark();
+        open.savepoints.push((name, mark));
+        Ok(Done::default())
+    }
+
+    pub(super) fn release(&mut self, name: &str) -> Result<Done> {
+        let open = self.open.as_mut().ok_or_else(|| no_savepoint(name))?;
+        let at = find(&open.savepoints, name).ok_or_else(|| no_savepoint(name))?;
+        open.savepoints.truncate(at + 1);
+        let (_, mark) = open.savepoints.pop().expect("it was found");
+        open.txn.release(mark);
+        Ok(Done::default())
+    }
+}
+
+fn find(savepoints: &[(String, Mark)], name: &str) -> Option<usize> {
+    savepoints.iter().position(|(n, _)| n.eq_ignore_ascii_case(name))
+}
+
+fn no_savepoint(name: &str) -> Error {
+    Error { code: 1305, state: "42000", message: format!("SAVEPOINT {name} does not exist") }
+}

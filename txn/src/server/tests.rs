@@ -1,0 +1,187 @@
+//! The server end over a replica whose log answers only when it is told to.
+
+use super::*;
+use crate::replica::LocalReplica;
+use crate::request::TxnStatus;
+use damask_env::spawn;
+use damask_kv::MemoryEngine;
+use damask_raftstore::Applied;
+use damask_types::{Epoch, Peer, PeerId, PeerRole, RegionId, StoreId};
+use parking_lot::Mutex;
+
+const EPOCH: Epoch = Epoch { conf_ver: 1, version: 1 };
+const CONTEXT: Context = Context { region: RegionId(1), epoch: EPOCH };
+
+/// Holds proposals back.
+struct HeldLog {
+    inner: LocalReplica,
+    held: Mutex<Vec<(Proposal, Done<Applied>)>>,
+}
+
+impl Replica for Arc<HeldLog> {
+    fn propose(&self, proposal: Proposal, done: Done<Applied>) {
+        self.held.lock().push((proposal, done));
+    }
+
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        self.inner.read_index(region, epoch, done);
+    }
+}
+
+impl HeldLog {
+    /// Waits for a proposal, and lets it pass.
+    fn pass_one(&self) {
+        loop {
+            let first = {
+                let mut held = self.held.lock();
+                (!held.is_empty()).then(|| held.remove(0))
+            };
+            match first {
+                Some((proposal, done)) => return self.inner.propose(proposal, done),
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.held.lock().len()
+    }
+}
+
+fn setup(patience: Duration) -> (Arc<HeldLog>, Arc<TxnServer>) {
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    let inner = LocalReplica::new(Arc::clone(&engine));
+    let peer = Peer { id: PeerId(1), store: StoreId(1), role: PeerRole::Voter };
+    let range = KeyRange::new("b", "y");
+    inner.host(Region { id: RegionId(1), range, epoch: EPOCH, peers: vec![peer] }, 5);
+    let log = Arc::new(HeldLog { inner, held: Mutex::default() });
+    let server = TxnServer::new(Arc::clone(&log), engine).with_patience(patience);
+    (log, Arc::new(server))
+}
+
+fn prewrite(key: &str, start_ts: u64) -> Request {
+    Request::Prewrite {
+        mutations: vec![Mutation::Put { key: key.into(), value: b"v".to_vec() }],
+        primary: key.into(),
+        start_ts: Timestamp(start_ts),
+        ttl_ms: 3_000,
+        txn_size: 1,
+    }
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn commands_on_one_key_wait_for_the_log_and_others_do_not() {
+    let (log, server) = setup(LONG);
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let call = |key: &'static str, start_ts| {
+        let (server, answers) = (Arc::clone(&server), Arc::clone(&answers));
+        spawn("caller", move || {
+            let answer = server.call(CONTEXT, prewrite(key, start_ts));
+            answers.lock().push((start_ts, answer.is_ok()));
+        })
+    };
+    let first = call("k", 10);
+    while log.count() < 1 {
+        std::thread::yield_now();
+    }
+    let second = call("k", 11);
+    let other = call("m", 12);
+    while log.count() < 2 {
+        std::thread::yield_now();
+    }
+    // Of the two on `k` only one is decided; `m` is in the log beside it.
+    let in_log: Vec<_> = log.held.lock().iter().map(|(p, _)| p.records[0].key()[0]).collect();
+    assert_eq!(in_log, [b'k', b'm']);
+    log.pass_one();
+    log.pass_one();
+    [first, second, other].into_iter().for_each(|task| task.join().expect("no panic"));
+    let mut answers = answers.lock().clone();
+    answers.sort_unstable();
+    assert_eq!(answers, [(10, true), (11, false), (12, true)], "the second finds a lock");
+}
+
+#[test]
+fn latches_stay_until_the_log_has_answered_even_if_nobody_waits() {
+    let (log, server) = setup(Duration::from_millis(20));
+    let answer = server.call(CONTEXT, prewrite("k", 10));
+    let unknown =
+        |e: &RequestError| matches!(e, RequestError::Region(RegionError::Undetermined(_)));
+    assert!(unknown(&answer.expect_err("no answer in time")));
+    // Had the latch been let go, this would decide on a view without the first one's lock.
+    let answer = server.call(CONTEXT, prewrite("k", 11));
+    assert!(matches!(answer, Err(RequestError::Region(RegionError::Busy(_)))), "{answer:?}");
+    log.pass_one();
+    let answer = server.call(CONTEXT, prewrite("k", 11));
+    assert!(matches!(answer, Err(RequestError::Keys(_))), "{answer:?}");
+}
+
+#[test]
+fn a_decision_of_an_older_term_is_not_applied() {
+    let (log, server) = setup(LONG);
+    let caller = {
+        let server = Arc::clone(&server);
+        spawn("caller", move || {
+            let answer = server.call(CONTEXT, prewrite("k", 10));
+            assert!(matches!(answer, Err(RequestError::Region(RegionError::Stale))));
+        })
+    };
+    while log.count() < 1 {
+        std::thread::yield_now();
+    }
+    let region = log.inner.remove(RegionId(1)).expect("hosted");
+    log.inner.host(region, 6);
+    log.pass_one();
+    caller.join().expect("no panic");
+    let read = Request::Get { key: b"k".to_vec(), ts: Timestamp(99), bypass: Vec::new() };
+    assert!(matches!(server.call(CONTEXT, read), Ok(Response::Value(None))));
+}
+
+#[test]
+fn keys_outside_of_the_region_and_other_epochs_are_refused() {
+    let (log, server) = setup(LONG);
+    for key in ["a", "y", "z"] {
+        let answer = server.call(CONTEXT, prewrite(key, 10));
+        let refused = |e: &RequestError| {
+            matches!(e, RequestError::Region(RegionError::KeyNotInRegion { .. }))
+        };
+        assert!(refused(&answer.expect_err("outside")), "{key}");
+    }
+    let scan = |range: KeyRange, limit| Request::Scan {
+        range,
+        ts: Timestamp(9),
+        limit,
+        reverse: false,
+        bypass: Vec::new(),
+    };
+    assert!(server.call(CONTEXT, scan(KeyRange::new("a", "c"), 10)).is_err());
+    assert!(server.call(CONTEXT, scan(KeyRange::new("c", ""), 10)).is_err());
+    assert!(server.call(CONTEXT, scan(KeyRange::new("c", "y"), usize::MAX)).is_err());
+    assert!(server.call(CONTEXT, scan(KeyRange::new("c", "y"), 10)).is_ok());
+    let old = Context { epoch: Epoch { conf_ver: 1, version: 0 }, ..CONTEXT };
+    let answer = server.call(old, prewrite("k", 10)).expect_err("an old epoch");
+    assert!(matches!(answer, RequestError::Region(RegionError::EpochNotMatch { .. })));
+    assert_eq!(log.count(), 0);
+}
+
+#[test]
+fn a_command_without_records_does_not_reach_the_log() {
+    let (log, server) = setup(LONG);
+    let status = Request::CheckTxnStatus {
+        primary: b"k".to_vec(),
+        lock_ts: Timestamp(10),
+        caller_start_ts: Timestamp::ZERO,
+        current_ts: Timestamp(11),
+        rollback_if_not_exist: true,
+    };
+    let again = status.clone();
+    let caller = {
+        let server = Arc::clone(&server);
+        spawn("caller", move || drop(server.call(CONTEXT, status)))
+    };
+    log.pass_one();
+    caller.join().expect("no panic");
+    let answer = server.call(CONTEXT, again).expect("answered without the log");
+    assert!(matches!(answer, Response::Status(TxnStatus::RolledBack)));
+}
