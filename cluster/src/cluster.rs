@@ -11,6 +11,7 @@ use crate::status;
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
 use damask_env::{Clock, Disk, RealClock};
 use damask_kv::Engine;
+use damask_sql_lite::Doorman;
 use damask_sql_lite::protocol::{Server, ServerConfig};
 use damask_pd::{Locate, Pd, Persist, Placement, RegionCache, StoreInfo, StoreKind};
 use damask_tso::{BatchingOracle, LocalOracle, Oracle};
@@ -136,8 +137,9 @@ impl Cluster {
             damask_txn::Config::default(),
         )?;
         let schemas = Arc::new(CatalogSchemas::new(client.clone()));
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(std::thread::available_parallelism().map_or(2, usize::from))
+            .worker_threads(cores)
             .thread_name("query")
             .enable_all()
             .build()?;
@@ -147,7 +149,11 @@ impl Cluster {
             Arc::new(Resolver(client.clone())),
             shared.clock.clone(),
         ));
-        let replicas = Arc::new(Replicas { pd: pd.clone(), announce });
+        let replicas = Arc::new(Replicas {
+            pd: pd.clone(),
+            announce,
+            stores: shared.config.columns as u32,
+        });
 
         for id in row_stores(&shared.config) {
             register(&pd, id, StoreKind::Row)?;
@@ -177,16 +183,18 @@ impl Cluster {
         let database = damask_sql_lite::Database::open(damask_sql_lite::Services {
             client: client.clone(),
             dispatch,
-            replicas,
+            replicas: replicas.clone(),
+            facts: replicas,
             runtime: runtime.handle().clone(),
             clock: shared.clock.clone(),
+            cores,
         })?;
         progress("SQL");
         let mysql = match shared.config.mysql {
             Some(addr) => {
                 let mut server = ServerConfig::at(addr);
                 server.connections_max = shared.config.connections_max;
-                Some(Server::start(server, database.clone())?)
+                Some(Server::start(server, Arc::new(Doorman(database.clone())))?)
             }
             None => None,
         };
@@ -266,6 +274,7 @@ impl Cluster {
         if let Some(mysql) = self.mysql.take() {
             mysql.stop();
         }
+        self.database.stop();
         self.client.flush();
         self.schemas.stop();
         self.placement.stop();

@@ -3,17 +3,17 @@
 use crate::config::Config;
 use crate::network::Network;
 use crate::placement::{Announce, Member};
-use damask_coprocessor::{ColumnEndpoint, Endpoint, EndpointError, RowEndpoint};
+use damask_coprocessor::{ColumnEndpoint, Endpoint, RowEndpoint};
 use damask_deltatree::{ColumnStore, DeltaTree};
 use damask_env::{Clock, Disk, MemoryDisk, RealDisk, Task, spawn};
 use damask_kv::{Engine, EngineConfig};
-use damask_learner::{ColumnMachine, LearnerRead, ReadError, SchemaSource};
+use damask_learner::{ColumnMachine, LearnerRead, SchemaSource};
 use damask_raftstore::{
-    Done, FileLogConfig, FileLogStore, LogStore, MemoryLogStore, Proposal, ReadPermit, RowMachine,
-    StateMachine, Store, StoreHandle, StoreOptions,
+    FileLogConfig, FileLogStore, LogStore, MemoryLogStore, RowMachine, StateMachine, Store,
+    StoreOptions,
 };
 use damask_txn::{Service, TxnServer};
-use damask_types::{Epoch, Region, RegionId, StoreId, Timestamp};
+use damask_types::{Region, StoreId, Timestamp};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,25 +126,6 @@ impl Drop for Node {
     }
 }
 
-/// A store's handle as the transaction server and the learner's reads want it.
-struct Handle(StoreHandle);
-
-impl damask_txn::Replica for Handle {
-    fn propose(&self, proposal: Proposal, done: Done<damask_raftstore::Applied>) {
-        self.0.propose(proposal, done);
-    }
-
-    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
-        self.0.read_index(region, epoch, done);
-    }
-}
-
-impl damask_learner::ReadIndex for Handle {
-    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
-        self.0.read_index(region, epoch, done);
-    }
-}
-
 /// Starts a row store. `bootstrap`: the first region, made if the store is empty.
 pub fn start_rows(
     shared: &Shared,
@@ -163,7 +144,7 @@ pub fn start_rows(
     let log = shared.log(&format!("rows-{id}"))?;
     let store = shared.start(id, log, machine.clone(), bootstrap)?;
     let handle = store.handle();
-    let service = Arc::new(TxnServer::new(Handle(handle.clone()), engine.clone()));
+    let service = Arc::new(TxnServer::new(handle.clone(), engine.clone()));
     let reader = handle.clone();
     let endpoint = RowEndpoint::new(
         engine,
@@ -193,10 +174,8 @@ pub fn start_columns(
     let log = shared.log(&format!("columns-{id}"))?;
     let store = shared.start(id, log, machine.clone(), None)?;
     let handle = store.handle();
-    let read = LearnerRead::new(Arc::new(Handle(handle.clone())), machine.clone(), LEARNER_WAIT);
-    let endpoint = ColumnEndpoint::new(Box::new(move |region, epoch, ranges, ts| {
-        read.view(region, epoch, ranges, ts).map(|view| view.snapshot).map_err(endpoint_error)
-    }));
+    let read = LearnerRead::new(Arc::new(handle.clone()), machine.clone(), LEARNER_WAIT);
+    let endpoint = ColumnEndpoint::new(read);
     Ok(Node {
         id,
         member: Member { handle, machine },
@@ -206,17 +185,6 @@ pub fn start_columns(
         network: shared.network.clone(),
         maintain: Some(maintain(columns)),
     })
-}
-
-fn endpoint_error(e: ReadError) -> EndpointError {
-    match e {
-        ReadError::Region(e) => EndpointError::Region(e),
-        ReadError::Locked(locks) => EndpointError::Locked(locks),
-        ReadError::Timeout { .. } => {
-            EndpointError::Region(damask_raftstore::Error::Busy("the learner is behind"))
-        }
-        ReadError::Store { kind, detail } => EndpointError::storage(kind, detail),
-    }
 }
 
 /// Merges deltas in the background until the sender is dropped.

@@ -178,7 +178,9 @@ pub struct CutFragments;
 /// May the operator run in a fragment, given that its input does?
 fn belongs(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
-        return *aggregate.mode() == AggregateMode::Partial;
+        // A whole aggregate of the only partition needs no other rows either.
+        let alone = one_partition(aggregate.input());
+        return *aggregate.mode() == AggregateMode::Partial || alone;
     }
     if let Some(sort) = plan.downcast_ref::<SortExec>() {
         let apart = sort.preserve_partitioning() || one_partition(sort.input());

@@ -171,6 +171,9 @@ fn answer(
     rows: Vec<u32>,
 ) -> Result<RecordBatch, EndpointError> {
     let count = rows.len();
+    let whole = rows.first().zip(rows.last()).map_or(Some(0), |(first, last)| {
+        ((last - first) as usize + 1 == count).then_some(*first as usize)
+    });
     let indices = UInt32Array::from(rows);
     let handles: ArrayRef = Arc::new(arrow::array::Int64Array::from(handles.to_vec()));
     let columns = spec.columns.iter().zip(spec.schema.fields()).map(|(column, field)| {
@@ -183,7 +186,11 @@ fn answer(
                 batch.column(at).clone()
             }
         };
-        Ok(cast(&take(&source, &indices, None)?, field.data_type())?)
+        let found = match whole {
+            Some(first) => source.slice(first, count),
+            None => take(&source, &indices, None)?,
+        };
+        Ok(cast(&found, field.data_type())?)
     });
     let columns = columns.collect::<Result<_, EndpointError>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(count));

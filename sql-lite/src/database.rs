@@ -3,30 +3,22 @@
 //! of scans, and somebody who places column replicas.
 
 use crate::catalog::Catalog;
+use crate::ddl::collect::Collector;
 use crate::error::Result;
 use crate::outcome::{ConnectionInfo, Session, Sessions};
-use crate::query::{QueryServices, TableFacts, TableSize};
+use crate::query::{QueryServices, TableFacts};
 use crate::session::connection::Connection;
-use crate::session::live::Connections;
+use crate::session::live::{Activity, Connections};
+use crate::show;
+
+pub use crate::show::ColumnReplicas;
 use crate::variables::Globals;
 use damask_coprocessor::Dispatch;
 use damask_env::Clock;
 use damask_txn::Client;
 use damask_types::key::row_range;
-use damask_types::{KeyRange, TableSchema};
+use damask_types::TableId;
 use std::sync::Arc;
-
-/// Places column replicas of key ranges.
-pub trait ColumnReplicas: Send + Sync + 'static {
-    /// Asks for so many replicas of a range.
-    fn set(&self, range: KeyRange, replicas: u32) -> std::result::Result<(), String>;
-    /// Asks for none.
-    fn remove(&self, range: &KeyRange) -> std::result::Result<(), String>;
-    /// Replicas that are there and caught up, and replicas asked for.
-    fn progress(&self, range: &KeyRange) -> (u32, u32);
-    /// Rough bytes of a range's rows, and how many regions hold them.
-    fn size(&self, range: &KeyRange) -> (u64, usize);
-}
 
 /// What the SQL layer is given.
 pub struct Services {
@@ -36,6 +28,8 @@ pub struct Services {
     pub dispatch: Arc<Dispatch>,
     /// Column replicas.
     pub replicas: Arc<dyn ColumnReplicas>,
+    /// What the optimizer knows of tables.
+    pub facts: Arc<dyn TableFacts>,
     /// Runs queries.
     pub runtime: tokio::runtime::Handle,
     /// Tells the time of day.
@@ -49,7 +43,9 @@ pub struct Database {
     /// Transactions.
     pub client: Client,
     /// Databases and tables.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
+    /// Deletes what was dropped.
+    pub collector: Collector,
     /// Global variables.
     pub globals: Arc<Globals>,
     /// What queries share.
@@ -62,50 +58,54 @@ pub struct Database {
     pub connections: Connections,
 }
 
-/// What the optimizer knows of a table.
-struct Facts(Arc<dyn ColumnReplicas>);
-
-/// Bytes that a row takes with its key, when nothing better is known.
-const ROW_BYTES: f64 = 100.0;
-/// Rows of a table that no size is known of yet: enough to prefer a key to a scan.
-const ROWS_UNKNOWN: f64 = 1000.0;
-
-impl TableFacts for Facts {
-    fn size(&self, table: &TableSchema) -> TableSize {
-        let (bytes, regions) = self.0.size(&row_range(table.id));
-        let rows = (bytes as f64 / ROW_BYTES).max(ROWS_UNKNOWN);
-        TableSize { rows, regions: regions.max(1) as f64 }
-    }
-
-    fn columns_ready(&self, table: &TableSchema) -> bool {
-        if table.column_replicas == 0 {
-            return false;
-        }
-        let (ready, wanted) = self.0.progress(&row_range(table.id));
-        wanted > 0 && ready >= wanted
-    }
-}
-
 impl Database {
     /// Opens the catalog; an empty cluster gets its first databases.
     pub fn open(services: Services) -> Result<Arc<Database>> {
-        let catalog = Catalog::open(services.client.clone())?;
+        let catalog = Arc::new(Catalog::open(services.client.clone())?);
+        let collector = Collector::start(catalog.clone(), services.client.clone());
         let query = QueryServices::new(
             Arc::new(services.client.clone()),
             services.dispatch,
-            Arc::new(Facts(services.replicas.clone())),
+            services.facts,
             services.runtime,
             services.cores,
         );
         Ok(Arc::new(Database {
             client: services.client,
             catalog,
+            collector,
             globals: Arc::default(),
             query,
             replicas: services.replicas,
             clock: services.clock,
             connections: Connections::default(),
         }))
+    }
+
+    /// Column replicas of a table: there and caught up, and asked for.
+    pub fn replica_progress(&self, table: TableId) -> (u32, u32) {
+        self.replicas.progress(&row_range(table))
+    }
+
+    /// PROCESSLIST.
+    pub fn processes(&self) -> Vec<show::Process> {
+        let now = self.clock.wall_ms();
+        let process = |activity: Activity| show::Process {
+            id: activity.id,
+            user: activity.user,
+            host: activity.host,
+            database: activity.database,
+            command: if activity.statement.is_some() { "Query" } else { "Sleep" }.to_owned(),
+            seconds: now.saturating_sub(activity.since_ms) / 1000,
+            state: if activity.statement.is_some() { "executing" } else { "" }.to_owned(),
+            info: activity.statement,
+        };
+        self.connections.list().into_iter().map(process).collect()
+    }
+
+    /// Ends the background work. Sessions get errors from then on.
+    pub fn stop(&self) {
+        self.collector.stop();
     }
 
     /// A session for a client.

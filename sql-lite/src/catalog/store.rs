@@ -147,7 +147,7 @@ pub(super) fn transact<T>(
         let value = match body(&mut txn) {
             Ok(value) => value,
             Err(error) => {
-                drop(txn.rollback());
+                txn.rollback();
                 return Err(error);
             }
         };
@@ -199,7 +199,7 @@ impl Catalog {
         let view = self.view();
         for (id, version) in tables {
             if view.table_by_id(*id).is_none_or(|t| t.version != *version) {
-                drop(txn.rollback());
+                txn.rollback();
                 return Err(Error::schema_changed(
                     "Information schema is changed during the execution of the statement. \
                      [try again later]",

@@ -9,6 +9,20 @@ use damask_types::row::decode_value;
 use damask_types::schema::DefaultValue;
 use damask_types::{ColumnSchema, ColumnType, Datum};
 
+/// A time (UTC microseconds) as a value of a column with CURRENT_TIMESTAMP.
+pub fn now(column: &ColumnSchema, now_us: i64, offset_us: i64) -> Datum {
+    let cut = |us: i64, fsp: u8| {
+        let unit = 10i64.pow(u32::from(6 - fsp.min(6)));
+        us.div_euclid(unit) * unit
+    };
+    let local = now_us + offset_us;
+    match &column.ty {
+        ColumnType::Timestamp { fsp } => Datum::DateTime(cut(now_us, *fsp)),
+        ColumnType::DateTime { fsp } => Datum::DateTime(cut(local, *fsp)),
+        _ => Datum::DateTime(cut(local, 0)),
+    }
+}
+
 /// How a statement turns values into cells.
 #[derive(Clone, Copy)]
 pub(super) struct Input {
@@ -35,16 +49,7 @@ impl Input {
 
     /// The statement's time as a value of a column.
     pub fn now(&self, column: &ColumnSchema) -> Datum {
-        let cut = |us: i64, fsp: u8| {
-            let unit = 10i64.pow(u32::from(6 - fsp.min(6)));
-            us.div_euclid(unit) * unit
-        };
-        let (utc, local) = (self.rules.now_us, self.rules.now_us + self.rules.offset_us);
-        match &column.ty {
-            ColumnType::Timestamp { fsp } => Datum::DateTime(cut(utc, *fsp)),
-            ColumnType::DateTime { fsp } => Datum::DateTime(cut(local, *fsp)),
-            _ => Datum::DateTime(cut(local, 0)),
-        }
+        now(column, self.rules.now_us, self.rules.offset_us)
     }
 
     /// What a column gets that is not named, or set to DEFAULT. NULL in an AUTO_INCREMENT column

@@ -2,6 +2,7 @@
 //! never put a value under a key without having it checked, now or by the commit.
 
 use super::Context;
+pub use super::input::now;
 use super::expr::{self, Scope};
 use super::input::Input;
 use super::planned;
@@ -42,15 +43,9 @@ pub(super) struct Target<'a> {
     pub warnings: &'a mut Warnings,
 }
 
-/// Puts whole rows into a table.
-pub(super) struct Inserter {
-    pub layout: Layout,
-    pub input: Input,
-    pub writer: Writer,
-    auto_at: Option<usize>,
-    on_conflict: OnConflict,
-    /// AUTO_INCREMENT values given to the rows at hand.
-    generated: Range<u64>,
+/// What became of rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
     /// New rows.
     pub copied: u64,
     /// Rows removed or updated for new ones.
@@ -59,6 +54,19 @@ pub(super) struct Inserter {
     pub skipped: u64,
     /// As a client counts.
     pub affected: u64,
+}
+
+/// Puts whole rows into a table.
+pub(super) struct Inserter {
+    pub layout: Layout,
+    pub input: Input,
+    pub writer: Writer,
+    auto_at: Option<usize>,
+    pub on_conflict: OnConflict,
+    /// AUTO_INCREMENT values given to the rows at hand.
+    generated: Range<u64>,
+    /// What became of rows.
+    pub counts: Counts,
     /// The first AUTO_INCREMENT value given.
     pub first_generated: Option<u64>,
     /// The last AUTO_INCREMENT value that came with a row.
@@ -79,10 +87,7 @@ impl Inserter {
             writer: Writer::new(view),
             on_conflict,
             generated: 0..0,
-            copied: 0,
-            replaced: 0,
-            skipped: 0,
-            affected: 0,
+            counts: Counts::default(),
             first_generated: None,
             last_explicit: None,
         })
@@ -152,7 +157,7 @@ impl Inserter {
     }
 
     /// Puts rows, converted and in the order of the table's columns; not for `Update`.
-    pub fn push(&mut self, target: &mut Target<'_>, mut rows: Vec<Vec<Datum>>) -> Result<()> {
+    pub fn push(&mut self, target: &mut Target<'_>, rows: &mut [Vec<Datum>]) -> Result<()> {
         let mut start = 0;
         while start < rows.len() {
             let end = rows.len().min(start + CHUNK_ROWS);
@@ -177,7 +182,7 @@ impl Inserter {
             OnConflict::Ignore => {
                 if let Some(other) = writer.in_the_way(target.txn, layout, row, handle, None)? {
                     target.warnings.demote(writer.duplicate(&other.key));
-                    self.skipped += 1;
+                    self.counts.skipped += 1;
                     return Ok(());
                 }
             }
@@ -189,15 +194,15 @@ impl Inserter {
                     let hidden = layout.handle_at.is_none();
                     if removed == 0 && old == row && (hidden || other.handle == handle) {
                         // The row is there already.
-                        self.copied += 1;
-                        self.affected += 1;
+                        self.counts.copied += 1;
+                        self.counts.affected += 1;
                         return Ok(());
                     }
                     writer.remove(target.txn, layout, &old, other.handle)?;
                     removed += 1;
                 }
-                self.replaced += removed;
-                self.affected += removed;
+                self.counts.replaced += removed;
+                self.counts.affected += removed;
             }
         }
         self.add(target.txn, row, handle)
@@ -206,8 +211,8 @@ impl Inserter {
     /// Writes a new row that nothing is in the way of.
     pub fn add(&mut self, txn: &mut Transaction, row: &[Datum], handle: i64) -> Result<()> {
         self.writer.insert(txn, &self.layout, row, handle)?;
-        self.copied += 1;
-        self.affected += 1;
+        self.counts.copied += 1;
+        self.counts.affected += 1;
         if self.first_generated.is_none()
             && let Some(value) = self.auto_at.and_then(|at| positive(&row[at]))
             && self.generated.contains(&value)
@@ -253,7 +258,7 @@ pub(super) fn positions(table: &TableSchema, names: Option<&[String]>) -> Result
 }
 
 pub(super) fn unknown_column(name: &str) -> Error {
-    Error::unknown_column(format!("Unknown column '{name}' in 'field list'"))
+    super::unknown_column(name, "field list")
 }
 
 fn wrong_count(row: u64) -> Error {
@@ -353,11 +358,11 @@ fn push(
     ctx: &mut Context<'_>,
     inserter: &mut Inserter,
     upsert: Option<&mut Upsert>,
-    rows: Vec<Vec<Datum>>,
+    mut rows: Vec<Vec<Datum>>,
 ) -> Result<()> {
     match upsert {
         Some(upsert) => upsert.push(ctx, inserter, rows),
-        None => inserter.push(&mut ctx.target()?, rows),
+        None => inserter.push(&mut ctx.target()?, &mut rows),
     }
 }
 
@@ -367,15 +372,15 @@ fn done(ctx: &mut Context<'_>, inserter: &Inserter, records: u64, several: bool)
     }
     let last_insert_id = inserter.first_generated.or(inserter.last_explicit).unwrap_or(0);
     let duplicates = match inserter.on_conflict {
-        OnConflict::Ignore => inserter.skipped,
-        _ => inserter.replaced,
+        OnConflict::Ignore => inserter.counts.skipped,
+        _ => inserter.counts.replaced,
     };
     let warnings = ctx.warnings.count();
     let info = match several {
         true => format!("Records: {records}  Duplicates: {duplicates}  Warnings: {warnings}"),
         false => String::new(),
     };
-    Done { affected_rows: inserter.affected, last_insert_id, info }
+    Done { affected_rows: inserter.counts.affected, last_insert_id, info }
 }
 
 /// The rows of VALUES, converted.

@@ -1,261 +1,307 @@
-//! LOAD DATA: a stream of bytes cut into records and fields. It must never hold more of the file
-//! than one batch of records.
+//! LOAD DATA: bytes of a file, as they arrive, into rows. Outside a transaction each batch of rows
+//! is a transaction of its own; inside one, all rows are part of it. It must never hold more than
+//! one batch of rows and one line.
+//!
+//! ```text
+//!  bytes ─ Splitter ─► line of fields ─ cells ─► row ─► batch ─ Inserter ─► commit
+//!                                                          └ a key exists: again, with a look first
+//! ```
 
+mod cells;
+mod fields;
+
+use self::cells::Parser;
+use self::fields::Splitter;
+use super::input::Input;
+use super::insert::{Inserter, OnConflict, Target};
+use crate::catalog::{Catalog, CatalogView};
 use crate::error::{Error, Result};
+use crate::failure;
+use crate::outcome::Done;
+use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::LoadData;
+use crate::value;
+use crate::variables::Variables;
+use damask_txn::{Client, Mark, Transaction};
+use damask_types::{Datum, TableSchema};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
-/// Bytes of one record at most.
-const RECORD_MAX: usize = 16 << 20;
+/// Rows of a batch.
+const BATCH_ROWS: usize = 5_000;
+/// Bytes of the file in a batch.
+const BATCH_BYTES: usize = 4 << 20;
+/// Times that a batch is tried against other transactions.
+const ATTEMPTS_MAX: u32 = 16;
 
-/// A field: `None` = NULL.
-pub type Field = Option<Vec<u8>>;
-
-/// Cuts a stream into records.
-pub struct Records {
-    format: LoadData,
-    buffer: Vec<u8>,
-    at: usize,
-    skip: u64,
+/// Where rows go.
+pub enum Destination {
+    /// Into transactions of the loader's own.
+    Own,
+    /// Into the session's transaction, which is in the slot until the loader has ended.
+    Shared(Arc<Mutex<Option<Transaction>>>),
 }
 
-/// What the scanner found at the front of the buffer.
-enum Cut {
-    /// A record and where it ends.
-    Record(Vec<Field>, usize),
-    /// The record's end has not come yet.
-    More,
+/// Loads one file into one table.
+pub struct Loader {
+    catalog: Arc<Catalog>,
+    client: Client,
+    view: Arc<CatalogView>,
+    table: Arc<TableSchema>,
+    destination: Destination,
+    /// Of the shared transaction, before the first row.
+    mark: Option<Mark>,
+    splitter: Splitter,
+    /// By field of the file: the column's position and parser; `None` = a variable.
+    fields: Vec<Option<(usize, Parser)>>,
+    /// What columns that have no field get, by position.
+    defaults: Vec<Datum>,
+    inserter: Inserter,
+    /// What is done with rows in the way.
+    on_conflict: OnConflict,
+    batch: Vec<Vec<Datum>>,
+    batch_bytes: usize,
+    records: u64,
+    warnings: Warnings,
+    failed: bool,
 }
 
-impl Records {
-    /// For a statement's format.
-    pub fn new(format: &LoadData) -> Records {
-        Records { format: format.clone(), buffer: Vec::new(), at: 0, skip: format.skip_lines }
-    }
-
-    /// Adds bytes of the file.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.at > 0 {
-            self.buffer.drain(..self.at);
-            self.at = 0;
-        }
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next record that is whole; at the file's end also one without a terminator.
-    pub fn next(&mut self, end: bool) -> Result<Option<Vec<Field>>> {
-        // Ends: each turn takes a line or returns.
-        loop {
-            if self.at >= self.buffer.len() {
-                return Ok(None);
-            }
-            if self.skip > 0 {
-                let terminator = self.format.lines_terminated.as_bytes();
-                let Some(line) = find(&self.buffer[self.at..], terminator) else {
-                    if end {
-                        self.at = self.buffer.len();
-                    }
-                    return self.bounded();
-                };
-                self.at += line + terminator.len();
-                self.skip -= 1;
-                continue;
-            }
-            return match self.cut(end) {
-                Cut::Record(fields, length) => {
-                    self.at += length;
-                    Ok(Some(fields))
-                }
-                Cut::More => self.bounded(),
-            };
-        }
-    }
-
-    fn bounded(&self) -> Result<Option<Vec<Field>>> {
-        if self.buffer.len() - self.at > RECORD_MAX {
-            return Err(Error::packet_too_large("A record of the file is longer than 16 MiB"));
-        }
-        Ok(None)
-    }
-
-    fn cut(&self, end: bool) -> Cut {
-        let rest = &self.buffer[self.at..];
-        let mut at = 0;
-        let start = self.format.lines_starting.as_bytes();
-        if !start.is_empty() {
-            match find(rest, start) {
-                Some(found) => at = found + start.len(),
-                None if end => return Cut::Record(Vec::new(), rest.len()),
-                None => return Cut::More,
-            }
-        }
-        let mut fields = Vec::new();
-        // Ends: each field moves forward.
-        loop {
-            match self.field(rest, at, end) {
-                None => return Cut::More,
-                Some((field, next, last)) => {
-                    fields.push(field);
-                    at = next;
-                    if last {
-                        return Cut::Record(fields, at);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A field, where the next one starts, and whether the record ends with it.
-    fn field(&self, rest: &[u8], from: usize, end: bool) -> Option<(Field, usize, bool)> {
-        let field_end = self.format.fields_terminated.as_bytes();
-        let line_end = self.format.lines_terminated.as_bytes();
-        let enclosed = self.format.enclosed.filter(|q| rest.get(from) == Some(q));
-        let mut at = from + usize::from(enclosed.is_some());
-        let mut value = Vec::new();
-        let mut null = false;
-        loop {
-            let Some(&b) = rest.get(at) else {
-                return end.then(|| (self.finish(value, null, false), at, true));
-            };
-            if self.format.escaped == Some(b) {
-                let Some(&next) = rest.get(at + 1) else {
-                    if !end {
-                        return None;
-                    }
-                    value.push(b);
-                    at += 1;
-                    continue;
-                };
-                null = next == b'N' && value.is_empty() && enclosed.is_none();
-                value.push(unescape(next));
-                at += 2;
-                continue;
-            }
-            if let Some(quote) = enclosed {
-                if b != quote {
-                    value.push(b);
-                    at += 1;
-                    continue;
-                }
-                if rest.get(at + 1) == Some(&quote) {
-                    value.push(quote);
-                    at += 2;
-                    continue;
-                }
-                // The closing quote counts only before a terminator or the end.
-                let after = &rest[at + 1..];
-                if after.starts_with(field_end) {
-                    return Some((self.finish(value, null, true), at + 1 + field_end.len(), false));
-                }
-                if after.starts_with(line_end) {
-                    return Some((self.finish(value, null, true), at + 1 + line_end.len(), true));
-                }
-                if after.is_empty() || after.len() < field_end.len().max(line_end.len()) {
-                    if !end {
-                        return None;
-                    }
-                    if after.is_empty() {
-                        return Some((self.finish(value, null, true), at + 1, true));
-                    }
-                }
-                value.push(b);
-                at += 1;
-                continue;
-            }
-            let tail = &rest[at..];
-            if tail.starts_with(field_end) {
-                return Some((self.finish(value, null, false), at + field_end.len(), false));
-            }
-            if tail.starts_with(line_end) {
-                return Some((self.finish(value, null, false), at + line_end.len(), true));
-            }
-            if tail.len() < field_end.len().max(line_end.len()) && !end {
-                return None;
-            }
-            value.push(b);
-            at += 1;
-        }
-    }
-
-    fn finish(&self, value: Vec<u8>, null: bool, enclosed: bool) -> Field {
-        let escaped = null && value.len() == 1;
-        let word = self.format.enclosed.is_some() && !enclosed && value == b"NULL";
-        (!escaped && !word).then_some(value)
-    }
-}
-
-fn unescape(b: u8) -> u8 {
-    match b {
-        b'0' => 0,
-        b'b' => 8,
-        b'n' => b'\n',
-        b'r' => b'\r',
-        b't' => b'\t',
-        b'Z' => 26,
-        other => other,
-    }
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|w| w == needle)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::statement::{Stmt, parse};
-    use crate::variables::SqlMode;
-
-    fn records(format: &str, file: &str, step: usize) -> Vec<Vec<Option<String>>> {
-        let text = format!("LOAD DATA LOCAL INFILE 'x' INTO TABLE t {format}");
-        let Stmt::LoadData(load) = parse(&text, 0, SqlMode::default()).expect(format).stmt else {
-            panic!("{format}");
+impl Loader {
+    /// A loader for the statement. 1046, 1146, 1054 as MySQL gives them.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        client: Client,
+        database: Option<&str>,
+        variables: &Variables,
+        facts: &SessionFacts,
+        destination: Destination,
+        statement: &LoadData,
+    ) -> Result<Loader> {
+        let view = catalog.view();
+        let table = super::find_table(&view, database, &statement.table)?;
+        let mut input = Input::new(variables, facts, statement.ignore);
+        input.adjust_null = !input.rules.strict;
+        let on_conflict = match () {
+            () if statement.replace => OnConflict::Replace,
+            () if statement.ignore => OnConflict::Ignore,
+            () => OnConflict::Fail,
         };
-        let mut records = Records::new(&load);
-        let mut out = Vec::new();
-        let text = |f: Field| f.map(|b| String::from_utf8(b).expect("utf-8"));
-        for bytes in file.as_bytes().chunks(step) {
-            records.push(bytes);
-            while let Some(record) = records.next(false).expect("fine") {
-                out.push(record.into_iter().map(text).collect());
+        let mut warnings = Warnings::default();
+        let fields = columns(&table, statement, input.rules.offset_us)?;
+        let defaults = defaults(&table, &fields, &input, &mut warnings)?;
+        let mark = match &destination {
+            Destination::Own => None,
+            Destination::Shared(slot) => slot.lock().as_mut().map(Transaction::mark),
+        };
+        Ok(Loader {
+            inserter: Inserter::new(view.clone(), table.clone(), input, on_conflict)?,
+            catalog,
+            client,
+            view,
+            table,
+            destination,
+            mark,
+            splitter: Splitter::new(statement),
+            fields,
+            defaults,
+            on_conflict,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            records: 0,
+            warnings,
+            failed: false,
+        })
+    }
+
+    /// The next bytes of the file. After an error nothing more is taken; rows of batches that were
+    /// committed stay.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.failed {
+            return Err(Error::unknown("the load has failed"));
+        }
+        self.splitter.feed(bytes);
+        let taken = self.take_lines(false);
+        self.settle(taken)
+    }
+
+    /// The file has ended.
+    pub fn finish(&mut self) -> Result<Done> {
+        if self.failed {
+            return Err(Error::unknown("the load has failed"));
+        }
+        let taken = self.take_lines(true).and_then(|()| self.flush());
+        self.settle(taken)?;
+        if let (Some(mark), Destination::Shared(slot)) = (self.mark.take(), &self.destination)
+            && let Some(txn) = slot.lock().as_mut()
+        {
+            txn.release(mark);
+        }
+        let counts = self.inserter.counts;
+        let (records, warnings) = (self.records, self.warnings.count());
+        let (deleted, skipped) = (counts.replaced, counts.skipped);
+        Ok(Done {
+            affected_rows: counts.affected,
+            last_insert_id: self.inserter.first_generated.unwrap_or(0),
+            info: format!(
+                "Records: {records}  Deleted: {deleted}  Skipped: {skipped}  Warnings: {warnings}"
+            ),
+        })
+    }
+
+    /// Warnings so far; the loader starts again.
+    pub fn take_warnings(&mut self) -> Warnings {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// After an error the shared transaction is as it was before.
+    fn settle(&mut self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            self.failed = true;
+            self.batch = Vec::new();
+            if let (Some(mark), Destination::Shared(slot)) = (self.mark.take(), &self.destination)
+                && let Some(txn) = slot.lock().as_mut()
+            {
+                txn.rollback_to(mark);
             }
         }
-        while let Some(record) = records.next(true).expect("fine") {
-            out.push(record.into_iter().map(text).collect());
-        }
-        out
+        result
     }
 
-    fn some(s: &str) -> Option<String> {
-        Some(s.to_owned())
+    fn take_lines(&mut self, end: bool) -> Result<()> {
+        while self.splitter.next(end)? {
+            self.records += 1;
+            self.batch_bytes += self.splitter.line_bytes();
+            let row = self.row()?;
+            self.batch.push(row);
+            if self.batch.len() >= BATCH_ROWS || self.batch_bytes >= BATCH_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
-    #[test]
-    fn tabs_escapes_and_nulls_however_the_bytes_come() {
-        for step in [1, 2, 3, 1000] {
-            let got = records("", "1\ta\\tb\n2\t\\N\n3\tx", step);
-            assert_eq!(
-                got,
-                [vec![some("1"), some("a\tb")], vec![some("2"), None], vec![some("3"), some("x")]],
-                "step {step}"
-            );
+    /// The line at hand as a row.
+    fn row(&mut self) -> Result<Vec<Datum>> {
+        let mut row = self.defaults.clone();
+        let given = self.splitter.fields();
+        let number = self.records;
+        if given != self.fields.len() {
+            let (code, text) = match given < self.fields.len() {
+                true => (1261, format!("Row {number} doesn't contain data for all columns")),
+                false => (1262, format!("Row {number} was truncated; it contained more data \
+                                         than there were input columns")),
+            };
+            if self.inserter.input.rules.strict {
+                return Err(Error { code, state: "01000", message: text });
+            }
+            self.warnings.push(Level::Warning, code, text);
+        }
+        for (i, field) in self.fields.iter().enumerate().take(given) {
+            let Some((at, parser)) = field else { continue };
+            let column = &self.table.columns[*at];
+            let (input, warnings) = (&self.inserter.input, &mut self.warnings);
+            row[*at] = match self.splitter.field(i) {
+                None => input.cell(Datum::Null, None, column, number, warnings)?,
+                Some(bytes) => match parser.parse(bytes) {
+                    Some(datum) => datum,
+                    None => {
+                        input.cell(Parser::text(bytes), None, column, number, warnings)?
+                    }
+                },
+            };
+        }
+        Ok(row)
+    }
+
+    /// Writes the batch at hand.
+    fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        match &self.destination {
+            Destination::Own => self.commit_batch()?,
+            Destination::Shared(slot) => {
+                let mut slot = slot.lock();
+                let txn = slot.as_mut().ok_or_else(|| {
+                    Error::unknown("the transaction of the load has ended")
+                })?;
+                let (ids, warnings) = (self.catalog.ids(), &mut self.warnings);
+                self.inserter.push(&mut Target { txn, ids, warnings }, &mut self.batch)?;
+            }
+        }
+        self.batch.clear();
+        self.batch_bytes = 0;
+        Ok(())
+    }
+
+    /// Commits the batch: first without looking for rows in the way, since the commit does; with
+    /// a look when it finds some.
+    fn commit_batch(&mut self) -> Result<()> {
+        self.inserter.on_conflict = OnConflict::FailLater;
+        let mut attempt = 0;
+        // Ends: at most ATTEMPTS_MAX turns.
+        loop {
+            attempt += 1;
+            let before = (self.inserter.counts, self.warnings.clone());
+            let Err(error) = self.try_batch() else { return Ok(()) };
+            (self.inserter.counts, self.warnings) = before;
+            let looked = self.inserter.on_conflict != OnConflict::FailLater;
+            let again = match error.code {
+                1062 => !looked && self.on_conflict != OnConflict::Fail,
+                _ => failure::is_conflict(&error),
+            };
+            if !again || attempt >= ATTEMPTS_MAX {
+                return Err(error);
+            }
+            if error.code == 1062 {
+                self.inserter.on_conflict = self.on_conflict;
+            }
         }
     }
 
-    #[test]
-    fn csv_with_quotes_and_a_header() {
-        let format = "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' \
-            LINES TERMINATED BY '\\r\\n' IGNORE 1 LINES";
-        for step in [1, 2, 5, 1000] {
-            let got = records(format, "a,b\r\n1,\"x,\"\"y\"\"\r\nz\"\r\n2,NULL\r\n3,\"NULL\"\r\n", step);
-            assert_eq!(
-                got,
-                [
-                    vec![some("1"), some("x,\"y\"\r\nz")],
-                    vec![some("2"), None],
-                    vec![some("3"), some("NULL")],
-                ],
-                "step {step}"
-            );
-        }
+    fn try_batch(&mut self) -> Result<()> {
+        let mut txn = failure::convert(self.client.begin(), &self.view)?;
+        let (ids, warnings) = (self.catalog.ids(), &mut self.warnings);
+        let mut target = Target { txn: &mut txn, ids, warnings };
+        self.inserter.push(&mut target, &mut self.batch)?;
+        self.catalog.commit(&[(self.table.id, self.table.version)], txn)
     }
+}
+
+/// The columns of the file's fields.
+fn columns(
+    table: &TableSchema,
+    statement: &LoadData,
+    offset_us: i64,
+) -> Result<Vec<Option<(usize, Parser)>>> {
+    let field = |at: usize| Some((at, Parser::new(&table.columns[at].ty, offset_us)));
+    let Some(names) = &statement.columns else {
+        return Ok((0..table.columns.len()).map(field).collect());
+    };
+    let named = |name: &String| {
+        if name.starts_with('@') {
+            return Ok(None);
+        }
+        let at = table.columns.iter().position(|c| c.name.eq_ignore_ascii_case(name));
+        at.map(field).ok_or_else(|| super::insert::unknown_column(name))
+    };
+    names.iter().map(named).collect()
+}
+
+/// What each column gets when the file has nothing for it: an AUTO_INCREMENT column a new value,
+/// one that is a field of the file a zero rather than an error.
+fn defaults(
+    table: &TableSchema,
+    fields: &[Option<(usize, Parser)>],
+    input: &Input,
+    warnings: &mut Warnings,
+) -> Result<Vec<Datum>> {
+    let default = |(at, column)| match input.default(column, &mut Warnings::default()) {
+        Ok(value) => Ok(value),
+        Err(_) if fields.iter().flatten().any(|(field, _)| *field == at) => {
+            Ok(value::zero(&column.ty))
+        }
+        Err(_) => input.default(column, warnings),
+    };
+    table.columns.iter().enumerate().map(default).collect()
 }

@@ -12,7 +12,7 @@
 //!  SELECT by key ─ access ─► get, scan ─► Rows
 //! ```
 //!
-//! Reading order: `rows` (bytes of rows and entries), `write` (keys in the way), `input`
+//! Reading order: `row`, `rows` (bytes of rows and entries), `write` (keys in the way), `input`
 //! (defaults and conversion), `insert`, `expr` and `access` (simple conditions), `change`, `point`,
 //! `load`.
 
@@ -21,10 +21,11 @@ mod assign;
 mod change;
 mod expr;
 mod input;
-mod insert;
+pub mod insert;
 pub mod load;
 mod planned;
 mod point;
+pub mod row;
 mod rows;
 mod upsert;
 mod write;
@@ -81,8 +82,6 @@ pub struct Context<'a> {
     pub hints: &'a Hints,
     /// What the query engine needs.
     pub services: &'a QueryServices,
-    /// Tables that are not in the catalog.
-    pub system: &'a dyn SystemTables,
 }
 
 /// Runs an INSERT, REPLACE, UPDATE or DELETE in `ctx.reads`' transaction. After an error the
@@ -110,7 +109,25 @@ pub fn point_select(ctx: &mut Context<'_>, query: &ast::Query) -> Result<Option<
     point::select(ctx, query)
 }
 
-impl<'a> Context<'a> {
+/// A table of users' databases: 1046, 1146.
+pub fn find_table(
+    view: &CatalogView,
+    database: Option<&str>,
+    name: &TableName,
+) -> Result<Arc<TableSchema>> {
+    let database = name.database.as_deref().or(database);
+    let database = database.ok_or_else(|| Error::no_database("No database selected"))?;
+    view.table(database, &name.table).ok_or_else(|| {
+        Error::no_such_table(format!("Table '{database}.{}' doesn't exist", name.table))
+    })
+}
+
+/// 1054.
+pub fn unknown_column(name: &str, clause: &str) -> Error {
+    Error::unknown_column(format!("Unknown column '{name}' in '{clause}'"))
+}
+
+impl Context<'_> {
     /// The transaction.
     fn txn(&mut self) -> Result<&mut Transaction> {
         match &mut self.reads {
@@ -131,20 +148,15 @@ impl<'a> Context<'a> {
 
     /// A table to change: 1046, 1146, 1142 as MySQL gives them.
     fn table(&self, name: &TableName) -> Result<Arc<TableSchema>> {
-        let database = match &name.database {
-            Some(database) => database.as_str(),
-            None => self.database.ok_or_else(|| Error::no_database("No database selected"))?,
-        };
-        if crate::catalog::is_system(database) {
+        let database = name.database.as_deref().or(self.database);
+        if database.is_some_and(crate::catalog::is_system) {
             return Err(Error {
                 code: 1142,
                 state: "42000",
                 message: format!("command denied for table '{}'", name.table),
             });
         }
-        self.view.table(database, &name.table).ok_or_else(|| {
-            Error::no_such_table(format!("Table '{database}.{}' doesn't exist", name.table))
-        })
+        find_table(&self.view, self.database, name)
     }
 
     /// What the query engine is asked with.

@@ -1,112 +1,78 @@
-//! Rows of a table as datums in display order, their stored form, and their index entries. It must
-//! never store the handle column in the value: the key holds it.
+//! One row and its index entries as keys and values, for who deals with one index of a table. It
+//! must never read or write anything itself.
 
 use crate::error::{Error, Result};
-use damask_types::key::{encode_handle, index_key, row_key};
-use damask_types::row::{Cell, RowView, decode_value, encode_row};
+use damask_types::codec::{DecodeError, put_i64_sorted};
+use damask_types::key::{encode_handle, index_prefix};
+use damask_types::row::{Cell, RowView, decode_value};
 use damask_types::{ColumnSchema, Datum, IndexSchema, TableSchema};
 
-/// The value of an entry of a non-unique index: the key says all.
-const NON_UNIQUE: &[u8] = b"0";
+/// The value of an entry whose key ends with the handle.
+const NO_VALUE: &[u8] = b"0";
 
-fn corrupt(table: &TableSchema, handle: i64, why: impl std::fmt::Display) -> Error {
-    Error::unknown(format!("row {handle} of table '{}' is damaged: {why}", table.name))
-}
-
-/// Decodes all columns of a stored row.
-pub fn decode(table: &TableSchema, handle: i64, bytes: &[u8]) -> Result<Vec<Datum>> {
-    let view = RowView::new(bytes).map_err(|e| corrupt(table, handle, e))?;
-    table.columns.iter().map(|column| cell(table, column, handle, &view)).collect()
-}
-
-/// Decodes some columns, by position.
-pub fn decode_some(
-    table: &TableSchema,
-    handle: i64,
-    bytes: &[u8],
-    positions: &[usize],
-) -> Result<Vec<Datum>> {
-    let view = RowView::new(bytes).map_err(|e| corrupt(table, handle, e))?;
-    positions.iter().map(|p| cell(table, &table.columns[*p], handle, &view)).collect()
-}
-
-fn cell(
-    table: &TableSchema,
-    column: &ColumnSchema,
-    handle: i64,
-    view: &RowView<'_>,
-) -> Result<Datum> {
-    if table.handle_column == Some(column.id) {
-        return Ok(handle_datum(column, handle));
-    }
-    let value = match view.get(column.id) {
-        Cell::Null => return Ok(Datum::Null),
-        Cell::Value(value) => value,
-        Cell::Missing => match &column.origin_default {
-            None => return Ok(Datum::Null),
-            Some(value) => value,
-        },
-    };
-    decode_value(&column.ty, value).map_err(|e| corrupt(table, handle, e))
-}
-
-/// The handle as its column's value.
-pub fn handle_datum(column: &ColumnSchema, handle: i64) -> Datum {
-    if column.ty.is_unsigned() { Datum::UInt(handle as u64) } else { Datum::Int(handle) }
-}
-
-/// The handle that a row's own value gives; `None` when the handle is hidden.
-pub fn handle_of(table: &TableSchema, row: &[Datum]) -> Option<i64> {
-    let at = table.position(table.handle_column?)?;
-    match row[at] {
-        Datum::Int(v) => Some(v),
-        Datum::UInt(v) => i64::try_from(v).ok(),
-        _ => None,
-    }
-}
-
-/// The stored form of a row.
-pub fn encode(table: &TableSchema, row: &[Datum]) -> Vec<u8> {
-    let cells: Vec<_> = table
-        .columns
-        .iter()
-        .zip(row)
-        .filter(|(column, _)| table.handle_column != Some(column.id))
-        .map(|(column, datum)| (column.id, datum))
-        .collect();
-    encode_row(&cells)
-}
-
-/// An index entry.
+/// One row's entry in one index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its key.
     pub key: Vec<u8>,
-    /// Its value.
+    /// What is stored under it.
     pub value: Vec<u8>,
-    /// No other row may have this key.
+    /// No other row may have the key.
     pub unique: bool,
 }
 
-/// The values of a row in an index's columns.
-pub fn index_values(table: &TableSchema, index: &IndexSchema, row: &[Datum]) -> Vec<Datum> {
-    let position = |id| table.position(id).expect("an index's columns are its table's");
-    index.columns.iter().map(|id| row[position(*id)].clone()).collect()
+/// A row, in the order of the table's columns, from its key's handle and its value.
+///
+/// # Errors
+/// If the value is damaged.
+pub fn decode(table: &TableSchema, handle: i64, value: &[u8]) -> Result<Vec<Datum>> {
+    let damaged = |e: DecodeError| {
+        Error::unknown(format!("row {handle} of table '{}' is damaged: {e}", table.name))
+    };
+    let view = RowView::new(value).map_err(damaged)?;
+    let cell = |column: &ColumnSchema| {
+        if table.handle_column == Some(column.id) {
+            return Ok(match column.ty.is_unsigned() {
+                true => Datum::UInt(handle as u64),
+                false => Datum::Int(handle),
+            });
+        }
+        match (view.get(column.id), &column.origin_default) {
+            (Cell::Value(v), _) => decode_value(&column.ty, v).map_err(damaged),
+            (Cell::Missing, Some(v)) => decode_value(&column.ty, v).map_err(damaged),
+            (Cell::Null | Cell::Missing, _) => Ok(Datum::Null),
+        }
+    };
+    table.columns.iter().map(cell).collect()
 }
 
-/// A row's entry in an index. A NULL makes an entry of a unique index plain.
+/// The entry of a row (in the order of the table's columns) in an index. A column that the table
+/// does not have counts as NULL.
 pub fn entry(table: &TableSchema, index: &IndexSchema, row: &[Datum], handle: i64) -> Entry {
-    let values = index_values(table, index, row);
-    let unique = index.unique && !values.iter().any(Datum::is_null);
-    if unique {
-        let key = index_key(table.id, index.id, &values, None);
-        return Entry { key, value: encode_handle(handle), unique };
-    }
-    let key = index_key(table.id, index.id, &values, Some(handle));
-    Entry { key, value: NON_UNIQUE.to_vec(), unique }
+    let value = |id: &damask_types::ColumnId| {
+        table.position(*id).and_then(|at| row.get(at)).unwrap_or(&Datum::Null)
+    };
+    let prefix = index_prefix(table.id, index.id);
+    entry_of(&prefix, index.unique, index.columns.iter().map(value), handle)
 }
 
-/// The key of a row.
-pub fn key(table: &TableSchema, handle: i64) -> Vec<u8> {
-    row_key(table.id, handle)
+/// An entry from its values, in the order of the index's columns.
+pub(super) fn entry_of<'d>(
+    prefix: &[u8],
+    unique: bool,
+    values: impl ExactSizeIterator<Item = &'d Datum>,
+    handle: i64,
+) -> Entry {
+    let mut unique = unique;
+    let mut key = Vec::with_capacity(prefix.len() + 10 * values.len() + 8);
+    key.extend_from_slice(prefix);
+    for value in values {
+        unique &= !value.is_null();
+        value.put_sorted(&mut key);
+    }
+    if !unique {
+        put_i64_sorted(&mut key, handle);
+    }
+    let value = if unique { encode_handle(handle) } else { NO_VALUE.to_vec() };
+    Entry { key, value, unique }
 }

@@ -1,15 +1,13 @@
 //! A table's rows and index entries as keys and values. The integer primary key that is the handle
 //! is in the row's key and not in its value. It must never read or write anything itself.
 
+use super::row::{self, Entry};
 use crate::error::{Error, Result};
-use damask_types::key::{decode_handle, encode_handle, index_prefix, row_key};
-use damask_types::row::{Cell, RowView, decode_value, encode_row};
+use damask_types::key::{decode_handle, index_prefix, row_key};
+use damask_types::row::encode_row;
 use damask_types::schema::IndexState;
 use damask_types::{ColumnId, Datum, TableSchema};
 use std::sync::Arc;
-
-/// The value of an entry whose key ends with the handle.
-const NO_VALUE: &[u8] = b"0";
 
 /// An index by positions of columns.
 pub(super) struct Index {
@@ -20,15 +18,6 @@ pub(super) struct Index {
     /// May it be read?
     pub public: bool,
     prefix: Vec<u8>,
-}
-
-/// One row's entry in one index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// Its key.
-    pub key: Vec<u8>,
-    /// No other row may have the key.
-    pub unique: bool,
 }
 
 /// How a table's rows are stored. Rows are datums in the order of the table's columns.
@@ -46,14 +35,7 @@ pub(super) struct Layout {
 impl Index {
     /// The entry of a row.
     pub fn entry(&self, row: &[Datum], handle: i64) -> Entry {
-        let unique = self.unique && self.positions.iter().all(|at| !row[*at].is_null());
-        let mut key = Vec::with_capacity(self.prefix.len() + 10 * self.positions.len() + 8);
-        key.extend_from_slice(&self.prefix);
-        self.positions.iter().for_each(|at| row[*at].put_sorted(&mut key));
-        if !unique {
-            damask_types::codec::put_i64_sorted(&mut key, handle);
-        }
-        Entry { key, unique }
+        row::entry_of(&self.prefix, self.unique, self.positions.iter().map(|at| &row[*at]), handle)
     }
 
     /// The key of the entry with these values, none of them NULL, in a unique index.
@@ -66,13 +48,6 @@ impl Index {
     /// Do two rows have the same entry, but for the handle?
     pub fn same(&self, a: &[Datum], b: &[Datum]) -> bool {
         self.positions.iter().all(|at| a[*at] == b[*at])
-    }
-}
-
-impl Entry {
-    /// What is stored under the key.
-    pub fn value(&self, handle: i64) -> Vec<u8> {
-        if self.unique { encode_handle(handle) } else { NO_VALUE.to_vec() }
     }
 }
 
@@ -116,24 +91,7 @@ impl Layout {
 
     /// A row from its key's handle and its value.
     pub fn decode(&self, handle: i64, value: &[u8]) -> Result<Vec<Datum>> {
-        let damaged = |e: damask_types::codec::DecodeError| {
-            Error::unknown(format!("row {handle} of table '{}' is damaged: {e}", self.table.name))
-        };
-        let view = RowView::new(value).map_err(damaged)?;
-        let cell = |(at, column): (usize, &damask_types::ColumnSchema)| {
-            if Some(at) == self.handle_at {
-                return Ok(match column.ty.is_unsigned() {
-                    true => Datum::UInt(handle as u64),
-                    false => Datum::Int(handle),
-                });
-            }
-            match (view.get(column.id), &column.origin_default) {
-                (Cell::Value(v), _) => decode_value(&column.ty, v).map_err(damaged),
-                (Cell::Missing, Some(v)) => decode_value(&column.ty, v).map_err(damaged),
-                (Cell::Null | Cell::Missing, _) => Ok(Datum::Null),
-            }
-        };
-        self.table.columns.iter().enumerate().map(cell).collect()
+        row::decode(&self.table, handle, value)
     }
 
     /// The handle that a row has by its primary key; `None`: it needs a row id.

@@ -522,3 +522,10 @@ pub fn delete(work: &mut Work<'_>, delete: &Delete) -> Result<Done> {
     }
     Ok(Done { affected_rows: affected, ..Done::default() })
 }
+
+/// The query that finds what a change would change, for EXPLAIN.
+pub fn as_query(from: &[TableWithJoins], selection: Option<&Expr>) -> Result<Box<Query>> {
+    let first = factors(from).next().and_then(named_factor);
+    let (_, name) = first.ok_or_else(|| Error::not_supported("EXPLAIN of this change"))?;
+    select_of(&name, Vec::new(), from, selection, &[], None).map(Box::new)
+}

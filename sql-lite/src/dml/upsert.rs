@@ -105,7 +105,7 @@ impl Upsert {
             new[assignment.at] = cell;
         }
         if new == old {
-            inserter.affected += u64::from(ctx.found_rows);
+            inserter.counts.affected += u64::from(ctx.found_rows);
             return Ok(());
         }
         assign::touch(&self.table, &self.assignments, &inserter.input, &mut new);
@@ -121,8 +121,8 @@ impl Upsert {
             return Ok(());
         }
         writer.replace(txn, layout, (other.handle, &old), (handle, &new))?;
-        inserter.replaced += 1;
-        inserter.affected += 2;
+        inserter.counts.replaced += 1;
+        inserter.counts.affected += 2;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Rows into a transaction together with their index entries, and what is in the way of a new row.
 //! It must never write an entry without its row, or leave one behind.
 
+use super::row::Entry;
 use super::rows::Layout;
 use crate::catalog::CatalogView;
 use crate::error::{Error, Result};
@@ -130,21 +131,15 @@ impl Writer {
         };
         failure::convert(written, &self.view)?;
         for entry in layout.entries(row, handle) {
-            self.put_entry(txn, entry, handle)?;
+            self.put_entry(txn, entry)?;
         }
         Ok(())
     }
 
-    fn put_entry(
-        &self,
-        txn: &mut Transaction,
-        entry: super::rows::Entry,
-        handle: i64,
-    ) -> Result<()> {
-        let value = entry.value(handle);
+    fn put_entry(&self, txn: &mut Transaction, entry: Entry) -> Result<()> {
         let written = match entry.unique {
-            true => txn.insert(entry.key, value),
-            false => txn.put(entry.key, value),
+            true => txn.insert(entry.key, entry.value),
+            false => txn.put(entry.key, entry.value),
         };
         failure::convert(written, &self.view)
     }
@@ -181,7 +176,7 @@ impl Writer {
         for index in layout.indexes.iter().filter(|index| !index.same(old_row, row)) {
             let gone = index.entry(old_row, handle).key;
             failure::convert(txn.delete(gone), &self.view)?;
-            self.put_entry(txn, index.entry(row, handle), handle)?;
+            self.put_entry(txn, index.entry(row, handle))?;
         }
         Ok(())
     }

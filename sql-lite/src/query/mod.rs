@@ -29,8 +29,6 @@ mod planner;
 mod rewrite;
 mod run;
 mod table;
-#[cfg(test)]
-mod tests;
 pub(crate) mod value;
 
 pub use cost::TableSize;

@@ -42,6 +42,8 @@ pub(crate) fn state(target_partitions: usize) -> SessionState {
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.default_null_ordering = "nulls_min".to_owned();
     options.optimizer.max_passes = 2;
+    // Scans make as many streams as their rows are worth; more would only move rows about.
+    options.optimizer.enable_round_robin_repartition = false;
     options.explain.show_statistics = false;
     let mut rules: Vec<_> = vec![Arc::new(Choices) as _];
     rules.extend(Analyzer::new().rules);

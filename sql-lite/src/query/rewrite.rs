@@ -33,15 +33,6 @@ pub fn query(context: &QueryContext<'_>, query: &mut Query) -> Result<Found> {
     }
 }
 
-/// Rewrites one expression in place.
-pub fn expression(context: &QueryContext<'_>, expr: &mut Expr) -> Result<()> {
-    let mut rewriter = Rewriter { context, found: Found::default() };
-    match expr.visit(&mut rewriter) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(error),
-    }
-}
-
 struct Rewriter<'a> {
     context: &'a QueryContext<'a>,
     found: Found,
@@ -151,6 +142,10 @@ impl Rewriter<'_> {
             Expr::Identifier(ident) => {
                 if let Some(value) = self.variable(std::slice::from_ref(ident))? {
                     *expr = value;
+                    return Ok(());
+                }
+                if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("current_user") {
+                    *expr = text(&self.context.session.user_at_host());
                     return Ok(());
                 }
                 lower(ident);

@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::outcome::{
     ColumnMeta, ConnectionInfo, Done, Outcome, Prepared, Rows, Session, Sink, Status,
 };
-use crate::query::QueryContext;
+use crate::query::{NoSystemTables, QueryContext};
 use crate::session::live::Live;
+use crate::session::load::Loan;
 use crate::session::prepared::Statements;
-use crate::session::system::System;
 use crate::session::transaction::Open;
 use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::{self, Hints, Parsed, Stmt, TableName};
@@ -43,6 +43,7 @@ pub struct Connection {
     pub(super) warnings: Warnings,
     pub(super) open: Option<Open>,
     pub(super) statements: Statements,
+    pub(super) loan: Option<Loan>,
     live: Arc<Live>,
 }
 
@@ -73,6 +74,7 @@ impl Connection {
             facts,
             warnings: Warnings::default(),
             open: None,
+            loan: None,
             statements: Statements::default(),
             live,
             info,
@@ -93,6 +95,7 @@ impl Connection {
         let now_ms = self.database.clock.wall_ms();
         self.facts.now_us = now_ms as i64 * 1000;
         self.live.begin(text, now_ms);
+        self.take_back();
         if !keeps_warnings(&parsed.stmt) {
             self.warnings.clear();
         }
@@ -166,21 +169,23 @@ impl Connection {
     }
 
     fn ddl(&mut self, stmt: &Stmt) -> Result<Done> {
-        let context = ddl::Context {
+        ddl::Ddl {
             catalog: &self.database.catalog,
             client: &self.database.client,
-            replicas: self.database.replicas.as_ref(),
+            replicas: &self.database.replicas,
+            collector: &self.database.collector,
             database: self.current.as_deref(),
-            variables: &self.variables,
-            facts: &self.facts,
-        };
-        let done = ddl::execute(&context, stmt, &mut self.warnings)?;
+            warnings: &mut self.warnings,
+            now_us: self.facts.now_us,
+            offset_us: self.variables.time_zone_offset_us(),
+        }
+        .run(stmt)?;
         if let Stmt::DropDatabase { name, .. } = stmt
             && self.current.as_deref().is_some_and(|c| c.eq_ignore_ascii_case(name))
         {
             self.current = None;
         }
-        Ok(done)
+        Ok(Done::default())
     }
 
     /// A change of rows: in the open transaction, or in one of its own.
@@ -229,9 +234,22 @@ impl Connection {
         commits: bool,
     ) -> Result<Done> {
         open.touch(view, self.current.as_deref(), stmt);
+        // Copies, because the statement writes to its own facts and warnings.
+        let (facts, warnings) = (self.facts.clone(), Warnings::default());
+        let system = show::Context {
+            view: view.clone(),
+            database: self.current.as_deref(),
+            variables: &self.variables,
+            facts: &facts,
+            warnings: &warnings,
+            replicas: self.database.replicas.as_ref(),
+            processes: &[],
+            estimates: None,
+        };
         let mut context = dml::Context {
             view: view.clone(),
             database: self.current.as_deref(),
+            system: &system,
             reads: dml::Reads::Transaction(&mut open.txn),
             commits,
             variables: &self.variables,
@@ -271,6 +289,7 @@ impl Connection {
         let mut context = dml::Context {
             view,
             database: self.current.as_deref(),
+            system: &NoSystemTables,
             reads,
             commits: false,
             variables: &self.variables,
@@ -306,9 +325,8 @@ impl Connection {
         hints: &Hints,
         body: impl FnOnce(&QueryContext<'_>) -> Result<T>,
     ) -> Result<T> {
-        let processes = self.processes();
-        let show = self.show_context(view, &processes);
-        let system = System(&show);
+        let processes = self.database.processes();
+        let system = self.show_context(view, &processes);
         body(&QueryContext {
             catalog: view.clone(),
             database: self.current.as_deref(),
@@ -335,21 +353,6 @@ impl Connection {
         }
     }
 
-    fn processes(&self) -> Vec<show::Process> {
-        let now = self.database.clock.wall_ms();
-        let process = |activity: crate::session::live::Activity| show::Process {
-            id: activity.id,
-            user: activity.user,
-            host: activity.host,
-            database: activity.database,
-            command: if activity.statement.is_some() { "Query" } else { "Sleep" }.to_owned(),
-            seconds: now.saturating_sub(activity.since_ms) / 1000,
-            state: if activity.statement.is_some() { "executing" } else { "" }.to_owned(),
-            info: activity.statement,
-        };
-        self.database.connections.list().into_iter().map(process).collect()
-    }
-
     fn show_context<'a>(
         &'a self,
         view: &Arc<CatalogView>,
@@ -363,12 +366,13 @@ impl Connection {
             warnings: &self.warnings,
             replicas: self.database.replicas.as_ref(),
             processes,
+            estimates: None,
         }
     }
 
     fn show(&mut self, what: &statement::Show) -> Result<Rows> {
         let view = self.database.catalog.view();
-        let processes = self.processes();
+        let processes = self.database.processes();
         show::show(&self.show_context(&view, &processes), what)
     }
 
@@ -461,6 +465,7 @@ impl Session for Connection {
     }
 
     fn reset(&mut self) {
+        self.take_back();
         self.open = None;
         self.statements = Statements::default();
         self.variables = Variables::new(self.database.globals.clone());
@@ -480,7 +485,8 @@ impl Session for Connection {
 
     fn status(&self) -> Status {
         Status {
-            in_transaction: self.open.is_some(),
+            in_transaction: self.open.is_some()
+                || self.loan.as_ref().is_some_and(|loan| loan.lent.is_some()),
             autocommit: self.variables.autocommit(),
             warnings: self.warnings.count().min(u64::from(u16::MAX)) as u16,
         }

@@ -1,7 +1,7 @@
 //! Sessions: what one client has set, opened and prepared, and how its statements are run.
 //!
 //! Reading order: `facts`, `warnings`, `live`, `connection`, `transaction`, `settings`, `prepared`,
-//! `load`, `system`.
+//! `load`.
 
 pub mod connection;
 pub mod facts;
@@ -9,7 +9,6 @@ pub mod live;
 mod load;
 mod prepared;
 mod settings;
-mod system;
 mod transaction;
 pub mod warnings;
 

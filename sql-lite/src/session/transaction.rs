@@ -9,6 +9,7 @@ use crate::session::connection::Connection;
 use crate::statement::{Stmt, TableName};
 use damask_txn::{Mark, Transaction};
 use damask_types::TableId;
+use parking_lot::Mutex;
 use sqlparser::ast::{ObjectName, TableFactor, TableWithJoins};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +42,37 @@ impl Open {
                 self.touched.entry(table.id).or_insert(table.version);
             }
         }
+    }
+}
+
+/// A transaction without its writes, which somebody else has.
+pub struct Lent {
+    slot: Arc<Mutex<Option<Transaction>>>,
+    read_only: bool,
+    touched: BTreeMap<TableId, u64>,
+    savepoints: Vec<(String, Mark)>,
+}
+
+impl Open {
+    /// Lends the writes to somebody who puts more into them.
+    pub fn lend(self) -> (Lent, Arc<Mutex<Option<Transaction>>>) {
+        let slot = Arc::new(Mutex::new(Some(self.txn)));
+        let lent = Lent {
+            slot: slot.clone(),
+            read_only: self.read_only,
+            touched: self.touched,
+            savepoints: self.savepoints,
+        };
+        (lent, slot)
+    }
+}
+
+impl Lent {
+    /// The transaction again; `None` if it was lost on the way.
+    pub fn back(self) -> Option<Open> {
+        let txn = self.slot.lock().take()?;
+        let (read_only, touched, savepoints) = (self.read_only, self.touched, self.savepoints);
+        Some(Open { txn, read_only, touched, savepoints })
     }
 }
 

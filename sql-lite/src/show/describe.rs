@@ -1,84 +1,98 @@
-//! Schemas as MySQL's text: types, defaults, SHOW CREATE TABLE. It must never print what cannot be
-//! run again.
+//! A schema in MySQL's words: types, keys, defaults, and the tables a SHOW may name. It must never
+//! guess at a value it cannot decode.
 
+use super::Context;
 use crate::convert;
+use crate::error::{Error, Result};
+use crate::information_schema;
+use crate::statement::TableName;
 use damask_types::row::decode_value;
-use damask_types::schema::{DefaultValue, IntWidth};
-use damask_types::{ColumnSchema, ColumnType, IndexSchema, TableSchema};
+use damask_types::schema::{DefaultValue, IndexState, IntWidth};
+use damask_types::{ColumnId, ColumnSchema, ColumnType, Datum, TableSchema};
+use std::sync::Arc;
 
-/// `id` as `` `id` ``.
-pub fn quoted(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
+/// The character set of every text column.
+pub(crate) const CHARSET: &str = "utf8mb4";
+/// The collation of every text column.
+pub(crate) const COLLATION: &str = "utf8mb4_bin";
+/// What every column may be used for.
+pub(crate) const PRIVILEGES: &str = "select,insert,update,references";
+
+/// The database named, or the current one.
+///
+/// # Errors
+/// 1046 and 1049.
+pub(crate) fn database<'a>(ctx: &'a Context<'_>, name: Option<&'a str>) -> Result<&'a str> {
+    let Some(name) = name.or(ctx.database) else {
+        return Err(Error::no_database("No database selected"));
+    };
+    if !ctx.view.has_database(name) {
+        return Err(Error::unknown_database(format!("Unknown database '{name}'")));
+    }
+    Ok(name)
 }
 
-/// A string literal.
-pub fn literal(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('\'');
-    for c in text.chars() {
-        match c {
-            '\'' => out.push_str("''"),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\0' => out.push_str("\\0"),
-            c => out.push(c),
+/// A table of a user or of the system.
+///
+/// # Errors
+/// 1046, 1049 and 1146.
+pub(crate) fn find(ctx: &Context<'_>, name: &TableName) -> Result<Arc<TableSchema>> {
+    let database = database(ctx, name.database.as_deref())?;
+    let found = ctx.view.table(database, &name.table);
+    found.or_else(|| information_schema::schema(database, &name.table).map(Arc::new)).ok_or_else(
+        || {
+            let table = &name.table;
+            Error::no_such_table(format!("Table '{database}.{table}' doesn't exist"))
+        },
+    )
+}
+
+/// A type without its arguments: DATA_TYPE.
+pub(crate) fn type_name(ty: &ColumnType) -> &'static str {
+    let by_size = |bytes: u32, names: [&'static str; 4]| match bytes {
+        0..=0xFF => names[0],
+        0x100..=0xFFFF => names[1],
+        0x1_0000..=0xFF_FFFF => names[2],
+        _ => names[3],
+    };
+    match ty {
+        ColumnType::Bool | ColumnType::Int { width: IntWidth::Tiny, .. } => "tinyint",
+        ColumnType::Int { width: IntWidth::Small, .. } => "smallint",
+        ColumnType::Int { width: IntWidth::Medium, .. } => "mediumint",
+        ColumnType::Int { width: IntWidth::Normal, .. } => "int",
+        ColumnType::Int { width: IntWidth::Big, .. } => "bigint",
+        ColumnType::Float => "float",
+        ColumnType::Double => "double",
+        ColumnType::Decimal { .. } => "decimal",
+        ColumnType::Char { .. } => "char",
+        ColumnType::VarChar { .. } => "varchar",
+        ColumnType::Text { bytes_max } => {
+            by_size(*bytes_max, ["tinytext", "text", "mediumtext", "longtext"])
         }
-    }
-    out.push('\'');
-    out
-}
-
-/// The type's name alone, as in `DATA_TYPE`.
-pub fn data_type(ty: &ColumnType) -> &'static str {
-    use ColumnType::{Binary, Blob, Bool, Char, Date, DateTime, Decimal, Double, Float, Int, Text};
-    use ColumnType::{Time, Timestamp, VarBinary, VarChar};
-    match ty {
-        Bool | Int { width: IntWidth::Tiny, .. } => "tinyint",
-        Int { width: IntWidth::Small, .. } => "smallint",
-        Int { width: IntWidth::Medium, .. } => "mediumint",
-        Int { width: IntWidth::Normal, .. } => "int",
-        Int { width: IntWidth::Big, .. } => "bigint",
-        Float => "float",
-        Double => "double",
-        Decimal { .. } => "decimal",
-        Char { .. } => "char",
-        VarChar { .. } => "varchar",
-        Text { bytes_max } => match bytes_max {
-            0..=255 => "tinytext",
-            256..=65_535 => "text",
-            65_536..=16_777_215 => "mediumtext",
-            _ => "longtext",
-        },
-        Binary { .. } => "binary",
-        VarBinary { .. } => "varbinary",
-        Blob { bytes_max } => match bytes_max {
-            0..=255 => "tinyblob",
-            256..=65_535 => "blob",
-            65_536..=16_777_215 => "mediumblob",
-            _ => "longblob",
-        },
-        Date => "date",
-        DateTime { .. } => "datetime",
-        Timestamp { .. } => "timestamp",
-        Time { .. } => "time",
+        ColumnType::Binary { .. } => "binary",
+        ColumnType::VarBinary { .. } => "varbinary",
+        ColumnType::Blob { bytes_max } => {
+            by_size(*bytes_max, ["tinyblob", "blob", "mediumblob", "longblob"])
+        }
+        ColumnType::Date => "date",
+        ColumnType::DateTime { .. } => "datetime",
+        ColumnType::Timestamp { .. } => "timestamp",
+        ColumnType::Time { .. } => "time",
     }
 }
 
-/// The whole type, as in `COLUMN_TYPE`.
-pub fn column_type(ty: &ColumnType) -> String {
-    let name = data_type(ty);
+/// A type as MySQL 8 prints it: COLUMN_TYPE.
+pub(crate) fn type_text(ty: &ColumnType) -> String {
+    let name = type_name(ty);
     match ty {
-        ColumnType::Bool => "tinyint(1)".to_owned(),
+        ColumnType::Bool => format!("{name}(1)"),
         ColumnType::Int { unsigned: true, .. } => format!("{name} unsigned"),
         ColumnType::Decimal { precision, scale } => format!("{name}({precision},{scale})"),
         ColumnType::Char { len }
         | ColumnType::VarChar { len }
         | ColumnType::Binary { len }
         | ColumnType::VarBinary { len } => format!("{name}({len})"),
-        ColumnType::DateTime { fsp }
-        | ColumnType::Timestamp { fsp }
-        | ColumnType::Time { fsp }
+        ColumnType::DateTime { fsp } | ColumnType::Timestamp { fsp } | ColumnType::Time { fsp }
             if *fsp > 0 =>
         {
             format!("{name}({fsp})")
@@ -87,7 +101,80 @@ pub fn column_type(ty: &ColumnType) -> String {
     }
 }
 
-fn now_text(ty: &ColumnType) -> String {
+/// The collation of a text column.
+pub(crate) fn collation(ty: &ColumnType) -> Option<&'static str> {
+    ty.is_text().then_some(COLLATION)
+}
+
+/// A primary key or an index that may be read.
+pub(crate) struct Key<'a> {
+    /// `PRIMARY` for the primary key.
+    pub(crate) name: &'a str,
+    /// In the key's order.
+    pub(crate) columns: Vec<&'a ColumnSchema>,
+    /// At most one row per key without NULLs.
+    pub(crate) unique: bool,
+    /// Is it the PRIMARY KEY?
+    pub(crate) primary: bool,
+}
+
+impl Key<'_> {
+    fn rank(&self) -> u8 {
+        match (self.primary, self.unique, self.is_not_null()) {
+            (true, _, _) => 0,
+            (_, true, true) => 1,
+            (_, true, false) => 2,
+            _ => 3,
+        }
+    }
+
+    fn is_not_null(&self) -> bool {
+        self.columns.iter().all(|column| !column.nullable)
+    }
+}
+
+/// A table's keys in MySQL's order: primary, unique without NULL, unique, others.
+pub(crate) fn keys(table: &TableSchema) -> Vec<Key<'_>> {
+    let columns = |ids: &[ColumnId]| -> Vec<&ColumnSchema> {
+        ids.iter().filter_map(|id| table.column_by_id(*id)).collect()
+    };
+    let handle = table.handle_column.map(|id| Key {
+        name: "PRIMARY",
+        columns: columns(&[id]),
+        unique: true,
+        primary: true,
+    });
+    let public = table.indexes.iter().filter(|index| index.state == IndexState::Public);
+    let indexes = public.map(|index| Key {
+        name: if index.primary { "PRIMARY" } else { &index.name },
+        columns: columns(&index.columns),
+        unique: index.unique || index.primary,
+        primary: index.primary,
+    });
+    let mut keys: Vec<_> = handle.into_iter().chain(indexes).collect();
+    keys.sort_by_key(Key::rank);
+    keys
+}
+
+/// `PRI`, `UNI`, `MUL` or nothing. As in MySQL, the first unique key without NULL stands for a
+/// primary key that is not there, and UNI is only for keys of one column.
+pub(crate) fn column_key(keys: &[Key<'_>], column: &ColumnSchema) -> &'static str {
+    let primary = keys.first().filter(|key| key.primary || (key.unique && key.is_not_null()));
+    if primary.is_some_and(|key| key.columns.iter().any(|c| c.id == column.id)) {
+        return "PRI";
+    }
+    let mut leads = keys.iter().filter(|k| k.columns.first().is_some_and(|c| c.id == column.id));
+    let mut found = "";
+    leads.any(|key| {
+        let single = key.unique && key.columns.len() == 1;
+        found = if single { "UNI" } else { "MUL" };
+        single
+    });
+    found
+}
+
+/// `CURRENT_TIMESTAMP` with the digits of the column's type.
+pub(crate) fn current_timestamp(ty: &ColumnType) -> String {
     match ty {
         ColumnType::DateTime { fsp } | ColumnType::Timestamp { fsp } if *fsp > 0 => {
             format!("CURRENT_TIMESTAMP({fsp})")
@@ -96,117 +183,62 @@ fn now_text(ty: &ColumnType) -> String {
     }
 }
 
-/// A default as `COLUMN_DEFAULT` shows it; `None` = none, or NULL.
-pub fn default_text(column: &ColumnSchema) -> Option<String> {
-    match column.default.as_ref()? {
-        DefaultValue::CurrentTimestamp => Some(now_text(&column.ty)),
-        DefaultValue::Constant(value) => {
-            let datum = decode_value(&column.ty, value.as_ref()?).ok()?;
-            convert::text(&datum, Some(&column.ty))
+/// A constant default; NULL if there is none or it is not a constant. TIMESTAMPs are moved into a
+/// zone `offset_us` from UTC.
+///
+/// # Errors
+/// If the catalog holds what its type cannot be.
+pub(crate) fn constant(column: &ColumnSchema, offset_us: i64) -> Result<Datum> {
+    let Some(DefaultValue::Constant(Some(value))) = &column.default else {
+        return Ok(Datum::Null);
+    };
+    let value = decode_value(&column.ty, value).map_err(|e| {
+        Error::unknown(format!("the default of column '{}' is damaged: {e}", column.name))
+    })?;
+    Ok(match (&column.ty, value) {
+        (ColumnType::Timestamp { .. }, Datum::DateTime(us)) => {
+            Datum::DateTime(us.saturating_add(offset_us))
         }
-    }
+        (_, value) => value,
+    })
 }
 
-/// The `Extra` of DESCRIBE.
-pub fn extra(column: &ColumnSchema) -> String {
-    let mut parts = Vec::new();
+/// A default as DESCRIBE shows it; `None` for NULL and for none.
+///
+/// # Errors
+/// As [`constant`].
+pub(crate) fn default_text(column: &ColumnSchema, offset_us: i64) -> Result<Option<String>> {
+    if column.default == Some(DefaultValue::CurrentTimestamp) {
+        return Ok(Some(current_timestamp(&column.ty)));
+    }
+    Ok(match constant(column, offset_us)? {
+        Datum::Bytes(bytes) => Some(hex(&bytes)),
+        value => convert::text(&value, Some(&column.ty)),
+    })
+}
+
+/// `0x…`.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(2 + 2 * bytes.len());
+    out.push_str("0x");
+    for byte in bytes {
+        write!(out, "{byte:02X}").expect("writing to a string cannot fail");
+    }
+    out
+}
+
+/// DESCRIBE's last column.
+pub(crate) fn extra(column: &ColumnSchema) -> String {
+    let mut words = Vec::new();
     if column.auto_increment {
-        parts.push("auto_increment".to_owned());
+        words.push("auto_increment".to_owned());
     }
     if column.default == Some(DefaultValue::CurrentTimestamp) {
-        parts.push("DEFAULT_GENERATED".to_owned());
+        words.push("DEFAULT_GENERATED".to_owned());
     }
     if column.on_update_now {
-        parts.push(format!("on update {}", now_text(&column.ty)));
+        words.push(format!("on update {}", current_timestamp(&column.ty)));
     }
-    parts.join(" ")
-}
-
-/// The `Key` of DESCRIBE: PRI, UNI, MUL or nothing.
-pub fn key(table: &TableSchema, column: &ColumnSchema) -> &'static str {
-    let primary = |i: &IndexSchema| i.primary && i.columns.contains(&column.id);
-    if table.handle_column == Some(column.id) || table.indexes.iter().any(primary) {
-        return "PRI";
-    }
-    if table.indexes.iter().any(|i| i.unique && i.columns == [column.id]) {
-        return "UNI";
-    }
-    let first = |i: &IndexSchema| i.columns.first() == Some(&column.id);
-    if table.indexes.iter().any(first) { "MUL" } else { "" }
-}
-
-/// The keys of a table, the primary key first: name, columns, unique, primary.
-pub fn keys(table: &TableSchema) -> Vec<(String, Vec<&ColumnSchema>, bool)> {
-    let mut keys = Vec::new();
-    if let Some(column) = table.handle_column.and_then(|id| table.column_by_id(id)) {
-        keys.push(("PRIMARY".to_owned(), vec![column], true));
-    }
-    let mut indexes: Vec<_> = table.indexes.iter().collect();
-    indexes.sort_by_key(|i| (!i.primary, !i.unique));
-    for index in indexes {
-        let columns = index.columns.iter().filter_map(|id| table.column_by_id(*id)).collect();
-        keys.push((index.name.clone(), columns, index.unique));
-    }
-    keys
-}
-
-fn column_line(column: &ColumnSchema) -> String {
-    let mut line = format!("  {} {}", quoted(&column.name), column_type(&column.ty));
-    let timestamp = matches!(column.ty, ColumnType::Timestamp { .. });
-    let large = matches!(column.ty, ColumnType::Text { .. } | ColumnType::Blob { .. });
-    if !column.nullable {
-        line.push_str(" NOT NULL");
-    } else if timestamp {
-        line.push_str(" NULL");
-    }
-    match &column.default {
-        Some(DefaultValue::CurrentTimestamp) => {
-            line.push_str(&format!(" DEFAULT {}", now_text(&column.ty)));
-        }
-        Some(DefaultValue::Constant(Some(value))) if column.ty.is_binary() => {
-            let digits: String = value.iter().map(|b| format!("{b:02X}")).collect();
-            line.push_str(&format!(" DEFAULT X'{digits}'"));
-        }
-        Some(DefaultValue::Constant(Some(_))) => {
-            let text = default_text(column).unwrap_or_default();
-            line.push_str(&format!(" DEFAULT {}", literal(&text)));
-        }
-        _ if column.nullable && !large => line.push_str(" DEFAULT NULL"),
-        _ => {}
-    }
-    if column.on_update_now {
-        line.push_str(&format!(" ON UPDATE {}", now_text(&column.ty)));
-    }
-    if column.auto_increment {
-        line.push_str(" AUTO_INCREMENT");
-    }
-    if !column.comment.is_empty() {
-        line.push_str(&format!(" COMMENT {}", literal(&column.comment)));
-    }
-    line
-}
-
-/// SHOW CREATE TABLE. `next`: the next AUTO_INCREMENT value, if known and above 1.
-pub fn create_table(table: &TableSchema, next: Option<u64>) -> String {
-    let mut lines: Vec<String> = table.columns.iter().map(column_line).collect();
-    for (name, columns, unique) in keys(table) {
-        let columns: Vec<_> = columns.iter().map(|c| quoted(&c.name)).collect();
-        let columns = columns.join(",");
-        lines.push(match (name.as_str(), unique) {
-            ("PRIMARY", _) => format!("  PRIMARY KEY ({columns})"),
-            (_, true) => format!("  UNIQUE KEY {} ({columns})", quoted(&name)),
-            (_, false) => format!("  KEY {} ({columns})", quoted(&name)),
-        });
-    }
-    let counted = table.columns.iter().any(|c| c.auto_increment);
-    let next = next.filter(|_| counted).map_or(String::new(), |n| format!(" AUTO_INCREMENT={n}"));
-    let comment = match table.comment.as_str() {
-        "" => String::new(),
-        text => format!(" COMMENT={}", literal(text)),
-    };
-    format!(
-        "CREATE TABLE {} (\n{}\n) ENGINE=InnoDB{next} DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin{comment}",
-        quoted(&table.name),
-        lines.join(",\n")
-    )
+    words.join(" ")
 }

@@ -38,6 +38,14 @@ pub(super) fn prepare(select: &mut Select) {
 
 /// After its expressions were rewritten.
 pub(super) fn finish(select: &mut Select) {
+    for item in &mut select.projection {
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+            let _: ControlFlow<()> = visit_expressions_mut(expr, |expr| {
+                exists_to_count(expr);
+                ControlFlow::Continue(())
+            });
+        }
+    }
     for condition in [&mut select.selection, &mut select.having] {
         if let Some(expr) = condition.take() {
             *condition = Some(as_bool(expr));
@@ -49,6 +57,31 @@ pub(super) fn finish(select: &mut Select) {
             *on = as_bool(expr);
         }
     }
+}
+
+/// `EXISTS (SELECT …)` as a value: `(SELECT count(*) …) > 0`. As a condition it is planned as it is.
+fn exists_to_count(expr: &mut Expr) {
+    let Expr::Exists { subquery, negated } = expr else { return };
+    let plain = subquery.limit_clause.is_none() && subquery.with.is_none();
+    let SetExpr::Select(select) = &mut *subquery.body else { return };
+    let grouped = match &select.group_by {
+        GroupByExpr::All(_) => true,
+        GroupByExpr::Expressions(exprs, _) => !exprs.is_empty(),
+    };
+    let items = select.projection.iter().filter_map(|item| match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
+        _ => None,
+    });
+    if !plain || grouped || select.having.is_some() || items.into_iter().any(gathers) {
+        return;
+    }
+    let count = super::call("count", vec![super::number(1)]);
+    select.projection = vec![SelectItem::UnnamedExpr(count)];
+    select.distinct = None;
+    subquery.order_by = None;
+    let count = Expr::Subquery(subquery.clone());
+    let op = if *negated { BinaryOperator::Eq } else { BinaryOperator::Gt };
+    *expr = super::nested(super::operation(count, op, super::number(0)));
 }
 
 fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
