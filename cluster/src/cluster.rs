@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// Column stores' ids follow the row stores' with a gap, so that more row stores may join.
 const FIRST_COLUMN_STORE: u64 = 101;
+/// Ids that the first region may use.
+const FIRST_IDS: u64 = 10;
 /// The file of the placement driver's state.
 const PD_STATE: &str = "state";
 /// Until the first region has a leader.
@@ -360,6 +362,8 @@ fn first_region(pd: &Pd, stores: usize) -> Result<Region, Error> {
         peers: peers.collect(),
     };
     if !pd.is_bootstrapped() {
+        // Taken from the driver, so that nobody else ever gets the ids used here.
+        pd.alloc_ids(FIRST_IDS)?;
         pd.bootstrap(&region)?;
     }
     Ok(region)

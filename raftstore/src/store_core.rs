@@ -266,7 +266,10 @@ impl StoreCore {
         if is_leader {
             for peer in &replica.region.peers {
                 let Some(follower) = replica.group.follower(peer.id) else { continue };
-                if !follower.replicating || !follower.active {
+                // After a snapshot raft-rs probes until there is an entry to send: a follower that
+                // has all that is committed is not behind, however idle its region is.
+                let behind = !follower.replicating && follower.matched < replica.group.commit();
+                if behind || !follower.active {
                     pending.push(*peer);
                 }
                 matched.push((*peer, follower.matched));

@@ -39,15 +39,14 @@ class Playground:
     def start(self):
         command = [self.binary, "playground", "--data", os.path.join(self.data, "cluster"),
                    "--mysql", f"127.0.0.1:{self.port}", "--status", f"127.0.0.1:{self.status}"]
-        log = open(self.log, "ab")
-        self.process = subprocess.Popen(command + self.options, stdout=subprocess.PIPE,
-                                        stderr=log, text=True)
-        log.close()
+        out = os.path.join(self.data, "out")
+        with open(self.log, "ab") as log, open(out, "wb") as stdout:
+            self.process = subprocess.Popen(command + self.options, stdout=stdout, stderr=log)
         deadline = time.monotonic() + START_SECONDS
-        os.set_blocking(self.process.stdout.fileno(), False)
         text = ""
         while time.monotonic() < deadline:
-            text += self.process.stdout.read() or ""
+            with open(out) as f:
+                text = f.read()
             if "ready\n" in text:
                 return self
             if self.process.poll() is not None:

@@ -17,7 +17,7 @@ if [ "$(cat "$cache/made-of" 2>/dev/null)" != "$want" ]; then
 fi
 export PATH="$cache/bin:$PATH"
 
-../clients/start_and_run.sh "$DAMASK_BINARY"
+python check_clients.py
 if [ -n "$full" ]; then
   python check_tpch.py --scale 0.1 --times
   python check_sysbench.py --seconds 30

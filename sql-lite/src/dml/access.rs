@@ -286,9 +286,7 @@ impl Cursor {
         let state = match access {
             Access::Unique(keys) => State::Keys(keys),
             Access::Handles(handles) => State::Handles(handles.into_iter()),
-            Access::Range(first, last) => {
-                State::Range(handle_range(layout.table.id, first, last))
-            }
+            Access::Range(first, last) => State::Range(handle_range(layout.table.id, first, last)),
         };
         Cursor { state }
     }

@@ -19,7 +19,7 @@ pub(super) enum Assigned {
     /// A simple expression.
     Node(Node),
     /// One that the query engine evaluates.
-    Planned(Expr),
+    Planned(Box<Expr>),
 }
 
 /// `column = value`.
@@ -62,7 +62,7 @@ pub(super) fn assignments(list: &[Assign], scope: &Scope<'_>) -> Result<Vec<Assi
         let value = match expr::compile(expr, scope) {
             _ if is_default(expr) => Assigned::Default,
             Some(node) => Assigned::Node(node),
-            None => Assigned::Planned(expr.clone()),
+            None => Assigned::Planned(Box::new(expr.clone())),
         };
         Ok(Assignment { at, remembered, value })
     };

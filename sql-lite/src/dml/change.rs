@@ -18,14 +18,14 @@ use sqlparser::ast::{Expr, ObjectName, OrderByExpr, TableFactor, TableWithJoins}
 use std::sync::Arc;
 
 /// A table of FROM.
-struct Source {
-    table: Arc<TableSchema>,
+pub(super) struct Source {
+    pub table: Arc<TableSchema>,
     /// Its alias, or its name.
-    name: String,
+    pub name: String,
 }
 
 /// The plain tables of FROM.
-fn sources(ctx: &Context<'_>, from: &[TableWithJoins]) -> Result<Vec<Source>> {
+pub(super) fn sources(ctx: &Context<'_>, from: &[TableWithJoins]) -> Result<Vec<Source>> {
     let factors = from.iter().flat_map(|t| {
         std::iter::once(&t.relation).chain(t.joins.iter().map(|join| &join.relation))
     });
@@ -163,9 +163,9 @@ impl Updater {
                     (self.input.default(column, ctx.warnings)?, Some(&column.ty))
                 }
                 (_, Some(values)) => {
-                    let (value, ty) = values.next().ok_or_else(|| {
-                        Error::unknown("the query engine gave too few values")
-                    })?;
+                    let (value, ty) = values
+                        .next()
+                        .ok_or_else(|| Error::unknown("the query engine gave too few values"))?;
                     (value, ty.as_ref())
                 }
                 (Assigned::Node(node), None) => (node.eval(&new, &[])?, node.source(table)),

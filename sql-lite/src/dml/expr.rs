@@ -251,9 +251,7 @@ fn compile_in(expr: &Expr, scope: &Scope<'_>, depth: usize) -> Option<(Node, Kin
         Expr::Function(function) => column(values_of(function, scope)?),
         Expr::IsNull(expr) => truth(Node::IsNull(Box::new(inner(expr)?.0), false)),
         Expr::IsNotNull(expr) => truth(Node::IsNull(Box::new(inner(expr)?.0), true)),
-        Expr::UnaryOp { op: UnaryOperator::Not, expr } => {
-            truth(Node::Not(Box::new(number(expr)?)))
-        }
+        Expr::UnaryOp { op: UnaryOperator::Not, expr } => truth(Node::Not(Box::new(number(expr)?))),
         Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
             truth(Node::And(Box::new(number(left)?), Box::new(number(right)?)))
         }

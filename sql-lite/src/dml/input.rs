@@ -65,7 +65,8 @@ impl Input {
             _ if column.auto_increment || column.nullable => Ok(Datum::Null),
             _ => {
                 let name = &column.name;
-                let error = Error::no_default(format!("Field '{name}' doesn't have a default value"));
+                let error =
+                    Error::no_default(format!("Field '{name}' doesn't have a default value"));
                 if self.rules.strict {
                     return Err(error);
                 }

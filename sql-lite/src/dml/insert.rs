@@ -2,9 +2,9 @@
 //! never put a value under a key without having it checked, now or by the commit.
 
 use super::Context;
-pub use super::input::now;
 use super::expr::{self, Scope};
 use super::input::Input;
+pub use super::input::now;
 use super::planned;
 use super::rows::Layout;
 use super::upsert::Upsert;
@@ -100,19 +100,19 @@ impl Inserter {
             let asks = |row: &Vec<Datum>| self.input.generates(&row[at]);
             let count = rows.iter().filter(|row| asks(row)).count() as u64;
             let explicit = rows.iter().filter(|row| !asks(row));
-            let explicit = explicit.filter_map(|row| positive(&row[at]));
+            let mut explicit = explicit.filter_map(|row| positive(&row[at]));
             // Values to come are above those of this very statement.
             if let Some(max) = explicit.clone().max() {
                 ids.advance(table.id, Counter::AutoIncrement, max)?;
-                self.last_explicit = explicit.last();
+                self.last_explicit = explicit.next_back();
             }
             if count > 0 {
                 let ty = &table.columns[at].ty;
-                let mut next = ids.allocate(table.id, Counter::AutoIncrement, count)?;
-                self.generated = next..next + count;
-                for row in rows.iter_mut().filter(|row| self.input.generates(&row[at])) {
-                    row[at] = numbered(next, ty)?;
-                    next += 1;
+                let first = ids.allocate(table.id, Counter::AutoIncrement, count)?;
+                self.generated = first..first + count;
+                let asking = rows.iter_mut().filter(|row| self.input.generates(&row[at]));
+                for (row, number) in asking.zip(first..) {
+                    row[at] = numbered(number, ty)?;
                 }
             }
         }
@@ -131,7 +131,11 @@ impl Inserter {
     }
 
     /// Numbers rows and reads what may be in their way: their unique keys, and the rows there.
-    pub fn prepare(&mut self, target: &mut Target<'_>, rows: &mut [Vec<Datum>]) -> Result<Vec<i64>> {
+    pub fn prepare(
+        &mut self,
+        target: &mut Target<'_>,
+        rows: &mut [Vec<Datum>],
+    ) -> Result<Vec<i64>> {
         let handles = self.number(target.ids, rows)?;
         if self.on_conflict == OnConflict::FailLater || !self.layout.has_unique() {
             return Ok(handles);
@@ -391,8 +395,7 @@ fn values(
     rows: &[Vec<Value>],
 ) -> Result<Vec<Vec<Datum>>> {
     let table = &inserter.layout.table;
-    let empty = insert.columns.as_ref().is_none_or(Vec::is_empty)
-        && rows.iter().all(Vec::is_empty);
+    let empty = insert.columns.as_ref().is_none_or(Vec::is_empty) && rows.iter().all(Vec::is_empty);
     let positions = match empty {
         true => Vec::new(),
         false => positions(table, insert.columns.as_deref())?,
@@ -428,11 +431,7 @@ fn values(
 
 /// The values of all expressions among the rows: simple ones here, the others by the query engine
 /// in one go.
-fn evaluate(
-    ctx: &mut Context<'_>,
-    table: &TableSchema,
-    rows: &[Vec<Value>],
-) -> Result<Vec<Datum>> {
+fn evaluate(ctx: &mut Context<'_>, table: &TableSchema, rows: &[Vec<Value>]) -> Result<Vec<Datum>> {
     let mut values = Vec::new();
     let (mut places, mut rest) = (Vec::new(), Vec::new());
     let scope = Scope::constants(table);

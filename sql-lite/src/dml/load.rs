@@ -3,8 +3,8 @@
 //! one batch of rows and one line.
 //!
 //! ```text
-//!  bytes ─ Splitter ─► line of fields ─ cells ─► row ─► batch ─ Inserter ─► commit
-//!                                                          └ a key exists: again, with a look first
+//!  bytes ─ Splitter ─► fields ─ cells ─► row ─► batch ─ Inserter ─► commit
+//!                                             └ a key exists: again, with a look
 //! ```
 
 mod cells;
@@ -188,8 +188,13 @@ impl Loader {
         if given != self.fields.len() {
             let (code, text) = match given < self.fields.len() {
                 true => (1261, format!("Row {number} doesn't contain data for all columns")),
-                false => (1262, format!("Row {number} was truncated; it contained more data \
-                                         than there were input columns")),
+                false => (
+                    1262,
+                    format!(
+                        "Row {number} was truncated; it contained more data \
+                                         than there were input columns"
+                    ),
+                ),
             };
             if self.inserter.input.rules.strict {
                 return Err(Error { code, state: "01000", message: text });
@@ -204,9 +209,7 @@ impl Loader {
                 None => input.cell(Datum::Null, None, column, number, warnings)?,
                 Some(bytes) => match parser.parse(bytes) {
                     Some(datum) => datum,
-                    None => {
-                        input.cell(Parser::text(bytes), None, column, number, warnings)?
-                    }
+                    None => input.cell(Parser::text(bytes), None, column, number, warnings)?,
                 },
             };
         }
@@ -222,9 +225,9 @@ impl Loader {
             Destination::Own => self.commit_batch()?,
             Destination::Shared(slot) => {
                 let mut slot = slot.lock();
-                let txn = slot.as_mut().ok_or_else(|| {
-                    Error::unknown("the transaction of the load has ended")
-                })?;
+                let txn = slot
+                    .as_mut()
+                    .ok_or_else(|| Error::unknown("the transaction of the load has ended"))?;
                 let (ids, warnings) = (self.catalog.ids(), &mut self.warnings);
                 self.inserter.push(&mut Target { txn, ids, warnings }, &mut self.batch)?;
             }

@@ -14,7 +14,7 @@
 //!
 //! Reading order: `row`, `rows` (bytes of rows and entries), `write` (keys in the way), `input`
 //! (defaults and conversion), `insert`, `expr` and `access` (simple conditions), `change`, `point`,
-//! `load`.
+//! `lock`, `load`.
 
 mod access;
 mod assign;
@@ -23,6 +23,7 @@ mod expr;
 mod input;
 pub mod insert;
 pub mod load;
+mod lock;
 mod planned;
 mod point;
 pub mod row;
@@ -34,6 +35,7 @@ mod write;
 mod tests;
 
 use self::insert::Target;
+pub use self::lock::{asks_for_locks, lock_rows};
 use crate::catalog::CatalogView;
 use crate::catalog::ids::Ids;
 use crate::error::{Error, Result};
@@ -139,9 +141,7 @@ impl Context<'_> {
     /// What rows are written with.
     fn target(&mut self) -> Result<Target<'_>> {
         match &mut self.reads {
-            Reads::Transaction(txn) => {
-                Ok(Target { txn, ids: self.ids, warnings: self.warnings })
-            }
+            Reads::Transaction(txn) => Ok(Target { txn, ids: self.ids, warnings: self.warnings }),
             Reads::Latest(_) => Err(Error::unknown("a change of rows without a transaction")),
         }
     }

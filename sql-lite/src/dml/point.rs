@@ -53,9 +53,10 @@ pub(super) fn select(ctx: &mut Context<'_>, query: &Query) -> Result<Option<Rows
     let scope = Scope { table: &point.table, name: Some(&point.name), new: None, rules };
     let Some(parts) = conjuncts(point.selection, &scope) else { return Ok(None) };
     let Some(access) = access(&layout, &parts).filter(Access::is_narrow) else { return Ok(None) };
-    let ordered = point.order_by.iter().all(|expr| {
-        access.is_point() && matches!(compile(expr, &scope), Some(Node::Column(_)))
-    });
+    let ordered = point
+        .order_by
+        .iter()
+        .all(|expr| access.is_point() && matches!(compile(expr, &scope), Some(Node::Column(_))));
     if !ordered {
         return Ok(None);
     }
@@ -320,12 +321,7 @@ fn lock(ctx: &mut Context<'_>, layout: &Layout, rows: &[(i64, Vec<Datum>)]) -> R
     Ok(())
 }
 
-fn project(
-    mut row: Vec<Datum>,
-    outputs: &[Output],
-    table: &TableSchema,
-    shift: i64,
-) -> Vec<Datum> {
+fn project(mut row: Vec<Datum>, outputs: &[Output], table: &TableSchema, shift: i64) -> Vec<Datum> {
     if shift != 0 {
         for (cell, column) in row.iter_mut().zip(&table.columns) {
             if let (ColumnType::Timestamp { .. }, Datum::DateTime(us)) = (&column.ty, cell) {

@@ -6,7 +6,7 @@ mod inserts;
 mod loads;
 mod points;
 
-use super::{Context, Reads, execute, point_select, row};
+use super::{Context, Reads, asks_for_locks, execute, lock_rows, point_select, row};
 use crate::catalog::Catalog;
 use crate::convert;
 use crate::error::Result;
@@ -24,8 +24,7 @@ use damask_types::key::{decode_row_key, row_range, table_prefix};
 use damask_types::row::encode_value;
 use damask_types::schema::{DefaultValue, IndexState, IntWidth};
 use damask_types::{
-    ColumnId, ColumnSchema, ColumnType, Datum, IndexId, IndexSchema, KeyRange, TableId,
-    TableSchema,
+    ColumnId, ColumnSchema, ColumnType, Datum, IndexId, IndexSchema, KeyRange, TableId, TableSchema,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -214,7 +213,11 @@ impl Server {
         }
     }
 
-    fn context<'a>(&'a mut self, hints: &'a Hints, own: Option<&'a mut Transaction>) -> Context<'a> {
+    fn context<'a>(
+        &'a mut self,
+        hints: &'a Hints,
+        own: Option<&'a mut Transaction>,
+    ) -> Context<'a> {
         let commits = own.is_some();
         let reads = match own.or(self.open.as_mut()) {
             Some(txn) => Reads::Transaction(txn),
@@ -319,7 +322,8 @@ impl Server {
                     wanted.insert(entry.key, entry.value);
                 }
             }
-            let mut entries = KeyRange::prefix(&[&table_prefix(table.id), b"_i".as_slice()].concat());
+            let mut entries =
+                KeyRange::prefix(&[&table_prefix(table.id), b"_i".as_slice()].concat());
             entries.end = row_range(table.id).start;
             let found = snapshot.scan(&entries, usize::MAX, false).expect("entries");
             assert!(found.into_iter().eq(wanted), "index entries of {}", table.name);

@@ -2,7 +2,7 @@ use super::{ColumnReplicas, Context, Process, show};
 use crate::catalog::CatalogView;
 use crate::convert;
 use crate::error::Result;
-use crate::outcome::{RowBatch, RowSource};
+use crate::outcome::RowBatch;
 use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::{Stmt, parse};
 use crate::variables::{Globals, SqlMode, Variables};

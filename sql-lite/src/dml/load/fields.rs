@@ -278,7 +278,8 @@ impl Splitter {
                 return Ended::More;
             }
             // A quote that is the escape character too only doubles.
-            if self.escaped == Some(byte) && quote != Some(byte)
+            if self.escaped == Some(byte)
+                && quote != Some(byte)
                 && let Some(next) = next
             {
                 self.start_copy(&mut copy, start, at);
@@ -394,11 +395,11 @@ mod tests {
     #[test]
     fn tabs_and_escapes() {
         let format = format();
-        check(&format, "1\ta\\tb\\\\\n2\t\\N\n3\t", &[
-            &["1", "a\tb\\"],
-            &["2", "<null>"],
-            &["3", ""],
-        ]);
+        check(
+            &format,
+            "1\ta\\tb\\\\\n2\t\\N\n3\t",
+            &[&["1", "a\tb\\"], &["2", "<null>"], &["3", ""]],
+        );
         check(&format, "\\Nx\tx\\N\n", &[&["Nx", "xN"]]);
         check(&format, "a\\\nb\tc\n\n", &[&["a\nb", "c"], &[""]]);
         check(&format, "", &[]);
@@ -411,11 +412,11 @@ mod tests {
         format.enclosed = Some(b'"');
         format.lines_terminated = "\r\n".to_owned();
         format.skip_lines = 1;
-        check(&format, "id,name\r\n1,\"a,\"\"b\"\"\r\nc\"\r\n\"2\",NULL\r\n\"3\",\"NULL\"", &[
-            &["1", "a,\"b\"\r\nc"],
-            &["2", "<null>"],
-            &["3", "NULL"],
-        ]);
+        check(
+            &format,
+            "id,name\r\n1,\"a,\"\"b\"\"\r\nc\"\r\n\"2\",NULL\r\n\"3\",\"NULL\"",
+            &[&["1", "a,\"b\"\r\nc"], &["2", "<null>"], &["3", "NULL"]],
+        );
         check(&format, "h\r\n\"a\"b\",\r\r\n", &[&["a\"b", "\r"]]);
     }
 

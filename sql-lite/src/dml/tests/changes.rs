@@ -27,15 +27,21 @@ fn counts_and_info() {
     assert_eq!(s.affected("UPDATE t SET k = 31 WHERE k = 30 AND sqrt(4) = 2"), 3);
     s.found_rows = false;
     // Touched only where changed.
-    assert_eq!(s.planned("SELECT id, ts FROM t ORDER BY id"), [
-        "1|2020-01-02 03:04:05",
-        "2|2000-01-01 00:00:00",
-        "3|2020-01-02 03:04:05",
-        "4|2020-01-02 03:04:05",
-    ]);
+    assert_eq!(
+        s.planned("SELECT id, ts FROM t ORDER BY id"),
+        [
+            "1|2020-01-02 03:04:05",
+            "2|2000-01-01 00:00:00",
+            "3|2020-01-02 03:04:05",
+            "4|2020-01-02 03:04:05",
+        ]
+    );
     assert_eq!(s.affected("DELETE FROM t WHERE u = 'b'"), 1);
     assert_eq!(s.affected("DELETE FROM t WHERE k > 30 ORDER BY id DESC LIMIT 2"), 2);
     assert_eq!(rows(&mut s), ["1|a|31|1.50"]);
+    assert_eq!(s.affected("UPDATE test.t SET k = k + 1 WHERE length(u) = 1"), 1);
+    assert_eq!(s.affected("UPDATE test.t AS X SET x.k = X.k - 1 WHERE length(X.u) = 1"), 1);
+    assert_eq!(s.affected("DELETE FROM test.t WHERE length(u) = 2"), 0);
     assert_eq!(s.affected("DELETE FROM t"), 1);
     assert_eq!(s.affected("DELETE FROM t"), 0);
 }
@@ -108,7 +114,10 @@ fn a_transaction_sees_its_own_changes_by_key_and_by_plan() {
     assert_eq!(s.affected("UPDATE t SET u = 'm' WHERE u = 'n'"), 1);
     assert_eq!(s.point("SELECT u, d FROM t WHERE id = 50").expect("a point read"), ["m|9.00"]);
     assert_eq!(s.point("SELECT id FROM t WHERE u = 'n'").expect("a point read"), [""; 0]);
-    assert_eq!(s.point("SELECT id FROM t WHERE id BETWEEN 2 AND 60").expect("a point read"), ["2", "4", "50"]);
+    assert_eq!(
+        s.point("SELECT id FROM t WHERE id BETWEEN 2 AND 60").expect("a point read"),
+        ["2", "4", "50"]
+    );
     // A failed statement takes back its own writes only.
     assert_eq!(s.error("UPDATE t SET u = 'same' WHERE id IN (2, 4, 50)").0, 1062);
     s.commit().expect("committed");
@@ -164,7 +173,8 @@ fn by_key_and_by_plan_are_the_same() {
             Err(e) => format!("{} {}", e.code, e.message.replace("'b.", "'a.")),
         };
         assert_eq!(shown(&direct), shown(&planned), "{step}: {template} / {key}");
-        let (a, b) = (s.planned("SELECT * FROM a ORDER BY id"), s.planned("SELECT * FROM b ORDER BY id"));
+        let (a, b) =
+            (s.planned("SELECT * FROM a ORDER BY id"), s.planned("SELECT * FROM b ORDER BY id"));
         assert_eq!(a, b, "{step}: {template} / {key}");
     }
 }

@@ -13,15 +13,19 @@ fn values_are_converted_numbered_and_defaulted() {
     let done = s.run("INSERT INTO t VALUES (10, 'c', 1 + 2 * 3, NULL, '2001-02-03')");
     assert_eq!(done.expect("inserted").last_insert_id, 10);
     assert_eq!(s.facts.last_insert_id, 1);
-    let done = s.run("INSERT INTO t SET id = 0, u = concat('x', 'y'), ts = NOW()").expect("inserted");
+    let done =
+        s.run("INSERT INTO t SET id = 0, u = concat('x', 'y'), ts = NOW()").expect("inserted");
     assert_eq!((done.last_insert_id, done.info.as_str()), (11, ""));
-    assert_eq!(s.planned("SELECT * FROM t ORDER BY id"), [
-        "1|a|7|1.01|2020-01-02 03:04:05",
-        "2|NULL|7|2.00|2020-01-02 03:04:05",
-        "3|b|7|NULL|2020-01-02 03:04:05",
-        "10|c|7|NULL|2001-02-03 00:00:00",
-        "11|xy|7|NULL|2020-01-02 03:04:05",
-    ]);
+    assert_eq!(
+        s.planned("SELECT * FROM t ORDER BY id"),
+        [
+            "1|a|7|1.01|2020-01-02 03:04:05",
+            "2|NULL|7|2.00|2020-01-02 03:04:05",
+            "3|b|7|NULL|2020-01-02 03:04:05",
+            "10|c|7|NULL|2001-02-03 00:00:00",
+            "11|xy|7|NULL|2020-01-02 03:04:05",
+        ]
+    );
 }
 
 #[test]
@@ -105,11 +109,10 @@ fn on_duplicate_key_update() {
     let sql = "INSERT INTO t (id, u, k) VALUES (1, 'x', 5), (9, 'n', 6) \
                ON DUPLICATE KEY UPDATE k = k + VALUES(k), d = k * 10";
     assert_eq!(s.affected(sql), 3);
-    assert_eq!(s.planned("SELECT id, u, k, d FROM t ORDER BY id"), [
-        "1|a|6|60.00",
-        "2|b|2|NULL",
-        "9|n|6|NULL",
-    ]);
+    assert_eq!(
+        s.planned("SELECT id, u, k, d FROM t ORDER BY id"),
+        ["1|a|6|60.00", "2|b|2|NULL", "9|n|6|NULL",]
+    );
     // Nothing changes: 0, or 1 with CLIENT_FOUND_ROWS.
     let same = "INSERT INTO t (u, k) VALUES ('b', 1) ON DUPLICATE KEY UPDATE k = 2";
     assert_eq!(s.affected(same), 0);
@@ -124,7 +127,8 @@ fn on_duplicate_key_update() {
     assert_eq!(s.affected(sql), 2);
     assert_eq!(s.planned("SELECT u, k FROM t WHERE id = 2"), ["bqr|11"]);
     // The id of the row that was there.
-    let sql = "INSERT INTO t (u) VALUES ('a') ON DUPLICATE KEY UPDATE id = LAST_INSERT_ID(id), k = 0";
+    let sql =
+        "INSERT INTO t (u) VALUES ('a') ON DUPLICATE KEY UPDATE id = LAST_INSERT_ID(id), k = 0";
     assert_eq!(s.run(sql).expect("updated").last_insert_id, 1);
     assert_eq!(s.facts.last_insert_id, 1);
     let text = "Duplicate entry 'n' for key 't.u'".to_owned();
@@ -138,8 +142,11 @@ fn on_duplicate_key_update() {
 #[test]
 fn rows_of_a_query() {
     let mut s = Server::new(vec![table_t(), table_h()]);
-    s.affected("INSERT INTO t (id, u, k, d) VALUES (1, 'a', 1, 1.5), (2, 'b', 2, 2.25), (3, 'c', 3, NULL)");
-    let done = s.run("INSERT INTO h (b, a, c) SELECT u, id, d FROM t WHERE k > 1").expect("inserted");
+    s.affected(
+        "INSERT INTO t (id, u, k, d) VALUES (1, 'a', 1, 1.5), (2, 'b', 2, 2.25), (3, 'c', 3, NULL)",
+    );
+    let done =
+        s.run("INSERT INTO h (b, a, c) SELECT u, id, d FROM t WHERE k > 1").expect("inserted");
     assert_eq!(done.info, "Records: 2  Duplicates: 0  Warnings: 0");
     assert_eq!(s.planned("SELECT * FROM h ORDER BY a"), ["2|b|2.25", "3|c|NULL"]);
     // A table into itself.
@@ -155,7 +162,9 @@ fn rows_of_a_query() {
 fn timestamps_keep_their_moment_in_other_zones() {
     let mut s = Server::new(vec![table_t()]);
     s.variables.set("time_zone", Some(Datum::Text("+02:00".into())), false).expect("a zone");
-    s.affected("INSERT INTO t (id, ts) VALUES (1, '2020-06-01 12:00:00'), (2, DEFAULT), (3, NOW())");
+    s.affected(
+        "INSERT INTO t (id, ts) VALUES (1, '2020-06-01 12:00:00'), (2, DEFAULT), (3, NOW())",
+    );
     let shown = ["1|2020-06-01 12:00:00", "2|2020-01-02 05:04:05", "3|2020-01-02 05:04:05"];
     assert_eq!(s.planned("SELECT id, ts FROM t ORDER BY id"), shown);
     assert_eq!(s.point("SELECT id, ts FROM t WHERE id IN (3, 1, 2)").expect("a point read"), shown);

@@ -28,7 +28,6 @@ fn point_reads_answer_as_plans_do() {
         "SELECT id FROM t WHERE id >= 2 AND id < 4 AND k > 5",
         "SELECT id FROM t WHERE id > 4 AND id < 2",
         "SELECT id FROM t WHERE id BETWEEN 1 AND 4 LIMIT 2",
-        "SELECT id FROM t WHERE id BETWEEN 1 AND 4 LIMIT 1, 2",
         "SELECT id FROM t WHERE u = 'd'",
         "SELECT id FROM t WHERE u = 'nothing'",
         "SELECT id FROM t WHERE u = 'd' AND (k = 1 OR d IS NOT NULL)",
@@ -43,6 +42,20 @@ fn point_reads_answer_as_plans_do() {
         s.begin();
         assert_eq!(s.point(sql).expect("a point read"), planned, "{sql}");
         s.open = None;
+    }
+}
+
+#[test]
+fn limits_and_offsets_count_rows_that_qualify() {
+    let mut s = filled();
+    for (sql, expected) in [
+        ("SELECT id FROM t WHERE id BETWEEN -9 AND 4 LIMIT 1, 2", &["1", "2"][..]),
+        ("SELECT id FROM t WHERE id BETWEEN 1 AND 4 AND k > 10 LIMIT 1 OFFSET 1", &["3"]),
+        ("SELECT id FROM t WHERE id = 1 LIMIT 1 OFFSET 1", &[]),
+        ("SELECT id FROM t WHERE id = 1 LIMIT 0", &[]),
+        ("SELECT id FROM t WHERE id IN (1, 2) LIMIT 18446744073709551615 OFFSET 1", &["2"]),
+    ] {
+        assert_eq!(s.point(sql).expect("a point read"), expected, "{sql}");
     }
 }
 
@@ -88,6 +101,29 @@ fn for_update_makes_the_second_writer_fail() {
     s.affected("UPDATE t SET k = 11 WHERE id = 1");
     s.open = own;
     assert_eq!(s.commit().expect_err("a conflict").code, 9007);
+}
+
+#[test]
+fn rows_of_any_plain_query_can_be_locked() {
+    for (sql, changed, conflict) in [
+        ("SELECT * FROM t WHERE k = 30 FOR UPDATE", "id = 3", true),
+        ("SELECT * FROM t WHERE k = 30 FOR UPDATE", "id = 2", false),
+        ("SELECT * FROM t ORDER BY k DESC, id LIMIT 1 FOR UPDATE", "id = 3", true),
+        ("SELECT * FROM t ORDER BY k DESC, id LIMIT 1 FOR UPDATE", "id = 4", false),
+        ("SELECT t.k FROM t JOIN h ON h.a = t.id FOR UPDATE OF h", "id = 1", false),
+        ("SELECT t.k FROM t JOIN h ON h.a = t.id FOR UPDATE", "id = 1", true),
+    ] {
+        let mut s = filled();
+        s.begin();
+        let parsed = parse(sql, 0, s.variables.sql_mode()).expect("parses");
+        let Stmt::Query(query) = &parsed.stmt else { panic!("{sql}: no query") };
+        assert!(asks_for_locks(query));
+        lock_rows(&mut s.context(&parsed.hints, None), query).expect("locked");
+        let own = s.open.take();
+        s.affected(&format!("UPDATE t SET d = 99 WHERE {changed}"));
+        s.open = own;
+        assert_eq!(s.commit().is_err(), conflict, "{sql}: {changed}");
+    }
 }
 
 #[test]
