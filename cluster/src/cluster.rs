@@ -3,23 +3,23 @@
 
 use crate::config::Config;
 use crate::network::Network;
-use crate::nodes::{self, Error, Node, Shared};
+use crate::nodes::{self, Content, Error, Memory, Node, Shared};
 use crate::placement::{Member, Members, PlacementDriver};
 use crate::replicas::Replicas;
 use crate::schemas::CatalogSchemas;
 use crate::status;
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
 use damask_env::{Clock, Disk, RealClock};
-use damask_kv::Engine;
+use damask_pd::{Locate, Pd, Persist, Placement, RegionCache, SplitIds, StoreInfo, StoreKind};
+use damask_raftstore::{ReplicaStatus, SplitChild};
 use damask_sql_lite::Doorman;
 use damask_sql_lite::protocol::{Server, ServerConfig};
-use damask_pd::{Locate, Pd, Persist, Placement, RegionCache, StoreInfo, StoreKind};
 use damask_tso::{BatchingOracle, LocalOracle, Oracle};
 use damask_txn::{Client, Service, Services};
 use damask_types::{
     Epoch, KeyLock, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Timestamp,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,9 @@ const FIRST_IDS: u64 = 10;
 const PD_STATE: &str = "state";
 /// Until the first region has a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(30);
-/// Between two looks for it.
+/// Until a split that was asked for is applied.
+const SPLIT_WAIT: Duration = Duration::from_secs(10);
+/// Between two looks for the first region's leader.
 const LEADER_POLL: Duration = Duration::from_millis(2);
 
 /// Parts that other parts look things up in.
@@ -86,8 +88,6 @@ pub struct Cluster {
     client: Client,
     schemas: Arc<CatalogSchemas>,
     nodes: HashMap<StoreId, Node>,
-    /// Memory engines outlive their node, so that a stopped store can start again.
-    engines: HashMap<StoreId, Arc<dyn Engine>>,
     placement: PlacementDriver,
     database: Arc<damask_sql_lite::Database>,
     mysql: Option<Server>,
@@ -120,7 +120,9 @@ impl Cluster {
         let pd = Arc::new(open_pd(&config, clock.as_ref())?);
         let placement = PlacementDriver::start(pd.clone(), members.clone());
         let announce = placement.announce();
-        let shared = Arc::new(Shared { config, clock, network, announce: announce.clone() });
+        let memory = Memory::default();
+        let shared =
+            Arc::new(Shared { config, clock, network, announce: announce.clone(), memory });
         let oracle = open_oracle(&shared)?;
         progress("placement driver and timestamp oracle");
 
@@ -155,6 +157,7 @@ impl Cluster {
             pd: pd.clone(),
             announce,
             stores: shared.config.columns as u32,
+            complete: Mutex::default(),
         });
 
         for id in row_stores(&shared.config) {
@@ -162,13 +165,9 @@ impl Cluster {
         }
         let first = first_region(&pd, shared.config.stores)?;
         let mut nodes = HashMap::new();
-        let mut engines = HashMap::new();
-        for id in row_stores(&shared.config) {
-            let engine = memory_engine(&shared.config);
-            if let Some(engine) = &engine {
-                engines.insert(id, engine.clone());
-            }
-            let node = nodes::start_rows(&shared, id, engine, Some(first.clone()))?;
+        // The first voter asks for votes as soon as it runs: the others run before it.
+        for id in row_stores(&shared.config).rev() {
+            let node = nodes::start_rows(&shared, id, Some(first.clone()))?;
             attach(&parts, &node);
             nodes.insert(id, node);
             progress(&format!("row store {id}"));
@@ -210,7 +209,6 @@ impl Cluster {
             client,
             schemas,
             nodes,
-            engines,
             placement,
             database,
             mysql,
@@ -249,6 +247,37 @@ impl Cluster {
         &self.shared.network
     }
 
+    /// What a running store keeps.
+    pub fn content(&self, id: StoreId) -> Option<Content> {
+        self.nodes.get(&id).map(|node| node.content.clone())
+    }
+
+    /// What a running store says of its replicas.
+    pub fn replicas(&self, id: StoreId) -> Vec<ReplicaStatus> {
+        self.nodes.get(&id).map_or_else(Vec::new, |node| node.member.handle.replicas())
+    }
+
+    /// Splits the region that holds `key` there, as the placement driver asks for.
+    ///
+    /// # Errors
+    /// If the region has changed, has no leader now, or starts with the key.
+    pub fn split(&self, key: &[u8]) -> Result<(), Error> {
+        let route = self.pd().route(key).ok_or("the key's region is not known")?;
+        let leader = route.leader.ok_or("the region has no leader")?;
+        let node = self.nodes.get(&leader.store).ok_or("the leader's store has stopped")?;
+        let ids = self.pd().ask_split(&route.region, 1)?;
+        let child = |ids: SplitIds| SplitChild { region: ids.region, peers: ids.peers };
+        let children = ids.into_iter().map(child).collect();
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        let done = Box::new(move |result| {
+            sender.send(result).ok();
+        });
+        let (region, epoch) = (route.region.id, route.region.epoch);
+        node.member.handle.split(region, epoch, vec![key.to_vec()], children, done);
+        answer.recv_timeout(SPLIT_WAIT).map_err(|_| "the split was not answered")??;
+        Ok(())
+    }
+
     /// Stops one store, as if its process had ended; `start_store` brings it back.
     pub fn stop_store(&mut self, id: StoreId) {
         self.parts.members.write().remove(&id);
@@ -259,12 +288,12 @@ impl Cluster {
         }
     }
 
-    /// Starts a stopped store again, with its data. In memory only row stores keep any.
+    /// Starts a stopped store again, with its data.
     pub fn start_store(&mut self, id: StoreId) -> Result<(), Error> {
         let node = if id.0 >= FIRST_COLUMN_STORE {
             nodes::start_columns(&self.shared, id, self.schemas.clone())?
         } else {
-            nodes::start_rows(&self.shared, id, self.engines.get(&id).cloned(), None)?
+            nodes::start_rows(&self.shared, id, None)?
         };
         attach(&self.parts, &node);
         self.nodes.insert(id, node);
@@ -298,7 +327,7 @@ impl Drop for Cluster {
     }
 }
 
-fn row_stores(config: &Config) -> impl Iterator<Item = StoreId> + use<> {
+fn row_stores(config: &Config) -> impl DoubleEndedIterator<Item = StoreId> + use<> {
     (1..=config.stores as u64).map(StoreId)
 }
 
@@ -306,16 +335,14 @@ fn column_stores(config: &Config) -> impl Iterator<Item = StoreId> + use<> {
     (FIRST_COLUMN_STORE..FIRST_COLUMN_STORE + config.columns as u64).map(StoreId)
 }
 
-fn memory_engine(config: &Config) -> Option<Arc<dyn Engine>> {
-    config.data.is_none().then(|| Arc::new(damask_kv::MemoryEngine::new()) as Arc<dyn Engine>)
-}
-
 fn listen(addr: SocketAddr) -> Result<std::net::TcpListener, Error> {
     std::net::TcpListener::bind(addr).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            format!("port {} of {} is in use: choose another, or stop what uses it", addr.port(), addr.ip())
-                .into()
-        }
+        std::io::ErrorKind::AddrInUse => format!(
+            "port {} of {} is in use: choose another, or stop what uses it",
+            addr.port(),
+            addr.ip()
+        )
+        .into(),
         _ => format!("cannot listen on {addr}: {e}").into(),
     })
 }
@@ -350,11 +377,8 @@ fn open_oracle(shared: &Shared) -> Result<Arc<dyn Oracle>, Error> {
 /// starts, makes the same one if it is empty.
 fn first_region(pd: &Pd, stores: usize) -> Result<Region, Error> {
     let voters = if stores >= 3 { 3 } else { 1 };
-    let peers = (1..=voters).map(|n| Peer {
-        id: PeerId(n),
-        store: StoreId(n),
-        role: PeerRole::Voter,
-    });
+    let peers =
+        (1..=voters).map(|n| Peer { id: PeerId(n), store: StoreId(n), role: PeerRole::Voter });
     let region = Region {
         id: RegionId(1),
         range: KeyRange::all(),
@@ -409,4 +433,3 @@ fn serve_status(
     });
     Ok(addr)
 }
-

@@ -120,7 +120,9 @@ impl Config {
             return Err(format!("columns = {}: 0 to 4 are possible", self.columns));
         }
         if self.raft.tick_ms == 0 || self.raft.election_ticks <= self.raft.heartbeat_ticks {
-            return Err("raft: tick_ms must be above 0, election_ticks above heartbeat_ticks".into());
+            return Err(
+                "raft: tick_ms must be above 0, election_ticks above heartbeat_ticks".into()
+            );
         }
         if self.kv.engine == EngineName::Rocksdb && !cfg!(feature = "rocksdb") {
             return Err("this build has no RocksDB (it was built with --light): use fjall".into());

@@ -27,7 +27,11 @@ impl Network {
     /// Cuts a store off in both directions, or heals it: a fault for tests.
     pub fn set_cut(&self, id: StoreId, cut: bool) {
         let mut set = self.cut.write();
-        if cut { set.insert(id) } else { set.remove(&id) };
+        if cut {
+            set.insert(id)
+        } else {
+            set.remove(&id)
+        };
     }
 
     /// Is this store cut off?

@@ -6,7 +6,7 @@ use crate::placement::{Announce, Member};
 use damask_coprocessor::{ColumnEndpoint, Endpoint, RowEndpoint};
 use damask_deltatree::{ColumnStore, DeltaTree};
 use damask_env::{Clock, Disk, MemoryDisk, RealDisk, Task, spawn};
-use damask_kv::{Engine, EngineConfig};
+use damask_kv::{Engine, EngineConfig, MemoryEngine};
 use damask_learner::{ColumnMachine, LearnerRead, SchemaSource};
 use damask_raftstore::{
     FileLogConfig, FileLogStore, LogStore, MemoryLogStore, RowMachine, StateMachine, Store,
@@ -14,6 +14,8 @@ use damask_raftstore::{
 };
 use damask_txn::{Service, TxnServer};
 use damask_types::{Region, StoreId, Timestamp};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,17 @@ pub struct Shared {
     pub network: Arc<Network>,
     /// Where stores announce changes.
     pub announce: Announce,
+    /// What takes the place of the data folder when there is none.
+    pub memory: Memory,
+}
+
+/// Disks, logs and engines in memory, by the name of their part. They outlive their node, so that a
+/// store which stopped finds what it had acknowledged.
+#[derive(Default)]
+pub struct Memory {
+    disks: Mutex<HashMap<String, Arc<MemoryDisk>>>,
+    logs: Mutex<HashMap<String, Arc<MemoryLogStore>>>,
+    engines: Mutex<HashMap<StoreId, Arc<MemoryEngine>>>,
 }
 
 impl Shared {
@@ -50,16 +63,26 @@ impl Shared {
     pub fn disk(&self, name: &str) -> Result<Arc<dyn Disk>, Error> {
         Ok(match self.folder(name) {
             Some(folder) => Arc::new(RealDisk::open(folder)?),
-            None => Arc::new(MemoryDisk::new()),
+            None => self.memory.disks.lock().entry(name.to_owned()).or_default().clone(),
         })
     }
 
     fn log(&self, name: &str) -> Result<Arc<dyn LogStore>, Error> {
         Ok(match self.config.data {
             Some(_) => {
-                Arc::new(FileLogStore::open(self.disk(name)?, "log", FileLogConfig::default())?)
+                Arc::new(FileLogStore::open(self.disk(name)?, "raft", FileLogConfig::default())?)
             }
-            None => Arc::new(MemoryLogStore::new()),
+            None => self.memory.logs.lock().entry(name.to_owned()).or_default().clone(),
+        })
+    }
+
+    fn engine(&self, id: StoreId) -> Result<Arc<dyn Engine>, Error> {
+        Ok(match self.folder(&format!("rows-{id}/engine")) {
+            Some(folder) => {
+                let kind = self.config.kv.engine.kind();
+                damask_kv::open(kind, &folder, &EngineConfig::default())?
+            }
+            None => self.memory.engines.lock().entry(id).or_default().clone(),
         })
     }
 
@@ -77,17 +100,27 @@ impl Shared {
         options.config.core.raft.heartbeat_ticks = self.config.raft.heartbeat_ticks;
         options.bootstrap = bootstrap;
         options.on_change = Some(Arc::new(move |status| announce.changed(id, status)));
-        let transport = self.network.clone();
-        let store = Store::start(options, log, machine, transport, self.clock.clone())?;
-        self.network.attach(id, store.handle());
-        Ok(store)
+        let network = self.network.clone();
+        options.on_open = Some(Box::new(move |handle| network.attach(id, handle)));
+        Ok(Store::start(options, log, machine, self.network.clone(), self.clock.clone())?)
     }
+}
+
+/// What a store keeps, to look at.
+#[derive(Clone)]
+pub enum Content {
+    /// A row store's engine.
+    Rows(Arc<dyn Engine>),
+    /// A column store's columns.
+    Columns(Arc<dyn ColumnStore>),
 }
 
 /// A node of either kind, running.
 pub struct Node {
     /// Which one.
     pub id: StoreId,
+    /// What it keeps.
+    pub content: Content,
     /// For placement.
     pub member: Member,
     /// Transactions: row stores only.
@@ -127,19 +160,8 @@ impl Drop for Node {
 }
 
 /// Starts a row store. `bootstrap`: the first region, made if the store is empty.
-pub fn start_rows(
-    shared: &Shared,
-    id: StoreId,
-    engine: Option<Arc<dyn Engine>>,
-    bootstrap: Option<Region>,
-) -> Result<Node, Error> {
-    let engine = match (engine, shared.folder(&format!("rows-{id}/engine"))) {
-        (Some(engine), _) => engine,
-        (None, Some(folder)) => {
-            damask_kv::open(shared.config.kv.engine.kind(), &folder, &EngineConfig::default())?
-        }
-        (None, None) => Arc::new(damask_kv::MemoryEngine::new()),
-    };
+pub fn start_rows(shared: &Shared, id: StoreId, bootstrap: Option<Region>) -> Result<Node, Error> {
+    let engine = shared.engine(id)?;
     let machine = Arc::new(RowMachine::new(engine.clone()));
     let log = shared.log(&format!("rows-{id}"))?;
     let store = shared.start(id, log, machine.clone(), bootstrap)?;
@@ -147,11 +169,12 @@ pub fn start_rows(
     let service = Arc::new(TxnServer::new(handle.clone(), engine.clone()));
     let reader = handle.clone();
     let endpoint = RowEndpoint::new(
-        engine,
+        engine.clone(),
         Box::new(move |region, epoch, done| reader.read_index(region, epoch, done)),
     );
     Ok(Node {
         id,
+        content: Content::Rows(engine),
         member: Member { handle, machine },
         service: Some(service),
         endpoint: Arc::new(endpoint),
@@ -178,6 +201,7 @@ pub fn start_columns(
     let endpoint = ColumnEndpoint::new(read);
     Ok(Node {
         id,
+        content: Content::Columns(columns.clone()),
         member: Member { handle, machine },
         service: None,
         endpoint: Arc::new(endpoint),

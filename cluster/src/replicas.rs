@@ -7,6 +7,8 @@ use damask_sql_lite::database::ColumnReplicas;
 use damask_sql_lite::query::{TableFacts, TableSize};
 use damask_types::key::row_range;
 use damask_types::{KeyRange, TableSchema};
+use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Bytes that a row takes with its key, about.
@@ -15,6 +17,9 @@ const ROW_BYTES: f64 = 100.0;
 const ROWS_UNKNOWN: f64 = 1000.0;
 
 /// Column replicas by rule; sizes by report.
+///
+/// A table whose replicas have all caught up once stays available (TiDB's AVAILABLE) until its rule
+/// changes or a region has no replica: a learner that falls behind is waited for by its readers.
 pub struct Replicas {
     /// Placement.
     pub pd: Arc<Pd>,
@@ -22,6 +27,24 @@ pub struct Replicas {
     pub announce: Announce,
     /// Column stores of this cluster.
     pub stores: u32,
+    /// Starts of the ranges that were complete once.
+    pub complete: Mutex<HashSet<Vec<u8>>>,
+}
+
+impl Replicas {
+    fn is_available(&self, range: &KeyRange) -> bool {
+        if self.pd.column_progress(range).is_complete() {
+            self.complete.lock().insert(range.start.clone());
+            return true;
+        }
+        self.complete.lock().contains(&range.start) && self.every_region_learns(range)
+    }
+
+    fn every_region_learns(&self, range: &KeyRange) -> bool {
+        let regions = self.pd.regions();
+        let mut inside = regions.iter().filter(|r| r.region.range.intersect(range).is_some());
+        inside.all(|r| r.region.learners().next().is_some())
+    }
 }
 
 impl ColumnReplicas for Replicas {
@@ -33,6 +56,7 @@ impl ColumnReplicas for Replicas {
                 self.stores
             ));
         }
+        self.complete.lock().remove(&range.start);
         let rule = ColumnRule { range, replicas };
         self.pd.set_column_rule(rule).map_err(|e| e.to_string())?;
         self.announce.hurry();
@@ -40,6 +64,7 @@ impl ColumnReplicas for Replicas {
     }
 
     fn remove(&self, range: &KeyRange) -> Result<(), String> {
+        self.complete.lock().remove(&range.start);
         self.pd.remove_column_rule(range).map_err(|e| e.to_string())?;
         self.announce.hurry();
         Ok(())
@@ -47,7 +72,8 @@ impl ColumnReplicas for Replicas {
 
     fn progress(&self, range: &KeyRange) -> (u32, u32) {
         let progress = self.pd.column_progress(range);
-        (progress.ready as u32, progress.wanted as u32)
+        let ready = if self.is_available(range) { progress.wanted } else { progress.ready };
+        (ready as u32, progress.wanted as u32)
     }
 }
 
@@ -67,6 +93,6 @@ impl TableFacts for Replicas {
     }
 
     fn columns_ready(&self, table: &TableSchema) -> bool {
-        table.column_replicas > 0 && self.pd.column_progress(&row_range(table.id)).is_complete()
+        table.column_replicas > 0 && self.is_available(&row_range(table.id))
     }
 }

@@ -54,10 +54,11 @@ async fn metrics(State(parts): State<Arc<Parts>>) -> String {
         }
     };
     let regions = parts.pd.regions();
-    gauge("regions", "Regions known to the placement driver.", vec![(
-        String::new(),
-        regions.len() as f64,
-    )]);
+    gauge(
+        "regions",
+        "Regions known to the placement driver.",
+        vec![(String::new(), regions.len() as f64)],
+    );
     let bytes = regions.iter().map(|r| r.bytes as f64).sum();
     gauge("row_bytes", "Rough bytes of all regions' rows.", vec![(String::new(), bytes)]);
     let mut leaders = Vec::new();

@@ -165,7 +165,8 @@ fn unsafe_code_is_in_named_files_with_reasons() {
     }
     let problems = found.into_iter().filter_map(|(name, reasoned)| {
         let listed = allowed.contains(&name.as_str()) || name.starts_with("deltatree/src/tree/");
-        (!listed || !reasoned).then(|| format!("{name}: unsafe code, listed {listed}, reasoned {reasoned}"))
+        (!listed || !reasoned)
+            .then(|| format!("{name}: unsafe code, listed {listed}, reasoned {reasoned}"))
     });
     check(problems.collect());
 }

@@ -25,9 +25,8 @@ pub struct ColumnEndpoint {
 impl ColumnEndpoint {
     /// Reads what a learner applies.
     pub fn new(learner: LearnerRead) -> ColumnEndpoint {
-        let view = move |region, epoch, ranges: &[KeyRange], ts| {
-            learner.view(region, epoch, ranges, ts)
-        };
+        let view =
+            move |region, epoch, ranges: &[KeyRange], ts| learner.view(region, epoch, ranges, ts);
         ColumnEndpoint { view: Box::new(view) }
     }
 

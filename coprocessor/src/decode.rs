@@ -5,8 +5,8 @@ use crate::spec::ScanColumn;
 use arrow::array::*;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use damask_types::codec::{DecodeError, Result};
-use damask_types::row::{Cell, RowView, decode_value, value_decimal, value_f64, value_i64};
 use damask_types::row::value_u64;
+use damask_types::row::{Cell, RowView, decode_value, value_decimal, value_f64, value_i64};
 use damask_types::{ColumnType, Datum, Decimal, TableSchema};
 use std::sync::Arc;
 
@@ -83,7 +83,9 @@ impl ColumnBuilder {
             ColumnBuilder::Int(b) => b.append_value(value_i64(v)?),
             ColumnBuilder::UInt(b) => b.append_value(value_u64(v)?),
             ColumnBuilder::Double(b) => b.append_value(value_f64(v)?),
-            ColumnBuilder::Decimal(b, scale) => b.append_value(at_scale(value_decimal(v)?, *scale)?),
+            ColumnBuilder::Decimal(b, scale) => {
+                b.append_value(at_scale(value_decimal(v)?, *scale)?)
+            }
             ColumnBuilder::Text(b) => {
                 let text = std::str::from_utf8(v);
                 b.append_value(text.map_err(|_| DecodeError("text is not UTF-8"))?);

@@ -1,8 +1,8 @@
 //! The double read of an index path: handles come from index entries, rows from point reads,
 //! batch by batch. It must never assume that a handle's row is in the index entry's region.
 
-use crate::scan::{ScanPlan, Sieve, sift, to_datafusion};
 use crate::dispatch::DispatchError;
+use crate::scan::{ScanPlan, Sieve, sift, to_datafusion};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int64Type, SchemaRef};

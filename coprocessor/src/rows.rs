@@ -255,7 +255,9 @@ impl RowPart {
             drop(scan);
             if finished {
                 done += 1;
-            } else if let Some((key, _)) = self.block.len().checked_sub(1).map(|i| self.block.get(i)) {
+            } else if let Some((key, _)) =
+                self.block.len().checked_sub(1).map(|i| self.block.get(i))
+            {
                 self.ranges[done].start = KeyRange::point(key).end;
             }
         }

@@ -155,9 +155,9 @@ impl Endpoint for MemoryEndpoint {
             let piece = batch.slice(from, size.min(batch.num_rows() - from));
             let step = spec.batch_rows.max(1);
             let starts = (0..piece.num_rows()).step_by(step).collect::<Vec<_>>();
-            let slices = starts.into_iter().map(move |at| {
-                Ok(piece.slice(at, step.min(piece.num_rows() - at)))
-            });
+            let slices = starts
+                .into_iter()
+                .map(move |at| Ok(piece.slice(at, step.min(piece.num_rows() - at))));
             Box::new(slices)
         };
         Ok(pieces.map(part).collect())
@@ -180,9 +180,10 @@ fn answer(
         let source = match column {
             ScanColumn::Handle => handles.clone(),
             ScanColumn::Column(id) => {
-                let at = spec.table.position(*id).ok_or_else(|| {
-                    EndpointError::storage(ErrorKind::Invalid, "no such column")
-                })?;
+                let at = spec
+                    .table
+                    .position(*id)
+                    .ok_or_else(|| EndpointError::storage(ErrorKind::Invalid, "no such column"))?;
                 batch.column(at).clone()
             }
         };
@@ -222,19 +223,13 @@ impl ResolveLocks for Resolved {
 ///
 /// # Panics
 /// With the first promise that is broken.
-pub fn suite(
-    endpoint: &dyn Endpoint,
-    context: RegionContext,
-    spec: &ScanSpec,
-    rows: i64,
-) {
+pub fn suite(endpoint: &dyn Endpoint, context: RegionContext, spec: &ScanSpec, rows: i64) {
     let table = spec.table.id;
     let read = |ranges: &[KeyRange], spec: ScanSpec| -> Vec<i64> {
         let parts = endpoint.open(context, ranges, &Arc::new(spec)).expect("opens");
         let batches = parts.into_iter().flatten().map(|batch| batch.expect("reads"));
-        let handles = batches.flat_map(|b| {
-            b.column(0).as_primitive::<Int64Type>().values().to_vec()
-        });
+        let handles =
+            batches.flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec());
         let mut handles: Vec<i64> = handles.collect();
         handles.sort_unstable();
         handles
@@ -261,11 +256,8 @@ pub fn suite(
         let rows: usize = part.map(|b| b.expect("reads").num_rows()).sum();
         assert!(rows <= 2, "a part ends at the limit");
     }
-    let counted = ScanSpec {
-        columns: Vec::new(),
-        schema: Arc::new(Schema::empty()),
-        ..only_handle.clone()
-    };
+    let counted =
+        ScanSpec { columns: Vec::new(), schema: Arc::new(Schema::empty()), ..only_handle.clone() };
     let parts = endpoint.open(context, &all, &Arc::new(counted)).expect("opens");
     let found: usize = parts.into_iter().flatten().map(|b| b.expect("counts").num_rows()).sum();
     assert_eq!(found as i64, rows, "without columns there is a count");

@@ -9,12 +9,12 @@ use damask_env::RealClock;
 use damask_kv::{Cf, Engine, MemoryEngine, WriteBatch};
 use damask_learner::ColumnView;
 use damask_raftstore::{Applied, Error as RegionError, ReadPermit};
+use damask_types::Datum;
 use damask_types::codec::{encode_key, encode_key_ts};
 use damask_types::key::{handle_range, index_key, row_key, row_range};
 use damask_types::row::encode_row;
 use damask_types::schema::{IndexState, IntWidth};
 use damask_types::*;
-use damask_types::Datum;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use std::collections::HashMap;
@@ -239,10 +239,8 @@ fn wide_row_ranges_split_into_parts_without_loss() {
 #[test]
 fn index_entries_give_columns_and_handles() {
     let endpoint = row_endpoint(engine(50));
-    let fields = vec![
-        Field::new("v", DataType::Int64, true),
-        Field::new("handle", DataType::Int64, false),
-    ];
+    let fields =
+        vec![Field::new("v", DataType::Int64, true), Field::new("handle", DataType::Int64, false)];
     let spec = Arc::new(ScanSpec {
         source: Source::Index(IndexId(1)),
         columns: vec![ScanColumn::Column(ColumnId(2)), ScanColumn::Handle],

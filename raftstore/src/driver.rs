@@ -81,6 +81,8 @@ impl StoreConfig {
 
 /// Called on the raft thread when a leader appears or a description changes; must not block.
 pub type OnChange = Arc<dyn Fn(ReplicaStatus) + Send + Sync>;
+/// Called once with the store's handle, before its first message leaves.
+pub type OnOpen = Box<dyn FnOnce(StoreHandle) + Send>;
 
 /// What a store is started with.
 pub struct StoreOptions {
@@ -92,12 +94,15 @@ pub struct StoreOptions {
     pub bootstrap: Option<Region>,
     /// Who wants to know of changes.
     pub on_change: Option<OnChange>,
+    /// Who makes the store reachable, so that the answers to its first messages find it.
+    pub on_open: Option<OnOpen>,
 }
 
 impl StoreOptions {
     /// With nothing but an id.
     pub fn new(id: StoreId) -> StoreOptions {
-        StoreOptions { id, config: StoreConfig::default(), bootstrap: None, on_change: None }
+        let config = StoreConfig::default();
+        StoreOptions { id, config, bootstrap: None, on_change: None, on_open: None }
     }
 }
 
@@ -152,7 +157,7 @@ impl Store {
         transport: Arc<dyn Transport>,
         clock: Arc<dyn Clock>,
     ) -> Result<Store> {
-        let StoreOptions { id, config, bootstrap, on_change } = options;
+        let StoreOptions { id, config, bootstrap, on_change, on_open } = options;
         config.validate()?;
         let mut states = machine.recover()?;
         if let Some(region) = bootstrap.filter(|_| states.is_empty()) {
@@ -173,6 +178,10 @@ impl Store {
             statuses: RwLock::default(),
             failed: Mutex::default(),
         });
+        let handle = StoreHandle { shared: shared.clone() };
+        if let Some(on_open) = on_open {
+            on_open(handle.clone());
+        }
         let (writer, writes) = unbounded();
         let (apply, tasks) = unbounded();
         let (maintenance, works) = crossbeam_channel::bounded(1);
@@ -213,7 +222,7 @@ impl Store {
                 Box::new(move || maintain_loop(&works, machine.as_ref(), log.as_ref(), &inbox))
             }),
         ];
-        Ok(Store { handle: StoreHandle { shared }, tasks })
+        Ok(Store { handle, tasks })
     }
 
     /// How requests get in.

@@ -49,7 +49,7 @@ pub mod row_machine;
 pub mod testing;
 
 pub use apply::INITIAL;
-pub use driver::{OnChange, Store, StoreConfig, StoreHandle, StoreOptions};
+pub use driver::{OnChange, OnOpen, Store, StoreConfig, StoreHandle, StoreOptions};
 pub use error::{Error, Result};
 pub use file_log::{FileLogConfig, FileLogStore};
 pub use group::RaftConfig;

@@ -266,10 +266,11 @@ impl StoreCore {
         if is_leader {
             for peer in &replica.region.peers {
                 let Some(follower) = replica.group.follower(peer.id) else { continue };
-                // After a snapshot raft-rs probes until there is an entry to send: a follower that
-                // has all that is committed is not behind, however idle its region is.
-                let behind = !follower.replicating && follower.matched < replica.group.commit();
-                if behind || !follower.active {
+                // After a snapshot raft-rs probes until there is an entry to send, and it forgets
+                // who is active at each check of its quorum: a follower that has all that is
+                // committed is not behind, however idle its region is.
+                let streaming = follower.replicating && follower.active;
+                if !streaming && follower.matched < replica.group.commit() {
                     pending.push(*peer);
                 }
                 matched.push((*peer, follower.matched));

@@ -228,13 +228,18 @@ fn commit_implies_primary(state: &State) -> bool {
 /// Two committed writers of a key do not overlap: no lost update (TLA+: WriteConsistency).
 fn no_write_overlap(state: &State) -> bool {
     state.keys.iter().all(|key| {
-        let spans: Vec<(u8, u8)> = key.records.iter().filter_map(|record| match record {
-            Record::Commit { start, commit, .. } => Some((*start, *commit)),
-            Record::Rollback { .. } => None,
-        }).collect();
-        spans.iter().enumerate().all(|(i, a)| {
-            spans[i + 1..].iter().all(|b| a.1 <= b.0 || b.1 <= a.0)
-        })
+        let spans: Vec<(u8, u8)> = key
+            .records
+            .iter()
+            .filter_map(|record| match record {
+                Record::Commit { start, commit, .. } => Some((*start, *commit)),
+                Record::Rollback { .. } => None,
+            })
+            .collect();
+        spans
+            .iter()
+            .enumerate()
+            .all(|(i, a)| spans[i + 1..].iter().all(|b| a.1 <= b.0 || b.1 <= a.0))
     })
 }
 

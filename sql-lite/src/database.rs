@@ -16,8 +16,8 @@ use crate::variables::Globals;
 use damask_coprocessor::Dispatch;
 use damask_env::Clock;
 use damask_txn::Client;
-use damask_types::key::row_range;
 use damask_types::TableId;
+use damask_types::key::row_range;
 use std::sync::Arc;
 
 /// What the SQL layer is given.

@@ -82,9 +82,7 @@ pub fn zero(ty: &ColumnType) -> Datum {
         ColumnType::Int { unsigned: true, .. } => Datum::UInt(0),
         ColumnType::Bool | ColumnType::Int { .. } => Datum::Int(0),
         ColumnType::Float | ColumnType::Double => Datum::Double(0.0),
-        ColumnType::Decimal { scale, .. } => {
-            Datum::Decimal(Decimal { unscaled: 0, scale: *scale })
-        }
+        ColumnType::Decimal { scale, .. } => Datum::Decimal(Decimal { unscaled: 0, scale: *scale }),
         ty if ty.is_text() => Datum::Text(String::new()),
         ColumnType::Binary { len } => Datum::Bytes(vec![0; *len as usize]),
         ty if ty.is_binary() => Datum::Bytes(Vec::new()),
@@ -228,7 +226,8 @@ impl Target<'_> {
             return fitted;
         }
         let instead = fitted.unwrap_or_else(|wrong| wrong.instead);
-        let none = !text.trim_start().starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
+        let none =
+            !text.trim_start().starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
         if none || text.trim().is_empty() {
             return Err(self.incorrect("integer", value, instead));
         }
@@ -322,7 +321,8 @@ impl Target<'_> {
         match value {
             Datum::Text(text) => Ok(text),
             Datum::Bytes(bytes) => String::from_utf8(bytes).map_err(|e| {
-                let shown: String = e.as_bytes().iter().take(6).map(|b| format!("\\x{b:02X}")).collect();
+                let shown: String =
+                    e.as_bytes().iter().take(6).map(|b| format!("\\x{b:02X}")).collect();
                 let lossy = String::from_utf8_lossy(e.as_bytes()).into_owned();
                 let value = Datum::Text(shown);
                 self.incorrect("string", &value, Datum::Text(lossy))
@@ -394,7 +394,11 @@ impl Target<'_> {
 
     fn datetime(&self, value: &Datum, fsp: u8) -> std::result::Result<i64, Wrong> {
         let us = round_us(self.moment(value, "datetime")?, fsp);
-        if temporal::in_range(us) { Ok(us) } else { Err(self.incorrect("datetime", value, Datum::Null)) }
+        if temporal::in_range(us) {
+            Ok(us)
+        } else {
+            Err(self.incorrect("datetime", value, Datum::Null))
+        }
     }
 
     fn timestamp(&self, value: &Datum, fsp: u8) -> Tried {

@@ -110,7 +110,10 @@ pub enum ColumnType {
 impl ColumnType {
     /// Text: values are `Datum::Text`.
     pub fn is_text(&self) -> bool {
-        matches!(self, ColumnType::Char { .. } | ColumnType::VarChar { .. } | ColumnType::Text { .. })
+        matches!(
+            self,
+            ColumnType::Char { .. } | ColumnType::VarChar { .. } | ColumnType::Text { .. }
+        )
     }
 
     /// Binary strings: values are `Datum::Bytes`.

@@ -10,7 +10,9 @@ pub const LOGICAL_BITS: u32 = 18;
 pub const LOGICAL_MAX: u64 = 1 << LOGICAL_BITS;
 
 /// A point in the cluster's time, unique and totally ordered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 

@@ -99,8 +99,11 @@ fn connect(options: &LoadTpch, database: Option<&str>) -> Result<Conn, Error> {
         .prefer_socket(false)
         .tcp_connect_timeout(Some(Duration::from_secs(5)));
     Conn::new(opts).map_err(|e| {
-        format!("no MySQL server answers at {}: {e}; start one with `damask playground`", options.mysql)
-            .into()
+        format!(
+            "no MySQL server answers at {}: {e}; start one with `damask playground`",
+            options.mysql
+        )
+        .into()
     })
 }
 
@@ -197,11 +200,7 @@ fn expected_rows(scale: f64) -> u64 {
     30 + (scaled * scale) as u64
 }
 
-fn wait_for_replicas(
-    options: &LoadTpch,
-    conn: &mut Conn,
-    clock: &dyn Clock,
-) -> Result<(), Error> {
+fn wait_for_replicas(options: &LoadTpch, conn: &mut Conn, clock: &dyn Clock) -> Result<(), Error> {
     let deadline = clock.monotonic() + REPLICA_WAIT;
     let query = format!(
         "SELECT count(*) FROM information_schema.tiflash_replica \

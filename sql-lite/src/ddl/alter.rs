@@ -197,12 +197,7 @@ impl Edit<'_, '_> {
         Ok(())
     }
 
-    fn drop_column(
-        &mut self,
-        table: &mut TableSchema,
-        name: &str,
-        if_exists: bool,
-    ) -> Result<()> {
+    fn drop_column(&mut self, table: &mut TableSchema, name: &str, if_exists: bool) -> Result<()> {
         let Some(column) = table.column(name) else {
             let message = format!("Can't DROP '{name}'; check that column/key exists");
             if if_exists {
@@ -379,8 +374,10 @@ fn rename_key(table: &mut TableSchema, old: &str, new: &str) -> Result<()> {
 
 /// Has every value of the old type the same stored form and meaning in the new one?
 fn keeps_values(old: &ColumnType, new: &ColumnType) -> bool {
-    use ColumnType::{Bool, Char, DateTime, Decimal, Double, Float, Int, Text, Time, Timestamp, VarChar};
     use ColumnType::{Blob, VarBinary};
+    use ColumnType::{
+        Bool, Char, DateTime, Decimal, Double, Float, Int, Text, Time, Timestamp, VarChar,
+    };
     match (old, new) {
         (a, b) if a == b => true,
         (Bool, Int { unsigned: false, .. }) => true,

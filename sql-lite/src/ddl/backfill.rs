@@ -84,15 +84,15 @@ fn batch(
 pub fn check_not_null(client: &Client, table: &TableSchema, columns: &[ColumnId]) -> Result<()> {
     let snapshot = client.snapshot(failure::catalog(client.timestamp())?);
     let mut range = row_range(table.id);
-    let missing_is_null = |id: &ColumnId| {
-        table.column_by_id(*id).is_some_and(|c| c.origin_default.is_none())
-    };
+    let missing_is_null =
+        |id: &ColumnId| table.column_by_id(*id).is_some_and(|c| c.origin_default.is_none());
     // Ends: each page leaves less of the range.
     loop {
         let pairs = failure::catalog(snapshot.scan(&range, BATCH, false))?;
         for (_, value) in &pairs {
-            let view = RowView::new(value)
-                .map_err(|e| Error::unknown(format!("a row of '{}' is damaged: {e}", table.name)))?;
+            let view = RowView::new(value).map_err(|e| {
+                Error::unknown(format!("a row of '{}' is damaged: {e}", table.name))
+            })?;
             let null = columns.iter().any(|id| match view.get(*id) {
                 Cell::Null => true,
                 Cell::Missing => missing_is_null(id),

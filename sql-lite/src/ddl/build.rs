@@ -100,14 +100,13 @@ pub fn column(
         comment: def.comment.clone(),
     };
     column.default = default(&column, def.default.as_ref(), now_us, offset_us)?;
-    let is_time =
-        matches!(column.ty, ColumnType::DateTime { .. } | ColumnType::Timestamp { .. });
+    let is_time = matches!(column.ty, ColumnType::DateTime { .. } | ColumnType::Timestamp { .. });
     if column.on_update_now && !is_time {
         let message = format!("Invalid ON UPDATE clause for '{}' column", column.name);
         return Err(Error { code: 1294, state: "HY000", message });
     }
-    let numeric = column.ty.is_integer()
-        || matches!(column.ty, ColumnType::Float | ColumnType::Double);
+    let numeric =
+        column.ty.is_integer() || matches!(column.ty, ColumnType::Float | ColumnType::Double);
     if column.auto_increment && !numeric {
         let message = format!("Incorrect column specifier for column '{}'", column.name);
         return Err(Error { code: 1063, state: "42000", message });
@@ -132,8 +131,7 @@ pub fn default(
     now_us: i64,
     offset_us: i64,
 ) -> Result<Option<DefaultValue>> {
-    let is_time =
-        matches!(column.ty, ColumnType::DateTime { .. } | ColumnType::Timestamp { .. });
+    let is_time = matches!(column.ty, ColumnType::DateTime { .. } | ColumnType::Timestamp { .. });
     let expr = match given {
         None => return Ok(None),
         Some(Default::Now) if is_time => return Ok(Some(DefaultValue::CurrentTimestamp)),
@@ -195,7 +193,8 @@ pub fn add_index(table: &mut TableSchema, key: &KeyDef, state: IndexState) -> Re
         return Err(Error { code: 1069, state: "42000", message });
     }
     if key.columns.len() > INDEX_COLUMNS_MAX {
-        let message = format!("Too many key parts specified; max {INDEX_COLUMNS_MAX} parts allowed");
+        let message =
+            format!("Too many key parts specified; max {INDEX_COLUMNS_MAX} parts allowed");
         return Err(Error { code: 1070, state: "42000", message });
     }
     let mut columns = Vec::with_capacity(key.columns.len());
@@ -239,8 +238,7 @@ fn index_name(table: &TableSchema, key: &KeyDef) -> Result<String> {
     }
     let first = &key.columns[0];
     let base = if first.eq_ignore_ascii_case("primary") { "primary_2" } else { first.as_str() };
-    let mut names =
-        std::iter::once(base.to_owned()).chain((2..).map(|n| format!("{base}_{n}")));
+    let mut names = std::iter::once(base.to_owned()).chain((2..).map(|n| format!("{base}_{n}")));
     Ok(names.find(|name| !taken(name)).expect("the numbers do not end"))
 }
 

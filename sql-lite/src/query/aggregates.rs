@@ -10,8 +10,8 @@ use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature,
-    Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF,
+    Signature, Volatility,
 };
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -62,8 +62,15 @@ impl AggregateUDFImpl for Exact {
         };
         let whole = matches!(
             ty,
-            D::Boolean | D::Int8 | D::Int16 | D::Int32 | D::Int64 | D::UInt8 | D::UInt16
-                | D::UInt32 | D::UInt64
+            D::Boolean
+                | D::Int8
+                | D::Int16
+                | D::Int32
+                | D::Int64
+                | D::UInt8
+                | D::UInt16
+                | D::UInt32
+                | D::UInt64
         );
         Ok(vec![match ty {
             D::UInt64 if self.is_sum => D::UInt64,

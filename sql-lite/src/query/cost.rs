@@ -44,9 +44,8 @@ pub(crate) fn column(size: TableSize, column_bytes: &[f64], rows: f64) -> f64 {
 
 /// See the module.
 pub(crate) fn index(entry_bytes: f64, rows: f64, double_read: Option<f64>) -> f64 {
-    let double = double_read.map_or(0.0, |tuple_bytes| {
-        tuple_bytes * rows * ROW_SCAN + rows * POINT_SEEK
-    });
+    let double =
+        double_read.map_or(0.0, |tuple_bytes| tuple_bytes * rows * ROW_SCAN + rows * POINT_SEEK);
     (entry_bytes * rows * ROW_SCAN + ROW_SEEK + double) / 1e3
 }
 

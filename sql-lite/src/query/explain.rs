@@ -28,10 +28,8 @@ pub(super) fn rows(ctx: &QueryContext<'_>, plan: LogicalPlan, analyze: bool) -> 
         ctx.services.runtime.block_on(collect(plan.clone(), task)).map_err(error)?;
     }
     let text = || ColumnType::VarChar { len: 16_383 };
-    let mut columns = vec![
-        ColumnMeta::expression("id", text()),
-        ColumnMeta::expression("estRows", text()),
-    ];
+    let mut columns =
+        vec![ColumnMeta::expression("id", text()), ColumnMeta::expression("estRows", text())];
     if analyze {
         columns.push(ColumnMeta::expression("actRows", text()));
         columns.push(ColumnMeta::expression("time", text()));

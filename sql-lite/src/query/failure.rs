@@ -91,7 +91,8 @@ fn plan(text: &str) -> Error {
     if text.contains("unique expression names") || text.contains("ambiguous") {
         return with(1060, "42S21", format!("Duplicate column name: {}", first_line(text)));
     }
-    if text.contains("Aggregate") && text.contains("not allowed") || text.contains("nested aggreg") {
+    if text.contains("Aggregate") && text.contains("not allowed") || text.contains("nested aggreg")
+    {
         return Error::invalid_query("Invalid use of group function");
     }
     if text.contains("same number of columns") || text.contains("different number of columns") {

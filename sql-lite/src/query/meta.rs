@@ -106,9 +106,7 @@ fn input_position(plan: &LogicalPlan, at: usize) -> Option<(&LogicalPlan, usize)
         LogicalPlan::Limit(l) => Some((&l.input, at)),
         LogicalPlan::Distinct(d) => Some((d.input(), at)),
         LogicalPlan::Repartition(r) => Some((&r.input, at)),
-        LogicalPlan::Window(w) => {
-            (at < w.input.schema().fields().len()).then_some((&*w.input, at))
-        }
+        LogicalPlan::Window(w) => (at < w.input.schema().fields().len()).then_some((&*w.input, at)),
         LogicalPlan::Aggregate(a) => through(a.group_expr.get(at)?, &a.input),
         LogicalPlan::Join(j) => {
             let left = j.left.schema().fields().len();
@@ -162,9 +160,7 @@ fn type_of(expr: &Expr, input: &LogicalPlan) -> Option<ColumnType> {
         Expr::Alias(alias) => type_of(&alias.expr, input),
         Expr::Column(column) => column_type(input, position(input, column)?),
         Expr::AggregateFunction(f) => match f.func.name() {
-            "min" | "max" | "first_value" | "last_value" => {
-                type_of(f.params.args.first()?, input)
-            }
+            "min" | "max" | "first_value" | "last_value" => type_of(f.params.args.first()?, input),
             _ => None,
         },
         Expr::Case(case) => {
@@ -177,9 +173,7 @@ fn type_of(expr: &Expr, input: &LogicalPlan) -> Option<ColumnType> {
                 Some(ColumnType::DateTime { fsp: number(f.args.get(1)) })
             }
             "__time" | "__cast_time" => Some(ColumnType::Time { fsp: number(f.args.get(1)) }),
-            "coalesce" | "greatest" | "least" => {
-                f.args.iter().find_map(|arg| type_of(arg, input))
-            }
+            "coalesce" | "greatest" | "least" => f.args.iter().find_map(|arg| type_of(arg, input)),
             "__date_add" | "__date_sub" => match (type_of(&f.args[0], input), f.args.get(2)) {
                 (_, Some(Expr::Literal(unit, _))) if unit.to_string().contains("MICRO") => {
                     Some(ColumnType::DateTime { fsp: 6 })
@@ -269,8 +263,7 @@ pub(crate) fn columns(plan: &LogicalPlan, items: &[Item]) -> Vec<ColumnMeta> {
             meta.table.clone_from(&found.alias);
             meta.org_table.clone_from(&table.name);
             meta.org_name.clone_from(&column.name);
-            meta.primary_key =
-                table.handle_column == Some(column.id) || keys().any(|i| i.primary);
+            meta.primary_key = table.handle_column == Some(column.id) || keys().any(|i| i.primary);
             meta.unique_key = keys().any(|i| i.unique && !i.primary && i.columns.len() == 1);
             meta.auto_increment = column.auto_increment;
         }

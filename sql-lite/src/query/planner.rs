@@ -99,9 +99,7 @@ impl<'a> Names<'a> {
 
     fn find(&self, database: &str, name: &str) -> Result<Arc<dyn TableSource>> {
         let context = self.context;
-        let missing = || {
-            Error::no_such_table(format!("Table '{database}.{name}' doesn't exist"))
-        };
+        let missing = || Error::no_such_table(format!("Table '{database}.{name}' doesn't exist"));
         if is_system(database) {
             let (columns, rows) = context.system.table(database, name).ok_or_else(missing)?;
             return Ok(provider_as_source(Arc::new(memory_table(&columns, rows)?)));
@@ -110,15 +108,10 @@ impl<'a> Names<'a> {
             return Err(Error::unknown_database(format!("Unknown database '{database}'")));
         }
         let table = context.catalog.table(database, name).ok_or_else(missing)?;
-        let dirty = context.txn.is_some_and(|txn| {
-            txn.buffered(&damask_types::key::row_range(table.id)).next().is_some()
-        });
-        // Without a handle column, own writes are told apart by the hidden one.
-        let with_handle = self.found.handle || (dirty && table.handle_column.is_none());
-        let schema = schema_of(&table, with_handle);
+        let full = schema_of(&table, true);
         let own = match context.txn {
-            Some(txn) if dirty => overlay(txn, &table, &schema)?,
-            _ => None,
+            Some(txn) => overlay(txn, &table, &full)?,
+            None => None,
         };
         let hinted = |name: &str| context.hints.storage_of(name);
         let aliases = self.found.aliases.iter().filter(|(t, _)| *t == name.to_lowercase());
@@ -134,7 +127,8 @@ impl<'a> Names<'a> {
             engines: context.variables.read_engines(),
             overlay: own,
             offset_us: context.variables.time_zone_offset_us(),
-            schema,
+            schema: if self.found.handle { full.clone() } else { schema_of(&table, false) },
+            full,
             table,
         };
         Ok(provider_as_source(Arc::new(provider)))

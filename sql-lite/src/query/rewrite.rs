@@ -115,9 +115,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> Flow {
-        let is_unit = |name: &str| {
-            matches!(name, "timestampdiff" | "timestampadd" | "get_format")
-        };
+        let is_unit = |name: &str| matches!(name, "timestampdiff" | "timestampadd" | "get_format");
         if let Expr::Function(function) = expr {
             // A unit is parsed as a column: make it a text before names are looked at.
             let name = function.name.to_string().to_ascii_lowercase();
@@ -195,9 +193,7 @@ impl Rewriter<'_> {
         let value = if global { variables.get_global(name) } else { variables.get(name) };
         match value {
             Some(value) => Ok(Some(constant(&value))),
-            None => {
-                Err(Error::unknown_variable(format!("Unknown system variable '{name}'")))
-            }
+            None => Err(Error::unknown_variable(format!("Unknown system variable '{name}'"))),
         }
     }
 
@@ -397,9 +393,7 @@ fn typed_text(typed: &TypedString) -> Option<Expr> {
 fn literal(value: &ValueWithSpan) -> Option<Expr> {
     match &value.value {
         Value::DoubleQuotedString(s) | Value::NationalStringLiteral(s) => Some(text(s)),
-        Value::Number(n, _) if n.contains(['e', 'E']) => {
-            Some(call("__cast_double", vec![text(n)]))
-        }
+        Value::Number(n, _) if n.contains(['e', 'E']) => Some(call("__cast_double", vec![text(n)])),
         Value::SingleQuotedByteStringLiteral(bits) => {
             let bits = u64::from_str_radix(bits, 2).ok()?;
             let hex = format!("{bits:x}");
@@ -423,7 +417,9 @@ fn is_bool(expr: &Expr) -> bool {
         Expr::Value(value) => matches!(value.value, Value::Boolean(_)),
         Expr::Function(f) => matches!(f.name.to_string().as_str(), "__truth" | "__regexp"),
         Expr::IsTrue(_) | Expr::IsNotTrue(_) | Expr::IsFalse(_) | Expr::IsNotFalse(_) => true,
-        Expr::IsNull(_) | Expr::IsNotNull(_) | Expr::InList { .. } | Expr::InSubquery { .. } => true,
+        Expr::IsNull(_) | Expr::IsNotNull(_) | Expr::InList { .. } | Expr::InSubquery { .. } => {
+            true
+        }
         Expr::Like { .. } | Expr::Exists { .. } | Expr::Between { .. } => true,
         Expr::AnyOp { .. } | Expr::AllOp { .. } => true,
         _ => false,

@@ -53,14 +53,17 @@ const FILTER_SHARE: f64 = 0.25;
 pub(crate) struct Overlay {
     /// Handles written or deleted.
     handles: Vec<i64>,
-    /// The rows as they now are, every field of the provider's schema.
+    /// The rows as they now are, every field of the full schema.
     rows: RecordBatch,
 }
 
 /// Everything that a scan of a table needs to know.
 pub(crate) struct CatalogTable {
     pub table: Arc<TableSchema>,
+    /// What a query sees.
     pub schema: SchemaRef,
+    /// What a scan works with: the columns, then the hidden handle.
+    pub full: SchemaRef,
     pub dispatch: Arc<Dispatch>,
     pub ts: Timestamp,
     pub size: TableSize,
@@ -81,9 +84,10 @@ impl std::fmt::Debug for CatalogTable {
 
 /// The fields of a table: its columns in lower case, then (if asked for) the hidden handle.
 pub(crate) fn schema_of(table: &TableSchema, with_handle: bool) -> SchemaRef {
-    let fields = table.columns.iter().map(|c| {
-        Field::new(c.name.to_lowercase(), arrow_type(&c.ty), c.nullable)
-    });
+    let fields = table
+        .columns
+        .iter()
+        .map(|c| Field::new(c.name.to_lowercase(), arrow_type(&c.ty), c.nullable));
     let handle = Field::new(HANDLE_COLUMN, DataType::Int64, false);
     Arc::new(Schema::new(fields.chain(with_handle.then_some(handle)).collect::<Vec<_>>()))
 }
@@ -165,7 +169,7 @@ enum Kind<'a> {
 
 /// One scan while it is planned.
 struct Request<'a> {
-    /// Fields read, as positions in the provider's schema.
+    /// Fields read, as positions in the full schema.
     needed: Vec<usize>,
     /// Positions in `needed` given out.
     projection: Vec<usize>,
@@ -178,9 +182,8 @@ struct Request<'a> {
 impl CatalogTable {
     /// With another zone a TIMESTAMP is not stored as it is seen.
     fn shifts(&self, at: usize) -> bool {
-        let is_timestamp = |c: &damask_types::ColumnSchema| {
-            matches!(c.ty, ColumnType::Timestamp { .. })
-        };
+        let is_timestamp =
+            |c: &damask_types::ColumnSchema| matches!(c.ty, ColumnType::Timestamp { .. });
         self.offset_us != 0 && self.table.columns.get(at).is_some_and(is_timestamp)
     }
 
@@ -287,13 +290,13 @@ impl CatalogTable {
         request: &Request<'_>,
         units: usize,
     ) -> datafusion::common::Result<ScanSpec> {
-        let columns = scan_columns(&self.table, &self.schema);
+        let columns = scan_columns(&self.table, &self.full);
         let wide = request.partitions > 1;
         Ok(ScanSpec {
             table: self.table.clone(),
             source,
             columns: fields.iter().map(|i| columns[*i]).collect(),
-            schema: Arc::new(self.schema.project(fields)?),
+            schema: Arc::new(self.full.project(fields)?),
             ts: self.ts,
             prune: if source == Source::Columns { self.prune(request) } else { Vec::new() },
             limit: if request.filters.is_empty() { request.fetch } else { None },
@@ -339,7 +342,7 @@ impl CatalogTable {
             request.partitions = 1;
         }
         let out: Vec<usize> = request.projection.iter().map(|i| request.needed[*i]).collect();
-        let schema = self.schema.project(&out)?;
+        let schema = self.full.project(&out)?;
         if path.ranges.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(schema))));
         }
@@ -393,7 +396,7 @@ impl CatalogTable {
         filters: &[Expr],
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let mut rows = overlay.rows.clone();
-        if let Some(filter) = self.filter(state, &self.schema, filters)? {
+        if let Some(filter) = self.filter(state, &self.full, filters)? {
             let mask = filter.evaluate(&rows)?.into_array(rows.num_rows())?;
             let mask = datafusion::common::cast::as_boolean_array(&mask)?;
             rows = arrow::compute::filter_record_batch(&rows, mask)?;
@@ -456,9 +459,8 @@ impl TableProvider for CatalogTable {
     ) -> datafusion::common::Result<Vec<TableProviderFilterPushDown>> {
         let support = |filter: &&Expr| {
             let names = filter.column_refs();
-            let shifted = names.iter().any(|c| {
-                self.schema.index_of(&c.name).is_ok_and(|at| self.shifts(at))
-            });
+            let shifted =
+                names.iter().any(|c| self.full.index_of(&c.name).is_ok_and(|at| self.shifts(at)));
             match shifted || has_subquery(filter) || filter.is_volatile() {
                 true => TableProviderFilterPushDown::Unsupported,
                 false => TableProviderFilterPushDown::Exact,
@@ -488,7 +490,7 @@ impl TableProvider for CatalogTable {
         let mut needed = out.clone();
         for filter in &own_filters {
             for column in filter.column_refs() {
-                let at = self.schema.index_of(&column.name)?;
+                let at = self.full.index_of(&column.name)?;
                 if !needed.contains(&at) {
                     needed.push(at);
                 }

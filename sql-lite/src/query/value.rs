@@ -103,9 +103,9 @@ fn decimal_of_text(text: &str) -> Option<Decimal> {
     match prefix.contains(['e', 'E']) {
         true => decimal_of_f64(prefix.parse().ok()?),
         false => {
-            let kept = prefix.find('.').map_or(prefix.len(), |at| {
-                prefix.len().min(at + 1 + usize::from(SCALE_MAX))
-            });
+            let kept = prefix
+                .find('.')
+                .map_or(prefix.len(), |at| prefix.len().min(at + 1 + usize::from(SCALE_MAX)));
             Decimal::parse(&prefix[..kept])
         }
     }

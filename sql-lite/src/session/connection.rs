@@ -216,7 +216,8 @@ impl Connection {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            let again = failure::is_conflict(&error) || error.code == Error::schema_changed("").code;
+            let again =
+                failure::is_conflict(&error) || error.code == Error::schema_changed("").code;
             if !again || attempt == ATTEMPTS_MAX {
                 return Err(error);
             }
@@ -264,16 +265,14 @@ impl Connection {
     }
 
     fn select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Rows> {
-        if !q.locks.is_empty() && (self.open.is_some() || !self.variables.autocommit()) {
-            return Err(Error::not_supported(
-                "This version of Damask doesn't yet support 'SELECT … FOR UPDATE in a transaction'",
-            ));
-        }
         if !self.variables.autocommit() && self.open.is_none() {
             self.begin(false)?;
         }
         if let Some(rows) = self.point_select(q, hints)? {
             return Ok(rows);
+        }
+        if self.open.is_some() && dml::asks_for_locks(q) {
+            self.with_rows(hints, |context| dml::lock_rows(context, q))?;
         }
         let rows = self.with_query(hints, |context| query::select(context, q))?;
         self.facts.found_rows = 0;
@@ -281,6 +280,15 @@ impl Connection {
     }
 
     fn point_select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Option<Rows>> {
+        self.with_rows(hints, |context| dml::point_select(context, q))
+    }
+
+    /// Calls the row layer for something that is read: in the open transaction, or of now.
+    fn with_rows<T>(
+        &mut self,
+        hints: &Hints,
+        body: impl FnOnce(&mut dml::Context<'_>) -> Result<T>,
+    ) -> Result<T> {
         let view = self.database.catalog.view();
         let reads = match &mut self.open {
             Some(open) => dml::Reads::Transaction(&mut open.txn),
@@ -300,7 +308,7 @@ impl Connection {
             hints,
             services: &self.database.query,
         };
-        dml::point_select(&mut context, q)
+        body(&mut context)
     }
 
     /// Calls the query engine with what it may look at.

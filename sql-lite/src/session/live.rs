@@ -71,12 +71,16 @@ pub struct Connections(Mutex<BTreeMap<u32, Arc<Live>>>);
 
 impl Connections {
     /// A client was let in.
-    pub fn add(&self, id: u32, user: &str, host: &str, database: Option<&str>, now_ms: u64) -> Arc<Live> {
-        let state = State {
-            database: database.map(str::to_owned),
-            statement: None,
-            since_ms: now_ms,
-        };
+    pub fn add(
+        &self,
+        id: u32,
+        user: &str,
+        host: &str,
+        database: Option<&str>,
+        now_ms: u64,
+    ) -> Arc<Live> {
+        let state =
+            State { database: database.map(str::to_owned), statement: None, since_ms: now_ms };
         let live = Arc::new(Live {
             id,
             user: user.to_owned(),

@@ -91,10 +91,12 @@ fn named(from: &[TableWithJoins]) -> Vec<TableName> {
     let factors = from.iter().flat_map(|t| {
         std::iter::once(&t.relation).chain(t.joins.iter().map(|join| &join.relation))
     });
-    factors.filter_map(|factor| match factor {
-        TableFactor::Table { name, .. } => table_name(name),
-        _ => None,
-    }).collect()
+    factors
+        .filter_map(|factor| match factor {
+            TableFactor::Table { name, .. } => table_name(name),
+            _ => None,
+        })
+        .collect()
 }
 
 fn table_name(name: &ObjectName) -> Option<TableName> {

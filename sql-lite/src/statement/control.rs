@@ -184,8 +184,7 @@ impl P<'_> {
     fn set_item(&mut self, items: &mut Vec<SetItem>) -> Result<()> {
         if self.word("NAMES") {
             let charset = self.name_or_string()?;
-            let collation =
-                if self.word("COLLATE") { Some(self.name_or_string()?) } else { None };
+            let collation = if self.word("COLLATE") { Some(self.name_or_string()?) } else { None };
             items.push(SetItem::Names { charset, collation });
             return Ok(());
         }
@@ -230,7 +229,11 @@ impl P<'_> {
     }
 
     fn assign(&mut self) -> Result<()> {
-        if self.symbol(&Token::Eq) || self.symbol(&Token::Assignment) { Ok(()) } else { self.fail() }
+        if self.symbol(&Token::Eq) || self.symbol(&Token::Assignment) {
+            Ok(())
+        } else {
+            self.fail()
+        }
     }
 
     fn set_value(&mut self) -> Result<SetValue> {
@@ -312,8 +315,7 @@ impl P<'_> {
     fn execute(&mut self) -> Result<Stmt> {
         self.expect("EXECUTE")?;
         let name = self.name()?;
-        let using =
-            if self.word("USING") { self.list(P::user_variable)? } else { Vec::new() };
+        let using = if self.word("USING") { self.list(P::user_variable)? } else { Vec::new() };
         Ok(Stmt::Execute { name, using })
     }
 

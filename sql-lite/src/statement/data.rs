@@ -222,7 +222,9 @@ impl P<'_> {
         let first = &self.parser.peek_token_ref().token;
         if ends(&self.parser.peek_nth_token_ref(1).token) {
             let value = match first {
-                Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("default") => {
+                Token::Word(w)
+                    if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("default") =>
+                {
                     Some(Value::Default)
                 }
                 Token::Placeholder(p) => p[1..].parse().ok().map(Value::Param),
@@ -389,7 +391,9 @@ impl P<'_> {
             loop {
                 if self.words(&["TERMINATED", "BY"]) {
                     load.fields_terminated = self.string()?;
-                } else if self.words(&["OPTIONALLY", "ENCLOSED", "BY"]) || self.words(&["ENCLOSED", "BY"]) {
+                } else if self.words(&["OPTIONALLY", "ENCLOSED", "BY"])
+                    || self.words(&["ENCLOSED", "BY"])
+                {
                     let text = self.string()?;
                     load.enclosed = byte(self, &text)?;
                 } else if self.words(&["ESCAPED", "BY"]) {

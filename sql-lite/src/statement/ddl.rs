@@ -196,10 +196,30 @@ impl P<'_> {
         if self.word("INDEX") {
             return self.create_index(kind);
         }
-        for what in ["VIEW", "OR", "USER", "ROLE", "FUNCTION", "PROCEDURE", "TRIGGER", "EVENT",
-            "SEQUENCE", "FULLTEXT", "SPATIAL", "VECTOR", "PLACEMENT", "BINDING", "GLOBAL",
-            "SESSION", "RESOURCE", "ALGORITHM", "DEFINER", "SQL", "SERVER", "TABLESPACE"]
-        {
+        for what in [
+            "VIEW",
+            "OR",
+            "USER",
+            "ROLE",
+            "FUNCTION",
+            "PROCEDURE",
+            "TRIGGER",
+            "EVENT",
+            "SEQUENCE",
+            "FULLTEXT",
+            "SPATIAL",
+            "VECTOR",
+            "PLACEMENT",
+            "BINDING",
+            "GLOBAL",
+            "SESSION",
+            "RESOURCE",
+            "ALGORITHM",
+            "DEFINER",
+            "SQL",
+            "SERVER",
+            "TABLESPACE",
+        ] {
             if self.peek(what) {
                 return self.unsupported(&format!("CREATE {what}"));
             }
@@ -252,7 +272,8 @@ impl P<'_> {
         self.table_options(&mut create)?;
         let _ = self.one_of(&["IGNORE", "REPLACE"]);
         let explicit = self.word("AS");
-        if explicit || self.peek("SELECT") || self.peek("WITH") || self.peek_symbol(&Token::LParen) {
+        if explicit || self.peek("SELECT") || self.peek("WITH") || self.peek_symbol(&Token::LParen)
+        {
             create.query = Some(self.query()?);
         }
         if create.columns.is_empty() && create.query.is_none() {
@@ -281,9 +302,19 @@ impl P<'_> {
     }
 
     fn peek_key(&self) -> bool {
-        ["CONSTRAINT", "PRIMARY", "UNIQUE", "KEY", "INDEX", "FOREIGN", "CHECK", "FULLTEXT", "SPATIAL"]
-            .iter()
-            .any(|w| self.peek(w))
+        [
+            "CONSTRAINT",
+            "PRIMARY",
+            "UNIQUE",
+            "KEY",
+            "INDEX",
+            "FOREIGN",
+            "CHECK",
+            "FULLTEXT",
+            "SPATIAL",
+        ]
+        .iter()
+        .any(|w| self.peek(w))
     }
 
     /// A key, or the name of what is read and ignored.
@@ -437,11 +468,29 @@ impl P<'_> {
     /// An option that changes nothing here.
     fn plain_table_option(&mut self) -> Result<bool> {
         const NAMES: [&str; 23] = [
-            "ENGINE", "CHARSET", "COLLATE", "ROW_FORMAT", "KEY_BLOCK_SIZE", "AVG_ROW_LENGTH",
-            "MAX_ROWS", "MIN_ROWS", "CHECKSUM", "DELAY_KEY_WRITE", "PACK_KEYS", "INSERT_METHOD",
-            "STATS_PERSISTENT", "STATS_AUTO_RECALC", "STATS_SAMPLE_PAGES", "COMPRESSION",
-            "ENCRYPTION", "TABLESPACE", "CONNECTION", "PASSWORD", "SHARD_ROW_ID_BITS",
-            "PRE_SPLIT_REGIONS", "AUTO_ID_CACHE",
+            "ENGINE",
+            "CHARSET",
+            "COLLATE",
+            "ROW_FORMAT",
+            "KEY_BLOCK_SIZE",
+            "AVG_ROW_LENGTH",
+            "MAX_ROWS",
+            "MIN_ROWS",
+            "CHECKSUM",
+            "DELAY_KEY_WRITE",
+            "PACK_KEYS",
+            "INSERT_METHOD",
+            "STATS_PERSISTENT",
+            "STATS_AUTO_RECALC",
+            "STATS_SAMPLE_PAGES",
+            "COMPRESSION",
+            "ENCRYPTION",
+            "TABLESPACE",
+            "CONNECTION",
+            "PASSWORD",
+            "SHARD_ROW_ID_BITS",
+            "PRE_SPLIT_REGIONS",
+            "AUTO_ID_CACHE",
         ];
         self.word("DEFAULT");
         if !self.words(&["CHARACTER", "SET"]) && self.one_of(&NAMES).is_none() {
@@ -518,7 +567,8 @@ impl P<'_> {
     }
 
     fn default_value(&mut self) -> Result<Default> {
-        if ["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"].iter().any(|w| self.peek(w)) {
+        if ["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"].iter().any(|w| self.peek(w))
+        {
             self.now()?;
             return Ok(Default::Now);
         }
@@ -574,7 +624,11 @@ impl P<'_> {
             let len = self.optional_length()?;
             let unsigned = self.sign()?;
             let boolean = width == IntWidth::Tiny && len == Some(1) && !unsigned;
-            return Ok(if boolean { ColumnType::Bool } else { ColumnType::Int { width, unsigned } });
+            return Ok(if boolean {
+                ColumnType::Bool
+            } else {
+                ColumnType::Int { width, unsigned }
+            });
         }
         match word {
             "BOOL" | "BOOLEAN" => Ok(ColumnType::Bool),
@@ -601,7 +655,8 @@ impl P<'_> {
         let len = |n: Option<u64>, default: u64, max: u64, what: &str| -> Result<u32> {
             let n = n.unwrap_or(default);
             if n > max {
-                let message = format!("Column length too big for column (max = {max}); use {what} instead");
+                let message =
+                    format!("Column length too big for column (max = {max}); use {what} instead");
                 return Err(Error { code: 1074, state: "42000", message });
             }
             Ok(n as u32)
@@ -708,9 +763,18 @@ impl P<'_> {
         }
         let _ = self.one_of(&["ONLINE", "IGNORE"]);
         if !self.word("TABLE") {
-            for what in ["USER", "VIEW", "INSTANCE", "FUNCTION", "PROCEDURE", "EVENT", "SEQUENCE",
-                "PLACEMENT", "RESOURCE", "SERVER"]
-            {
+            for what in [
+                "USER",
+                "VIEW",
+                "INSTANCE",
+                "FUNCTION",
+                "PROCEDURE",
+                "EVENT",
+                "SEQUENCE",
+                "PLACEMENT",
+                "RESOURCE",
+                "SERVER",
+            ] {
                 if self.peek(what) {
                     return self.unsupported(&format!("ALTER {what}"));
                 }
@@ -892,16 +956,28 @@ impl P<'_> {
             }
             return Ok(AlterAction::NoEffect);
         }
-        if self.words(&["DISABLE", "KEYS"]) || self.words(&["ENABLE", "KEYS"]) || self.word("FORCE") {
+        if self.words(&["DISABLE", "KEYS"]) || self.words(&["ENABLE", "KEYS"]) || self.word("FORCE")
+        {
             return Ok(AlterAction::NoEffect);
         }
         if self.peek("ALGORITHM") || self.peek("LOCK") {
             self.algorithm()?;
             return Ok(AlterAction::NoEffect);
         }
-        for what in ["PARTITION", "REORGANIZE", "TRUNCATE", "EXCHANGE", "REMOVE", "COALESCE",
-            "DISCARD", "IMPORT", "ORDER", "TTL", "CACHE", "PLACEMENT"]
-        {
+        for what in [
+            "PARTITION",
+            "REORGANIZE",
+            "TRUNCATE",
+            "EXCHANGE",
+            "REMOVE",
+            "COALESCE",
+            "DISCARD",
+            "IMPORT",
+            "ORDER",
+            "TTL",
+            "CACHE",
+            "PLACEMENT",
+        ] {
             if self.peek(what) {
                 return self.unsupported(&format!("ALTER TABLE … {what}"));
             }
@@ -943,7 +1019,9 @@ impl P<'_> {
             let _ = self.one_of(&["RESTRICT", "CASCADE"]);
             return Ok(Stmt::DropNothing { if_exists, name });
         }
-        for what in ["USER", "ROLE", "SEQUENCE", "GLOBAL", "SESSION", "BINDING", "PLACEMENT", "RESOURCE"] {
+        for what in
+            ["USER", "ROLE", "SEQUENCE", "GLOBAL", "SESSION", "BINDING", "PLACEMENT", "RESOURCE"]
+        {
             if self.peek(what) {
                 return self.unsupported(&format!("DROP {what}"));
             }

@@ -69,7 +69,9 @@ mod tests {
     #[test]
     fn both_dialects_and_several_tables() {
         let mut hints = Hints::default();
-        hints.add(" READ_FROM_STORAGE(COLUMN[a, `B`], ROW[c]) other(x) read_from_storage(tiflash[d])");
+        hints.add(
+            " READ_FROM_STORAGE(COLUMN[a, `B`], ROW[c]) other(x) read_from_storage(tiflash[d])",
+        );
         assert_eq!(hints.storage_of("A"), Some(Storage::Column));
         assert_eq!(hints.storage_of("b"), Some(Storage::Column));
         assert_eq!(hints.storage_of("c"), Some(Storage::Row));
@@ -79,7 +81,8 @@ mod tests {
 
     #[test]
     fn malformed_hints_are_ignored() {
-        for text in ["READ_FROM_STORAGE", "READ_FROM_STORAGE(", "READ_FROM_STORAGE(COLUMN[a)", "x["] {
+        for text in ["READ_FROM_STORAGE", "READ_FROM_STORAGE(", "READ_FROM_STORAGE(COLUMN[a)", "x["]
+        {
             let mut hints = Hints::default();
             hints.add(text);
             assert!(hints.is_empty(), "{text}");

@@ -131,7 +131,8 @@ impl<'a> Lexer<'a> {
     fn push(&mut self, token: Token, start: usize) -> Result<()> {
         self.count(&token)?;
         let at = |offset: usize| Location { line: 1, column: offset as u64 };
-        self.tokens.push(TokenWithSpan { token, span: Span { start: at(start), end: at(self.at) } });
+        self.tokens
+            .push(TokenWithSpan { token, span: Span { start: at(start), end: at(self.at) } });
         Ok(())
     }
 
@@ -188,7 +189,9 @@ impl<'a> Lexer<'a> {
                 0 if self.at >= self.bytes.len() => return Ok(()),
                 b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => self.at += 1,
                 b'#' => self.skip_line(),
-                b'-' if self.peek(1) == b'-' && (self.at + 2 >= self.bytes.len() || self.peek(2) <= b' ') => {
+                b'-' if self.peek(1) == b'-'
+                    && (self.at + 2 >= self.bytes.len() || self.peek(2) <= b' ') =>
+                {
                     self.skip_line();
                 }
                 b'/' if self.peek(1) == b'*' => self.comment()?,
@@ -272,7 +275,10 @@ impl<'a> Lexer<'a> {
             if n > 0 && !digits.get(n).is_some_and(|b| is_word(*b)) {
                 self.at += 2 + n;
                 let digits = self.text[start + 2..self.at].to_owned();
-                return self.push(if hex { Token::HexStringLiteral(digits) } else { bits(&digits) }, start);
+                return self.push(
+                    if hex { Token::HexStringLiteral(digits) } else { bits(&digits) },
+                    start,
+                );
             }
         }
         let run = self.bytes[start..].iter().take_while(|b| is_word(**b)).count();
@@ -414,7 +420,9 @@ impl<'a> Lexer<'a> {
         let raw = &self.text[body..end];
         let value = if plain { raw.to_owned() } else { unescape(raw, quote, escapes) };
         self.at = end + 1;
-        if let Some(TokenWithSpan { token: Token::SingleQuotedString(before), .. }) = self.tokens.last_mut() {
+        if let Some(TokenWithSpan { token: Token::SingleQuotedString(before), .. }) =
+            self.tokens.last_mut()
+        {
             before.push_str(&value);
             return Ok(());
         }
@@ -529,7 +537,10 @@ mod tests {
 
     #[test]
     fn literals() {
-        assert_eq!(tokens("1.5e-3 .5 1. 1e5 1abc t.5x"), ["1.5e-3", ".5", "1.", "1e5", "1abc", "t", ".", "5x"]);
+        assert_eq!(
+            tokens("1.5e-3 .5 1. 1e5 1abc t.5x"),
+            ["1.5e-3", ".5", "1.", "1e5", "1abc", "t", ".", "5x"]
+        );
         assert_eq!(tokens("0x4D x'4d' b'1000001'"), ["X'4D'", "X'4d'", "X'41'"]);
         assert_eq!(tokens(r"'a\'b''c\n\%' 'd'"), ["'a'b'c\n\\%d'"]);
         assert_eq!(tokens("@x @@session.y @`z z`"), ["@x", "@@session", ".", "y", "@z z"]);

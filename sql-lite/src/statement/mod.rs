@@ -197,9 +197,6 @@ impl Stmt {
 
     /// Does it change rows?
     pub fn is_change(&self) -> bool {
-        matches!(
-            self,
-            Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::LoadData(_)
-        )
+        matches!(self, Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::LoadData(_))
     }
 }

@@ -225,4 +225,3 @@ fn bind_value(value: &mut Value, b: &mut Binder<'_>) -> ControlFlow<()> {
         Value::Literal(_) | Value::Default => ControlFlow::Continue(()),
     }
 }
-

@@ -34,8 +34,7 @@ fn is_query(tokens: &[TokenWithSpan]) -> bool {
 pub fn rewrite(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     if is(tokens.first(), "TABLE") {
         let span = tokens[0].span;
-        let words =
-            [Token::make_word("SELECT", None), Token::Mul, Token::make_word("FROM", None)];
+        let words = [Token::make_word("SELECT", None), Token::Mul, Token::make_word("FROM", None)];
         tokens.splice(0..1, words.map(|token| TokenWithSpan { token, span }));
         return tokens;
     }
@@ -46,11 +45,18 @@ pub fn rewrite(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut at = 0;
     while at < tokens.len() {
         let here = &tokens[at..];
-        if is(here.first(), "LOCK") && is(here.get(1), "IN") && is(here.get(2), "SHARE") && is(here.get(3), "MODE") {
+        if is(here.first(), "LOCK")
+            && is(here.get(1), "IN")
+            && is(here.get(2), "SHARE")
+            && is(here.get(3), "MODE")
+        {
             at += 4;
         } else if is(here.first(), "CHARACTER") && is(here.get(1), "SET") && here.len() > 2 {
             at += 3;
-        } else if is(here.first(), "CHARSET") && here.len() > 1 && !matches!(here[1].token, Token::LParen) {
+        } else if is(here.first(), "CHARSET")
+            && here.len() > 1
+            && !matches!(here[1].token, Token::LParen)
+        {
             at += 2;
         } else {
             let select = is(here.first(), "SELECT");
@@ -90,7 +96,8 @@ pub fn select_list(tokens: &[TokenWithSpan]) -> Vec<(usize, usize)> {
                     inside = true;
                     continue;
                 }
-                let skipped = matches!(w.keyword, Keyword::DISTINCT | Keyword::ALL | Keyword::DISTINCTROW);
+                let skipped =
+                    matches!(w.keyword, Keyword::DISTINCT | Keyword::ALL | Keyword::DISTINCTROW);
                 if inside && start.is_none() && items.is_empty() && skipped {
                     continue;
                 }

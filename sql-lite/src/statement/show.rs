@@ -102,17 +102,47 @@ pub enum What {
 }
 
 const TRIGGERS: &[&str] = &[
-    "Trigger", "Event", "Table", "Statement", "Timing", "Created", "sql_mode", "Definer",
-    "character_set_client", "collation_connection", "Database Collation",
+    "Trigger",
+    "Event",
+    "Table",
+    "Statement",
+    "Timing",
+    "Created",
+    "sql_mode",
+    "Definer",
+    "character_set_client",
+    "collation_connection",
+    "Database Collation",
 ];
 const ROUTINES: &[&str] = &[
-    "Db", "Name", "Type", "Definer", "Modified", "Created", "Security_type", "Comment",
-    "character_set_client", "collation_connection", "Database Collation",
+    "Db",
+    "Name",
+    "Type",
+    "Definer",
+    "Modified",
+    "Created",
+    "Security_type",
+    "Comment",
+    "character_set_client",
+    "collation_connection",
+    "Database Collation",
 ];
 const EVENTS: &[&str] = &[
-    "Db", "Name", "Definer", "Time zone", "Type", "Execute at", "Interval value",
-    "Interval field", "Starts", "Ends", "Status", "Originator", "character_set_client",
-    "collation_connection", "Database Collation",
+    "Db",
+    "Name",
+    "Definer",
+    "Time zone",
+    "Type",
+    "Execute at",
+    "Interval value",
+    "Interval field",
+    "Starts",
+    "Ends",
+    "Status",
+    "Originator",
+    "character_set_client",
+    "collation_connection",
+    "Database Collation",
 ];
 const MASTER: &[&str] =
     &["File", "Position", "Binlog_Do_DB", "Binlog_Ignore_DB", "Executed_Gtid_Set"];
@@ -214,9 +244,7 @@ impl P<'_> {
                 return Ok(what);
             }
         }
-        for (word, columns) in
-            [("TRIGGERS", TRIGGERS), ("EVENTS", EVENTS), ("OPEN", OPEN_TABLES)]
-        {
+        for (word, columns) in [("TRIGGERS", TRIGGERS), ("EVENTS", EVENTS), ("OPEN", OPEN_TABLES)] {
             if self.word(word) {
                 self.word("TABLES");
                 self.from_database()?;
@@ -306,8 +334,7 @@ impl P<'_> {
     fn describe(&mut self) -> Result<Stmt> {
         self.word("TABLE");
         let table = self.table_name()?;
-        let filter =
-            if self.at_end() { None } else { Some(Filter::Like(self.name_or_string()?)) };
+        let filter = if self.at_end() { None } else { Some(Filter::Like(self.name_or_string()?)) };
         let what = What::Columns { full: false, table };
         Ok(Stmt::Show(Box::new(Show { what, filter })))
     }

@@ -83,11 +83,8 @@ pub fn datetime_of_digits(text: &str) -> Option<i64> {
     let n = |from: usize, len: usize| padded.get(from..from + len)?.parse::<u32>().ok();
     let year = full_year(i64::from(n(0, year_digits)?), year_digits);
     let at = year_digits;
-    let clock = if padded.len() > at + 4 {
-        [n(at + 4, 2)?, n(at + 6, 2)?, n(at + 8, 2)?]
-    } else {
-        [0; 3]
-    };
+    let clock =
+        if padded.len() > at + 4 { [n(at + 4, 2)?, n(at + 6, 2)?, n(at + 8, 2)?] } else { [0; 3] };
     moment(year, n(at, 2)?, n(at + 2, 2)?, clock, micros(fraction)?)
 }
 
@@ -144,8 +141,12 @@ pub fn parse_datetime(text: &str, offset_us: i64) -> Option<i64> {
         let separator = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
         let between = &rest[..separator];
         let fine = match count {
-            3 => between == "T" || between == "t" || between.bytes().all(|b| b.is_ascii_whitespace())
-                || between.len() == 1 && between.bytes().all(|b| b.is_ascii_punctuation()),
+            3 => {
+                between == "T"
+                    || between == "t"
+                    || between.bytes().all(|b| b.is_ascii_whitespace())
+                    || between.len() == 1 && between.bytes().all(|b| b.is_ascii_punctuation())
+            }
             _ => !between.is_empty() && between.bytes().all(|b| b.is_ascii_punctuation()),
         };
         if !fine || separator == rest.len() {

@@ -72,7 +72,10 @@ fn strings_are_measured_in_characters_or_bytes() {
     assert_eq!(strict(text("ab "), ColumnType::Char { len: 5 }), Ok(text("ab")));
     assert_eq!(strict(text("é"), ColumnType::Text { bytes_max: 1 }).expect_err("long").code, 1406);
     assert_eq!(strict(Datum::Int(7), ColumnType::VarChar { len: 2 }), Ok(text("7")));
-    assert_eq!(strict(text("a"), ColumnType::Binary { len: 3 }), Ok(Datum::Bytes(vec![b'a', 0, 0])));
+    assert_eq!(
+        strict(text("a"), ColumnType::Binary { len: 3 }),
+        Ok(Datum::Bytes(vec![b'a', 0, 0]))
+    );
     let bad = strict(Datum::Bytes(vec![0xff]), ColumnType::VarChar { len: 2 });
     assert_eq!(bad.expect_err("not UTF-8").code, 1366);
 }
@@ -84,11 +87,15 @@ fn dates_in_their_spellings() {
     for same in ["20240229", "240229", "2024/2/29", "2024-02-29 23:59:59", "2024-02-29T01:02:03Z"] {
         assert_eq!(day(same), Ok(Datum::Date(19_782)), "{same}");
     }
-    for bad in ["2023-02-29", "0000-00-00", "x", "", "2024-13-01", "2024-01", "2024-01-01 25:00:00"] {
+    for bad in ["2023-02-29", "0000-00-00", "x", "", "2024-13-01", "2024-01", "2024-01-01 25:00:00"]
+    {
         assert_eq!(day(bad).expect_err(bad).code, 1292, "{bad}");
     }
     let second = ColumnType::DateTime { fsp: 0 };
-    assert_eq!(strict(text("1970-01-01 00:00:01.5"), second.clone()), Ok(Datum::DateTime(2_000_000)));
+    assert_eq!(
+        strict(text("1970-01-01 00:00:01.5"), second.clone()),
+        Ok(Datum::DateTime(2_000_000))
+    );
     assert_eq!(strict(text("1970-01-01 02:00:00+02:00"), second.clone()), Ok(Datum::DateTime(0)));
     assert_eq!(strict(Datum::Int(19_700_101_000_001), second), Ok(Datum::DateTime(1_000_000)));
     let stamp = ColumnType::Timestamp { fsp: 0 };

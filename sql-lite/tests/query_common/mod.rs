@@ -166,19 +166,14 @@ impl Engine {
     }
 
     /// The same in a transaction.
-    pub fn rows_in(
-        &self,
-        sql: &str,
-        txn: Option<&Transaction>,
-    ) -> Result<Vec<Vec<String>>, Error> {
+    pub fn rows_in(&self, sql: &str, txn: Option<&Transaction>) -> Result<Vec<Vec<String>>, Error> {
         self.with(sql, txn, |context, query| text(query::select(context, query)?))
     }
 
     /// The lines of EXPLAIN.
     pub fn explain(&self, sql: &str) -> String {
-        let lines = self.with(sql, None, |context, query| {
-            text(query::explain(context, query, false)?)
-        });
+        let lines =
+            self.with(sql, None, |context, query| text(query::explain(context, query, false)?));
         let lines = lines.expect("explains");
         lines.into_iter().map(|l| l.join(" ")).collect::<Vec<_>>().join("\n")
     }

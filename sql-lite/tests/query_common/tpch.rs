@@ -112,78 +112,145 @@ pub fn engine(scale: f64) -> Engine {
     let mut all = Vec::new();
     let table = schema(1, "region", "ics", "r_regionkey r_name r_comment", 1);
     let rows = RegionGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        vec![int(r.r_regionkey), text(r.r_name), text(r.r_comment)]
-    })));
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| vec![int(r.r_regionkey), text(r.r_name), text(r.r_comment)]),
+    ));
     let table = schema(2, "nation", "icis", "n_nationkey n_name n_regionkey n_comment", 1);
     let rows = NationGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        vec![int(r.n_nationkey), text(r.n_name), int(r.n_regionkey), text(r.n_comment)]
-    })));
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| {
+            vec![int(r.n_nationkey), text(r.n_name), int(r.n_regionkey), text(r.n_comment)]
+        }),
+    ));
     let names = "s_suppkey s_name s_address s_nationkey s_phone s_acctbal s_comment";
     let table = schema(3, "supplier", "icsicds", names, 1);
     let rows = SupplierGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        vec![
-            int(r.s_suppkey), text(r.s_name), text(r.s_address), int(r.s_nationkey),
-            text(r.s_phone), money(r.s_acctbal), text(&r.s_comment),
-        ]
-    })));
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| {
+            vec![
+                int(r.s_suppkey),
+                text(r.s_name),
+                text(r.s_address),
+                int(r.s_nationkey),
+                text(r.s_phone),
+                money(r.s_acctbal),
+                text(&r.s_comment),
+            ]
+        }),
+    ));
     let names = "c_custkey c_name c_address c_nationkey c_phone c_acctbal c_mktsegment c_comment";
     let table = schema(4, "customer", "issicdcs", names, 1);
     let rows = CustomerGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        vec![
-            int(r.c_custkey), text(r.c_name), text(r.c_address), int(r.c_nationkey),
-            text(r.c_phone), money(r.c_acctbal), text(r.c_mktsegment), text(r.c_comment),
-        ]
-    })));
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| {
+            vec![
+                int(r.c_custkey),
+                text(r.c_name),
+                text(r.c_address),
+                int(r.c_nationkey),
+                text(r.c_phone),
+                money(r.c_acctbal),
+                text(r.c_mktsegment),
+                text(r.c_comment),
+            ]
+        }),
+    ));
     let names = "p_partkey p_name p_mfgr p_brand p_type p_size p_container p_retailprice p_comment";
     let table = schema(5, "part", "isccsicds", names, 1);
     let rows = PartGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        vec![
-            int(r.p_partkey), text(r.p_name), text(r.p_mfgr), text(r.p_brand), text(r.p_type),
-            int(r.p_size), text(r.p_container), money(r.p_retailprice), text(r.p_comment),
-        ]
-    })));
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| {
+            vec![
+                int(r.p_partkey),
+                text(r.p_name),
+                text(r.p_mfgr),
+                text(r.p_brand),
+                text(r.p_type),
+                int(r.p_size),
+                text(r.p_container),
+                money(r.p_retailprice),
+                text(r.p_comment),
+            ]
+        }),
+    ));
     let names = "ps_partkey ps_suppkey ps_availqty ps_supplycost ps_comment";
     let table = schema(6, "partsupp", "iiids", names, 2);
     let rows = PartSuppGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        vec![
-            int(r.ps_partkey), int(r.ps_suppkey), int(r.ps_availqty), money(r.ps_supplycost),
-            text(r.ps_comment),
-        ]
-    })));
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| {
+            vec![
+                int(r.ps_partkey),
+                int(r.ps_suppkey),
+                int(r.ps_availqty),
+                money(r.ps_supplycost),
+                text(r.ps_comment),
+            ]
+        }),
+    ));
     let names = "o_orderkey o_custkey o_orderstatus o_totalprice o_orderdate o_orderpriority \
                  o_clerk o_shippriority o_comment";
     let table = schema(7, "orders", "iicdtccis", names, 1);
     let rows = OrderGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        vec![
-            int(r.o_orderkey), int(r.o_custkey), text(r.o_orderstatus), money(r.o_totalprice),
-            day(r.o_orderdate), text(r.o_orderpriority), text(r.o_clerk), int(r.o_shippriority),
-            text(r.o_comment),
-        ]
-    })));
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| {
+            vec![
+                int(r.o_orderkey),
+                int(r.o_custkey),
+                text(r.o_orderstatus),
+                money(r.o_totalprice),
+                day(r.o_orderdate),
+                text(r.o_orderpriority),
+                text(r.o_clerk),
+                int(r.o_shippriority),
+                text(r.o_comment),
+            ]
+        }),
+    ));
     let names = "l_orderkey l_partkey l_suppkey l_linenumber l_quantity l_extendedprice l_discount \
                  l_tax l_returnflag l_linestatus l_shipdate l_commitdate l_receiptdate \
                  l_shipinstruct l_shipmode l_comment";
     let table = schema(8, "lineitem", "iiiiddddcctttccs", names, 4);
     let rows = LineItemGenerator::new(scale, 1, 1);
-    all.push(load(m, table, rows.iter().map(|r| {
-        let quantity = Decimal { unscaled: i128::from(r.l_quantity) * 100, scale: 2 };
-        vec![
-            int(r.l_orderkey), int(r.l_partkey), int(r.l_suppkey), int(r.l_linenumber),
-            Datum::Decimal(quantity), money(r.l_extendedprice), money(r.l_discount),
-            money(r.l_tax), text(r.l_returnflag), text(r.l_linestatus), day(r.l_shipdate),
-            day(r.l_commitdate), day(r.l_receiptdate), text(r.l_shipinstruct), text(r.l_shipmode),
-            text(r.l_comment),
-        ]
-    })));
-    let sizes: HashMap<_, _> =
-        all.iter().map(|l| (l.table.name.clone(), l.rows as f64)).collect();
+    all.push(load(
+        m,
+        table,
+        rows.iter().map(|r| {
+            let quantity = Decimal { unscaled: i128::from(r.l_quantity) * 100, scale: 2 };
+            vec![
+                int(r.l_orderkey),
+                int(r.l_partkey),
+                int(r.l_suppkey),
+                int(r.l_linenumber),
+                Datum::Decimal(quantity),
+                money(r.l_extendedprice),
+                money(r.l_discount),
+                money(r.l_tax),
+                text(r.l_returnflag),
+                text(r.l_linestatus),
+                day(r.l_shipdate),
+                day(r.l_commitdate),
+                day(r.l_receiptdate),
+                text(r.l_shipinstruct),
+                text(r.l_shipmode),
+                text(r.l_comment),
+            ]
+        }),
+    ));
+    let sizes: HashMap<_, _> = all.iter().map(|l| (l.table.name.clone(), l.rows as f64)).collect();
     let half = |name: &str| {
         let found = all.iter().find(|l| l.table.name == name).expect("it was just loaded");
         row_key(found.table.id, found.rows as i64 / 2)

@@ -12,8 +12,18 @@ pub(super) const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 /// Full names.
 pub(super) const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 
 /// 0 = Monday.
@@ -128,7 +138,8 @@ pub(crate) fn add(micros: i64, step: Step) -> Option<i64> {
         Step::Micros(by) => micros.checked_add(by)?,
         Step::Months(by) => {
             let (year, month, of_month) = civil_from_days(micros.div_euclid(DAY));
-            let months = year.checked_mul(12)?.checked_add(i64::from(month) - 1)?.checked_add(by)?;
+            let months =
+                year.checked_mul(12)?.checked_add(i64::from(month) - 1)?.checked_add(by)?;
             let (year, month) = (months.div_euclid(12), months.rem_euclid(12) as u32 + 1);
             YEARS.contains(&year).then_some(())?;
             let last = last_of_month(year, month);

@@ -64,7 +64,13 @@ fn to_decimal(a: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> 
         Some((v, None)) => most * v.unscaled.signum(),
         None => {
             let v = f64_of(a[0]).unwrap_or_default();
-            if v > 0.0 { most } else if v < 0.0 { -most } else { 0 }
+            if v > 0.0 {
+                most
+            } else if v < 0.0 {
+                -most
+            } else {
+                0
+            }
         }
     };
     out.cell(decimal_cell(fitted, scale));

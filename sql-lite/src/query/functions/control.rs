@@ -19,7 +19,9 @@ pub(crate) fn unified(types: &[DataType]) -> DataType {
         let number = |t: &D| *t == D::Float64 || digits_of(t).is_some();
         common = match (&common, &ty) {
             (a, b) if number(a) && number(b) => wider(a, b),
-            (a, b) if (*a == DATETIME && *b == D::Date32) || (*a == D::Date32 && *b == DATETIME) => {
+            (a, b)
+                if (*a == DATETIME && *b == D::Date32) || (*a == D::Date32 && *b == DATETIME) =>
+            {
                 DATETIME
             }
             (D::Binary, _) | (_, D::Binary) => D::Binary,

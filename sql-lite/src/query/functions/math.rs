@@ -11,7 +11,11 @@ const fn double1(name: &'static str, eval: Eval) -> Function {
     Function { name, args: (1, 1), ty: double, strict: true, eval }
 }
 
-const fn whole2(name: &'static str, ty: fn(&Types<'_>) -> Result<DataType>, eval: Eval) -> Function {
+const fn whole2(
+    name: &'static str,
+    ty: fn(&Types<'_>) -> Result<DataType>,
+    eval: Eval,
+) -> Function {
     Function { name, args: (2, 2), ty, strict: true, eval }
 }
 

@@ -138,9 +138,8 @@ fn unhex(args: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> {
     let text = s(&args[0]);
     let text = if text.len() % 2 == 1 { format!("0{text}") } else { text.into_owned() };
     let digits = text.as_bytes().chunks(2);
-    let decoded: Option<Vec<u8>> = digits
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect();
+    let decoded: Option<Vec<u8>> =
+        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
     match decoded {
         Some(decoded) => out.cell(Cell::Bytes(&decoded)),
         None => out.null(),
@@ -395,7 +394,11 @@ pub(super) const TABLE: &[Function] = &[
     }),
     function("space", 1, 1, |a, o, _| {
         let len = n(&a[0]).max(0) as usize;
-        if len > TEXT_MAX { o.null() } else { o.text(&" ".repeat(len)) }
+        if len > TEXT_MAX {
+            o.null()
+        } else {
+            o.text(&" ".repeat(len))
+        }
         Ok(())
     }),
     function("repeat", 2, 2, repeat),

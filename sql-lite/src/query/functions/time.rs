@@ -170,8 +170,16 @@ fn extract(a: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> {
     let unit = s(&a[0]);
     let clock_only = matches!(
         &*unit,
-        "HOUR" | "MINUTE" | "SECOND" | "MICROSECOND" | "HOUR_MINUTE" | "HOUR_SECOND"
-            | "MINUTE_SECOND" | "SECOND_MICROSECOND" | "MINUTE_MICROSECOND" | "HOUR_MICROSECOND"
+        "HOUR"
+            | "MINUTE"
+            | "SECOND"
+            | "MICROSECOND"
+            | "HOUR_MINUTE"
+            | "HOUR_SECOND"
+            | "MINUTE_SECOND"
+            | "SECOND_MICROSECOND"
+            | "MINUTE_MICROSECOND"
+            | "HOUR_MICROSECOND"
     );
     let (micros, hours) = match (clock_only, a[1]) {
         (true, cell) => match time_of(cell) {
@@ -320,9 +328,7 @@ fn time_difference(a: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result
         _ => false,
     };
     let difference = match (has_date(&a[0]), has_date(&a[1])) {
-        (true, true) => {
-            moment_of(a[0]).zip(moment_of(a[1])).map(|(x, y)| x.micros - y.micros)
-        }
+        (true, true) => moment_of(a[0]).zip(moment_of(a[1])).map(|(x, y)| x.micros - y.micros),
         (false, false) => time_of(a[0]).zip(time_of(a[1])).map(|(x, y)| x - y),
         _ => None,
     };
@@ -371,9 +377,7 @@ pub(super) const TABLE: &[Function] = &[
     part("weekday", |a, o, _| of_moment(a, o, |m| calendar::weekday(days(m)))),
     part("weekofyear", |a, o, _| of_moment(a, o, |m| calendar::week(days(m), 3).1)),
     part("to_days", |a, o, _| of_moment(a, o, |m| days(m) + EPOCH_DAYS)),
-    part("to_seconds", |a, o, _| {
-        of_moment(a, o, |m| m.div_euclid(SECOND) + EPOCH_DAYS * 86_400)
-    }),
+    part("to_seconds", |a, o, _| of_moment(a, o, |m| m.div_euclid(SECOND) + EPOCH_DAYS * 86_400)),
     part("hour", |a, o, _| of_clock(a, o, |v| v / (3600 * SECOND))),
     part("minute", |a, o, _| of_clock(a, o, |v| v / (60 * SECOND) % 60)),
     part("second", |a, o, _| of_clock(a, o, |v| v / SECOND % 60)),

@@ -9,9 +9,26 @@ use damask_types::Datum;
 use sqlparser::ast::*;
 
 const AGGREGATES: [&str; 20] = [
-    "count", "sum", "avg", "min", "max", "group_concat", "std", "stddev", "stddev_pop",
-    "stddev_samp", "variance", "var_pop", "var_samp", "bit_and", "bit_or", "bit_xor", "any_value",
-    "approx_count_distinct", "approx_percentile", "json_arrayagg",
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "group_concat",
+    "std",
+    "stddev",
+    "stddev_pop",
+    "stddev_samp",
+    "variance",
+    "var_pop",
+    "var_samp",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "any_value",
+    "approx_count_distinct",
+    "approx_percentile",
+    "json_arrayagg",
 ];
 
 /// Is it an aggregate when it has no window?
@@ -111,9 +128,7 @@ fn session_value(ctx: &QueryContext<'_>, name: &str, args: &[Expr]) -> Result<Op
         let unit = 10i64.pow(6 - fsp());
         micros.div_euclid(unit) * unit
     };
-    let moment = |micros: i64| {
-        call("__datetime", vec![number(cut(micros)), number(fsp().into())])
-    };
+    let moment = |micros: i64| call("__datetime", vec![number(cut(micros)), number(fsp().into())]);
     let clock = |micros: i64| {
         call("__time", vec![number(cut(micros.rem_euclid(DAY))), number(fsp().into())])
     };
