@@ -269,7 +269,7 @@ impl Cluster {
         let child = |ids: SplitIds| SplitChild { region: ids.region, peers: ids.peers };
         let children = ids.into_iter().map(child).collect();
         let (sender, answer) = crossbeam_channel::bounded(1);
-        let done = Box::new(move |result| {
+        let done = Box::new(move |result: damask_raftstore::Result<Vec<Region>>| {
             sender.send(result).ok();
         });
         let (region, epoch) = (route.region.id, route.region.epoch);

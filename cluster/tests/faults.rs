@@ -1,6 +1,8 @@
 //! Stores that stop, are cut off and come back, under reads and writes: nothing acknowledged is
 //! lost, nothing half done is seen, and rows and columns stay equal.
 
+#![allow(clippy::disallowed_methods)] // threads of tests
+
 mod support;
 
 use damask_cluster::Cluster;

@@ -3,6 +3,7 @@
 
 // Each test program uses a part of it.
 #![allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test fails by panicking, in real time
 
 use damask_cluster::{Cluster, Config};
 use damask_pd::Placement;

@@ -125,13 +125,10 @@ impl Operand {
         }
     }
 
-    /// A literal in another type, if it is exactly that value there.
-    fn fitted(self, ty: &DataType) -> std::result::Result<Operand, Operand> {
-        let fitted = self.literal().and_then(|value| fit(value, ty));
-        match fitted {
-            Some(value) => Ok(Operand { expr: Expr::Literal(value, None), ty: ty.clone() }),
-            None => Err(self),
-        }
+    /// A literal in another type; `None` unless it is exactly that value there.
+    fn fitted(&self, ty: &DataType) -> Option<Operand> {
+        let value = fit(self.literal()?, ty)?;
+        Some(Operand { expr: Expr::Literal(value, None), ty: ty.clone() })
     }
 }
 
@@ -217,13 +214,12 @@ fn comparable(left: Operand, right: Operand) -> Result<(Operand, Operand)> {
         return Ok((left, right));
     }
     // A literal in the other side's type.
-    let (left, right) = match right.fitted(&left.ty) {
-        Ok(right) => return Ok((left, right)),
-        Err(right) => match left.fitted(&right.ty) {
-            Ok(left) => return Ok((left, right)),
-            Err(left) => (left, right),
-        },
-    };
+    if let Some(right) = right.fitted(&left.ty) {
+        return Ok((left, right));
+    }
+    if let Some(left) = left.fitted(&right.ty) {
+        return Ok((left, right));
+    }
     let (l, r) = (left.class(), right.class());
     let moment = |o: Operand| -> Result<Operand> {
         if let (Class::Text, Some(ScalarValue::Utf8(Some(text)))) = (o.class(), o.literal())
@@ -281,7 +277,7 @@ pub(crate) fn in_list(list: InList, schema: &DFSchema) -> Result<Expr> {
         let operand = Operand::new(item.clone(), schema)?;
         if operand.class() == Class::Null || operand.ty == ty {
             items.push(operand.expr);
-        } else if let Ok(operand) = operand.fitted(&ty) {
+        } else if let Some(operand) = operand.fitted(&ty) {
             items.push(operand.expr);
         } else {
             return chain(list, schema);

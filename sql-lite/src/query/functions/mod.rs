@@ -298,14 +298,15 @@ impl ScalarUDFImpl for Udf {
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
         // A conversion to the type that is there already.
         if args.len() == 1 {
-            let same = match (self.function.name, info.get_data_type(&args[0])?) {
-                ("__truth", DataType::Boolean) => true,
-                ("__cast_date", DataType::Date32) => true,
-                ("__cast_signed" | "__number", DataType::Int64) => true,
-                ("__cast_double", DataType::Float64) => true,
-                ("__cast_char", DataType::Utf8) => true,
-                _ => false,
-            };
+            let ty = info.get_data_type(&args[0])?;
+            let same = matches!(
+                (self.function.name, ty),
+                ("__truth", DataType::Boolean)
+                    | ("__cast_date", DataType::Date32)
+                    | ("__cast_signed" | "__number", DataType::Int64)
+                    | ("__cast_double", DataType::Float64)
+                    | ("__cast_char", DataType::Utf8)
+            );
             if same {
                 let arg = args.into_iter().next();
                 return Ok(ExprSimplifyResult::Simplified(arg.expect("there is one argument")));
