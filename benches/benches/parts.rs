@@ -82,7 +82,9 @@ fn kv(c: &mut Criterion) {
         let folder = tempfile::tempdir().expect("a folder");
         let config = EngineConfig::default();
         let engine = damask_kv::open(kind, &folder.path().join("kv"), &config).expect("opens");
-        (0..KEYS).step_by(BATCH_KEYS as usize).for_each(|n| engine.write(puts(n)).expect("written"));
+        (0..KEYS)
+            .step_by(BATCH_KEYS as usize)
+            .for_each(|n| engine.write(puts(n)).expect("written"));
         engine.sync().expect("synced");
         let mut numbers = Numbers(SEED);
 

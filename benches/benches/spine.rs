@@ -58,7 +58,9 @@ fn run() -> Result<(), Error> {
     println!("{}", machine::state(&arguments.folder, &run.stopwatch)?);
     let (scale, engine) = (arguments.scale, EngineName::best().kind());
     let built = if cfg!(debug_assertions) { ", built without optimization" } else { "" };
-    println!("cluster: 3 row stores ({engine}), 1 column store, one process; scale {scale}{built}\n");
+    println!(
+        "cluster: 3 row stores ({engine}), 1 column store, one process; scale {scale}{built}\n"
+    );
     if arguments.wants("idle") {
         run.idle()?;
     }
@@ -151,7 +153,8 @@ impl Run {
                 .prefix("damask-bench-bare-")
                 .tempdir_in(&self.arguments.folder)?;
             let kind = EngineName::best().kind();
-            let engine = damask_kv::open(kind, &folder.path().join("kv"), &EngineConfig::default())?;
+            let engine =
+                damask_kv::open(kind, &folder.path().join("kv"), &EngineConfig::default())?;
             let copy = batches.clone();
             let (written, seconds) = self.stopwatch.time(|| {
                 copy.into_iter().try_for_each(|batch| engine.write(batch))?;
@@ -168,7 +171,10 @@ impl Run {
                 bytes >> 20
             ),
             "rows/s",
-            Line::new("tables made, rows in, columns caught up", Spread::of(&[rows / tpch.load_seconds])),
+            Line::new(
+                "tables made, rows in, columns caught up",
+                Spread::of(&[rows / tpch.load_seconds]),
+            ),
             target,
             &[Line::new("peer: the same bytes into one bare engine", Spread::of(&rates))],
         );

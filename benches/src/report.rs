@@ -56,7 +56,13 @@ fn line(line: &Line, unit: &str) -> String {
 }
 
 /// A bench's lines: a title, what is measured, then its peers, each with "measured / peer".
-pub fn render(title: &str, unit: &str, ours: &Line, target: Option<Target>, peers: &[Line]) -> String {
+pub fn render(
+    title: &str,
+    unit: &str,
+    ours: &Line,
+    target: Option<Target>,
+    peers: &[Line],
+) -> String {
     let mut text = format!("{title}\n{}", line(ours, unit));
     if let Some(target) = target {
         let word = if target.reached(ours.spread.median) { "reached" } else { "MISSED" };
@@ -84,11 +90,14 @@ mod tests {
         let text = render("point", "ms", &ours, Some(Target::AtMost(0.5)), &[peer]);
         let squeezed: Vec<String> =
             text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        assert_eq!(squeezed, [
-            "point",
-            "select 0.4000 ms (0.3000 to 0.6000, n = 3) target at most 0.5 ms: reached",
-            "SELECT 1 0.2000 ms (0.2000 to 0.2000, n = 1) 2.00x of it",
-        ]);
+        assert_eq!(
+            squeezed,
+            [
+                "point",
+                "select 0.4000 ms (0.3000 to 0.6000, n = 3) target at most 0.5 ms: reached",
+                "SELECT 1 0.2000 ms (0.2000 to 0.2000, n = 1) 2.00x of it",
+            ]
+        );
         let text = render("load", "rows/s", &ours, Some(Target::AtLeast(0.5)), &[]);
         assert!(text.ends_with("target at least 0.5 rows/s: MISSED"), "{text}");
     }

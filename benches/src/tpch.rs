@@ -56,7 +56,8 @@ pub struct Tpch {
 impl Tpch {
     /// Starts and loads.
     pub fn start(arguments: &Arguments, stopwatch: &Stopwatch) -> Result<Tpch, Error> {
-        let folder = tempfile::Builder::new().prefix("damask-bench-").tempdir_in(&arguments.folder)?;
+        let folder =
+            tempfile::Builder::new().prefix("damask-bench-").tempdir_in(&arguments.folder)?;
         let cluster = Cluster::start(playground(Some(folder.path())))?;
         let options = LoadTpch {
             scale: arguments.scale,

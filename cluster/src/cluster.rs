@@ -63,11 +63,23 @@ impl Endpoints for Parts {
 /// Lets scans get past locks.
 struct Resolver(Client);
 
+/// First pause while a lock's transaction is alive; doubles up to [`LOCK_PAUSE_MAX`].
+const LOCK_PAUSE_MIN: Duration = Duration::from_millis(1);
+/// Longest pause.
+const LOCK_PAUSE_MAX: Duration = Duration::from_millis(64);
+/// Pauses of one call, about three seconds: a dead transaction's lock has expired by then.
+const LOCK_PAUSES_MAX: u32 = 50;
+
 impl ResolveLocks for Resolver {
     fn resolve(&self, locks: Vec<KeyLock>, read_ts: Timestamp) -> Result<(), String> {
-        let wait = self.0.resolve_locks(&locks, read_ts).map_err(|e| e.to_string())?;
-        if let Some(wait) = wait {
-            std::thread::park_timeout(wait);
+        // A scan cannot pass a lock whose transaction was only pushed: it waits for its end.
+        let mut pause = LOCK_PAUSE_MIN;
+        for _ in 0..LOCK_PAUSES_MAX {
+            match self.0.resolve_locks(&locks, read_ts).map_err(|e| e.to_string())? {
+                None => return Ok(()),
+                Some(wait) => std::thread::park_timeout(wait.max(pause).min(LOCK_PAUSE_MAX)),
+            }
+            pause = (pause * 2).min(LOCK_PAUSE_MAX);
         }
         Ok(())
     }

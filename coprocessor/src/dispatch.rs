@@ -63,6 +63,7 @@ pub struct Dispatch {
 
 /// Pauses that double, until a deadline.
 struct Backoff {
+    attempts: usize,
     pause: Duration,
     deadline: Duration,
 }
@@ -122,7 +123,7 @@ impl Dispatch {
                 continue;
             };
             for unit in units {
-                let error = match self.send(&unit, spec) {
+                let error = match self.send(&unit, spec, backoff.attempts) {
                     Ok(opened) => {
                         parts.extend(opened);
                         continue;
@@ -147,12 +148,19 @@ impl Dispatch {
         Ok(parts)
     }
 
-    fn send(&self, unit: &Unit, spec: &Arc<ScanSpec>) -> Result<Vec<Part>, EndpointError> {
+    /// Asks the store that should know. Without a known leader every voter has its turn.
+    fn send(
+        &self,
+        unit: &Unit,
+        spec: &Arc<ScanSpec>,
+        attempts: usize,
+    ) -> Result<Vec<Part>, EndpointError> {
         let context = RegionContext { region: unit.region.id, epoch: unit.region.epoch };
         let absent = || EndpointError::Region(RegionError::RegionNotFound(unit.region.id));
         if spec.source != Source::Columns {
             let leader = self.locate.locate(&unit.ranges[0].start).and_then(|r| r.leader);
-            let peer = leader.or_else(|| unit.region.voters().next().copied());
+            let turn = attempts % unit.region.voters().count().max(1);
+            let peer = leader.or_else(|| unit.region.voters().nth(turn).copied());
             let store = peer.ok_or_else(absent)?.store;
             let endpoint = self.endpoints.endpoint(store).ok_or_else(absent)?;
             return endpoint.open(context, &unit.ranges, spec);
@@ -184,7 +192,6 @@ impl Dispatch {
                 }
             }
             RegionError::Stale | RegionError::Undetermined(_) => {}
-            RegionError::Busy(_) if source != Source::Columns => {}
             _ => self.locate.invalidate(id),
         }
     }
@@ -205,7 +212,7 @@ impl Dispatch {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff { pause: PAUSE_MIN, deadline: self.clock.monotonic() + GIVE_UP_AFTER }
+        Backoff { attempts: 0, pause: PAUSE_MIN, deadline: self.clock.monotonic() + GIVE_UP_AFTER }
     }
 
     /// Pauses before the next attempt, or gives up with the last error.
@@ -216,6 +223,7 @@ impl Dispatch {
         let (lock, condition) = &self.pause;
         condition.wait_for(&mut lock.lock(), backoff.pause);
         backoff.pause = (backoff.pause * 2).min(PAUSE_MAX);
+        backoff.attempts += 1;
         Ok(())
     }
 }

@@ -196,8 +196,8 @@ impl World {
 
     fn region_at(&mut self, id: u64, key: &str) -> Option<ReplicaStatus> {
         let core = &self.nodes[&id].core;
-        let all = core.ids().into_iter().filter_map(|r| core.status(r));
-        all.filter(|s| s.region.range.contains(key.as_bytes())).next_back()
+        let mut all = core.ids().into_iter().filter_map(|r| core.status(r));
+        all.rfind(|s| s.region.range.contains(key.as_bytes()))
     }
 
     fn write(&mut self, id: u64, key: &'static str) {
