@@ -18,7 +18,7 @@ pub fn state(folder: &Path, stopwatch: &Stopwatch) -> Result<String, Error> {
     let load: Vec<&str> = load.split_whitespace().take(3).collect();
     let sync = sync_seconds(folder, stopwatch)? * 1e3;
     Ok(format!(
-        "machine: {cores} cores, load average {}, sync of 4 KiB p50 {sync:.3} ms (n = {SYNCS}) in {}",
+        "machine: {cores} cores, load average {}, sync of 4 KiB p50 {sync:.3} ms in {}",
         load.join(" "),
         folder.display()
     ))

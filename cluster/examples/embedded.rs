@@ -7,6 +7,7 @@ use damask_cluster::{Cluster, Config};
 use damask_sql_lite::convert;
 use damask_sql_lite::outcome::{ConnectionInfo, Outcome, RowBatch};
 use damask_sql_lite::session::Connection;
+use damask_types::{ColumnType, Datum};
 use std::error::Error;
 
 /// Looks at the replica's progress before giving up, 10 ms apart.
@@ -46,11 +47,14 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
+fn shown(value: &Datum, ty: Option<&ColumnType>) -> String {
+    convert::text(value, ty).unwrap_or_else(|| "NULL".to_owned())
+}
+
 /// Runs a statement and reads its rows as text.
 fn rows(session: &mut Connection, sql: &str) -> damask_sql_lite::Result<Vec<Vec<String>>> {
     let Outcome::Rows(mut rows) = session.run(sql)? else { return Ok(Vec::new()) };
     let types: Vec<_> = rows.columns.iter().map(|column| column.ty.clone()).collect();
-    let shown = |value, ty| convert::text(value, ty).unwrap_or_else(|| "NULL".to_owned());
     let mut out = Vec::new();
     while let Some(batch) = rows.source.next()? {
         match batch {

@@ -25,7 +25,7 @@ fn start() -> (Cluster, Client, Arc<TableSchema>) {
     ]);
     let table = schema(&cluster, "d", "t");
     split(&cluster, &table, &[4, 8]);
-    client.replicate("d", "t");
+    client.replicate("d", "t", true);
     (cluster, client, table)
 }
 
@@ -180,8 +180,8 @@ fn transfers_keep_the_sum_in_rows_and_columns_at_every_moment() {
             client.run(&format!("INSERT INTO bank VALUES ({id}, {START_BALANCE})"));
         }
         split(&cluster, &schema(&cluster, "d", "bank"), &[8, 16]);
-        client.replicate("d", "bank");
-        client.replicate("d", "ledger");
+        client.replicate("d", "bank", true);
+        client.replicate("d", "ledger", true);
         let stop = AtomicBool::new(false);
         let done = AtomicU64::new(0);
         std::thread::scope(|scope| {

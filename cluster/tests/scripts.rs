@@ -2,7 +2,7 @@
 //! read, columns are read, the optimizer chooses, or the tables lie in many small regions.
 //!
 //! A script is statements that end with `;` at the end of a line, with `--` comments between them.
-//! Rows are sorted unless the statement says ORDER BY. A script starts in an empty database of its
+//! A query's rows are sorted unless it says ORDER BY. A script starts in an empty database of its
 //! own name. A line `--@client NAME` gives what follows to another client, which is made at its
 //! first use (the first is `main`).
 
@@ -84,9 +84,9 @@ impl Run<'_> {
         let view = self.cluster.database().catalog.view();
         let tables: Vec<_> = view.tables_of(self.database).cloned().collect();
         for table in tables {
-            let wants = self.mode != Mode::Row && table.column_replicas == 0;
-            if wants {
-                self.admin.replicate(self.database, &table.name);
+            if self.mode != Mode::Row {
+                // TRUNCATE keeps the wish for columns and makes new ones.
+                self.admin.replicate(self.database, &table.name, table.column_replicas == 0);
             }
             let key = row_key(table.id, EDGES[0]);
             let route = damask_pd::Placement::route(self.cluster.pd().as_ref(), &key);

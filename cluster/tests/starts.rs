@@ -63,7 +63,7 @@ fn a_restart_on_disk_keeps_rows_columns_and_identities() {
             "USE d",
             "CREATE TABLE t (a INT PRIMARY KEY AUTO_INCREMENT, b VARCHAR(10), KEY (b))",
         ]);
-        client.replicate("d", "t");
+        client.replicate("d", "t", true);
         client.run("INSERT INTO t (b) VALUES ('x'), ('y'), ('z')");
         client.run("DELETE FROM t WHERE b = 'y'");
         let table = schema(&cluster, "d", "t");

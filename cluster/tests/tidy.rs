@@ -122,7 +122,9 @@ fn every_file_says_its_purpose_and_is_about_one_thing() {
     let mut problems = Vec::new();
     for (path, text) in sources() {
         let name = path.strip_prefix(root()).expect("inside").display().to_string();
-        if !text.lines().take(8).any(|line| line.starts_with("//!")) {
+        // The unit tests of a file are about that file.
+        let unit_tests = path.file_name().is_some_and(|name| name == "tests.rs");
+        if !unit_tests && !text.lines().take(8).any(|line| line.starts_with("//!")) {
             problems.push(format!("{name}: no `//!` at the top"));
         }
         let lines = text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).count();
@@ -155,7 +157,7 @@ fn nothing_is_left_undone() {
 
 #[test]
 fn unsafe_code_is_in_named_files_with_reasons() {
-    let allowed = ["env/src/real_disk.rs"];
+    let allowed = ["env/src/real_disk.rs", "kv/src/rocks/snapshot.rs"];
     let mut found: BTreeMap<String, bool> = BTreeMap::new();
     for (path, text) in sources() {
         let name = path.strip_prefix(root()).expect("inside").display().to_string();

@@ -25,7 +25,7 @@ fn walk() {
             "USE d",
             "CREATE TABLE t (id INT PRIMARY KEY, name VARCHAR(10), KEY by_name (name))",
         ]);
-        client.replicate("d", "t");
+        client.replicate("d", "t", true);
         let mut trace = String::new();
         write_walk(&cluster, &mut client, &mut trace);
         read_walk(&mut client, &mut trace);

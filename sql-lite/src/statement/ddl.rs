@@ -1,4 +1,4 @@
-//! CREATE, ALTER, DROP, TRUNCATE, RENAME. Types are resolved here, since their names are grammar;
+//! Definitions: CREATE, and what ALTER shares with it. Types are resolved here, since their names are grammar;
 //! what MySQL has and this server has not is refused by name (1235), never silently changed.
 
 use super::parser::P;
@@ -174,8 +174,8 @@ pub enum AlterAction {
     NoEffect,
 }
 
-const FOREIGN_KEY: &str = "FOREIGN KEY";
-const CHECK: &str = "CHECK";
+pub(super) const FOREIGN_KEY: &str = "FOREIGN KEY";
+pub(super) const CHECK: &str = "CHECK";
 
 impl P<'_> {
     pub(super) fn create(&mut self) -> Result<Stmt> {
@@ -227,7 +227,7 @@ impl P<'_> {
         self.fail()
     }
 
-    fn database_options(&mut self) -> Result<()> {
+    pub(super) fn database_options(&mut self) -> Result<()> {
         while !self.at_end() {
             self.word("DEFAULT");
             let charset = self.words(&["CHARACTER", "SET"]) || self.word("CHARSET");
@@ -240,7 +240,7 @@ impl P<'_> {
         Ok(())
     }
 
-    fn create_table(&mut self) -> Result<Stmt> {
+    pub(super) fn create_table(&mut self) -> Result<Stmt> {
         let if_not_exists = self.if_not_exists();
         let mut create = CreateTable {
             name: self.table_name()?,
@@ -282,7 +282,7 @@ impl P<'_> {
         Ok(Stmt::CreateTable(Box::new(create)))
     }
 
-    fn table_element(&mut self, create: &mut CreateTable) -> Result<()> {
+    pub(super) fn table_element(&mut self, create: &mut CreateTable) -> Result<()> {
         if self.peek_key() {
             return match self.key_def()? {
                 Ok(key) => {
@@ -301,7 +301,7 @@ impl P<'_> {
         Ok(())
     }
 
-    fn peek_key(&self) -> bool {
+    pub(super) fn peek_key(&self) -> bool {
         [
             "CONSTRAINT",
             "PRIMARY",
@@ -318,7 +318,7 @@ impl P<'_> {
     }
 
     /// A key, or the name of what is read and ignored.
-    fn key_def(&mut self) -> Result<std::result::Result<KeyDef, &'static str>> {
+    pub(super) fn key_def(&mut self) -> Result<std::result::Result<KeyDef, &'static str>> {
         let mut name = None;
         if self.word("CONSTRAINT") && !self.peek_key() {
             name = Some(self.name()?);
@@ -361,7 +361,7 @@ impl P<'_> {
         Ok(Ok(KeyDef { name, columns, kind }))
     }
 
-    fn references(&mut self) -> Result<()> {
+    pub(super) fn references(&mut self) -> Result<()> {
         self.expect("REFERENCES")?;
         self.table_name()?;
         if self.peek_symbol(&Token::LParen) {
@@ -385,14 +385,14 @@ impl P<'_> {
         Ok(())
     }
 
-    fn index_type(&mut self) -> Result<()> {
+    pub(super) fn index_type(&mut self) -> Result<()> {
         if self.word("USING") && self.one_of(&["BTREE", "HASH", "RTREE"]).is_none() {
             return self.fail();
         }
         Ok(())
     }
 
-    fn key_columns(&mut self, kind: KeyKind) -> Result<Vec<String>> {
+    pub(super) fn key_columns(&mut self, kind: KeyKind) -> Result<Vec<String>> {
         self.parenthesized(|p| {
             if p.peek_symbol(&Token::LParen) {
                 return p.unsupported("expression index");
@@ -406,7 +406,7 @@ impl P<'_> {
         })
     }
 
-    fn index_options(&mut self) -> Result<()> {
+    pub(super) fn index_options(&mut self) -> Result<()> {
         loop {
             if self.word("COMMENT") {
                 self.string()?;
@@ -426,7 +426,7 @@ impl P<'_> {
         }
     }
 
-    fn create_index(&mut self, kind: KeyKind) -> Result<Stmt> {
+    pub(super) fn create_index(&mut self, kind: KeyKind) -> Result<Stmt> {
         let if_not_exists = self.if_not_exists();
         let name = Some(self.name()?);
         self.index_type()?;
@@ -440,7 +440,7 @@ impl P<'_> {
     }
 
     /// ALGORITHM and LOCK of index statements.
-    fn algorithm(&mut self) -> Result<()> {
+    pub(super) fn algorithm(&mut self) -> Result<()> {
         while self.one_of(&["ALGORITHM", "LOCK"]).is_some() {
             self.symbol(&Token::Eq);
             self.name_or_string()?;
@@ -448,7 +448,7 @@ impl P<'_> {
         Ok(())
     }
 
-    fn table_options(&mut self, create: &mut CreateTable) -> Result<()> {
+    pub(super) fn table_options(&mut self, create: &mut CreateTable) -> Result<()> {
         loop {
             self.symbol(&Token::Comma);
             if self.word("COMMENT") {
@@ -466,7 +466,7 @@ impl P<'_> {
     }
 
     /// An option that changes nothing here.
-    fn plain_table_option(&mut self) -> Result<bool> {
+    pub(super) fn plain_table_option(&mut self) -> Result<bool> {
         const NAMES: [&str; 23] = [
             "ENGINE",
             "CHARSET",
@@ -504,7 +504,7 @@ impl P<'_> {
         Ok(true)
     }
 
-    fn column_def(&mut self) -> Result<ColumnDef> {
+    pub(super) fn column_def(&mut self) -> Result<ColumnDef> {
         let name = self.name()?;
         let ty = self.data_type()?;
         let mut column = ColumnDef {
@@ -522,7 +522,7 @@ impl P<'_> {
         Ok(column)
     }
 
-    fn column_option(&mut self, column: &mut ColumnDef) -> Result<bool> {
+    pub(super) fn column_option(&mut self, column: &mut ColumnDef) -> Result<bool> {
         if self.words(&["NOT", "NULL"]) {
             column.nullable = Some(false);
         } else if self.word("NULL") {
@@ -542,9 +542,7 @@ impl P<'_> {
             let _ = self.one_of(&["CLUSTERED", "NONCLUSTERED"]);
         } else if self.word("COMMENT") {
             column.comment = self.string()?;
-        } else if self.word("COLLATE") {
-            self.name_or_string()?;
-        } else if self.one_of(&["COLUMN_FORMAT", "STORAGE"]).is_some() {
+        } else if self.one_of(&["COLLATE", "COLUMN_FORMAT", "STORAGE"]).is_some() {
             self.name_or_string()?;
         } else if self.peek("REFERENCES") {
             self.references()?;
@@ -566,7 +564,7 @@ impl P<'_> {
         Ok(true)
     }
 
-    fn default_value(&mut self) -> Result<Default> {
+    pub(super) fn default_value(&mut self) -> Result<Default> {
         if ["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"].iter().any(|w| self.peek(w))
         {
             self.now()?;
@@ -586,7 +584,7 @@ impl P<'_> {
         Ok(Default::Constant(Box::new(expr)))
     }
 
-    fn now(&mut self) -> Result<()> {
+    pub(super) fn now(&mut self) -> Result<()> {
         if self.one_of(&["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"]).is_none() {
             return self.fail();
         }
@@ -599,7 +597,7 @@ impl P<'_> {
         Ok(())
     }
 
-    fn data_type(&mut self) -> Result<ColumnType> {
+    pub(super) fn data_type(&mut self) -> Result<ColumnType> {
         let word = match &self.parser.peek_token_ref().token {
             Token::Word(w) if w.quote_style.is_none() => w.value.to_ascii_uppercase(),
             _ => return self.fail(),
@@ -610,7 +608,7 @@ impl P<'_> {
         Ok(ty)
     }
 
-    fn named_type(&mut self, word: &str) -> Result<ColumnType> {
+    pub(super) fn named_type(&mut self, word: &str) -> Result<ColumnType> {
         let int = |width| Ok(width);
         let width = match word {
             "TINYINT" | "INT1" => int(IntWidth::Tiny),
@@ -651,7 +649,7 @@ impl P<'_> {
         }
     }
 
-    fn string_type(&mut self, word: &str) -> Result<ColumnType> {
+    pub(super) fn string_type(&mut self, word: &str) -> Result<ColumnType> {
         let len = |n: Option<u64>, default: u64, max: u64, what: &str| -> Result<u32> {
             let n = n.unwrap_or(default);
             if n > max {
@@ -688,7 +686,7 @@ impl P<'_> {
     }
 
     /// UNSIGNED, SIGNED, ZEROFILL (which implies UNSIGNED).
-    fn sign(&mut self) -> Result<bool> {
+    pub(super) fn sign(&mut self) -> Result<bool> {
         let mut unsigned = false;
         while let Some(word) = self.one_of(&["UNSIGNED", "SIGNED", "ZEROFILL"]) {
             unsigned |= word != "SIGNED";
@@ -696,7 +694,7 @@ impl P<'_> {
         Ok(unsigned)
     }
 
-    fn precision_scale(&mut self) -> Result<Option<(u64, Option<u64>)>> {
+    pub(super) fn precision_scale(&mut self) -> Result<Option<(u64, Option<u64>)>> {
         if !self.symbol(&Token::LParen) {
             return Ok(None);
         }
@@ -706,14 +704,14 @@ impl P<'_> {
         Ok(Some((precision, scale)))
     }
 
-    fn float(&mut self) -> Result<ColumnType> {
+    pub(super) fn float(&mut self) -> Result<ColumnType> {
         let precision = self.precision_scale()?;
         self.sign()?;
         let double = matches!(precision, Some((25..=53, None)));
         Ok(if double { ColumnType::Double } else { ColumnType::Float })
     }
 
-    fn decimal(&mut self) -> Result<ColumnType> {
+    pub(super) fn decimal(&mut self) -> Result<ColumnType> {
         let (precision, scale) = self.precision_scale()?.unwrap_or((10, None));
         let precision = if precision == 0 { 10 } else { precision };
         let scale = scale.unwrap_or(0);
@@ -732,7 +730,7 @@ impl P<'_> {
         Ok(ColumnType::Decimal { precision: precision as u8, scale: scale as u8 })
     }
 
-    fn fsp(&mut self) -> Result<u8> {
+    pub(super) fn fsp(&mut self) -> Result<u8> {
         let fsp = self.optional_length()?.unwrap_or(0);
         if fsp > 6 {
             let message = format!("Too-big precision {fsp} specified. Maximum is 6.");
@@ -741,7 +739,7 @@ impl P<'_> {
         Ok(fsp as u8)
     }
 
-    fn charset_options(&mut self, ty: &ColumnType) -> Result<()> {
+    pub(super) fn charset_options(&mut self, ty: &ColumnType) -> Result<()> {
         while ty.is_text() {
             if self.words(&["CHARACTER", "SET"]) || self.word("CHARSET") || self.word("COLLATE") {
                 self.name_or_string()?;
@@ -750,305 +748,6 @@ impl P<'_> {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn alter(&mut self) -> Result<Stmt> {
-        self.expect("ALTER")?;
-        if self.word("DATABASE") || self.word("SCHEMA") {
-            let options = ["DEFAULT", "CHARACTER", "CHARSET", "COLLATE", "ENCRYPTION"];
-            let unnamed = options.iter().any(|w| self.peek(w));
-            let name = if unnamed { None } else { Some(self.name()?) };
-            self.database_options()?;
-            return Ok(Stmt::AlterDatabase { name });
-        }
-        let _ = self.one_of(&["ONLINE", "IGNORE"]);
-        if !self.word("TABLE") {
-            for what in [
-                "USER",
-                "VIEW",
-                "INSTANCE",
-                "FUNCTION",
-                "PROCEDURE",
-                "EVENT",
-                "SEQUENCE",
-                "PLACEMENT",
-                "RESOURCE",
-                "SERVER",
-            ] {
-                if self.peek(what) {
-                    return self.unsupported(&format!("ALTER {what}"));
-                }
-            }
-            return self.fail();
-        }
-        let table = self.table_name()?;
-        let mut actions = Vec::new();
-        if !self.at_end() {
-            self.list(|p| p.alter_action(&mut actions))?;
-        }
-        Ok(Stmt::AlterTable { table, actions })
-    }
-
-    fn alter_action(&mut self, actions: &mut Vec<AlterAction>) -> Result<()> {
-        if self.word("ADD") {
-            return self.alter_add(actions);
-        }
-        if self.word("DROP") {
-            let action = self.alter_drop()?;
-            actions.push(action);
-            return Ok(());
-        }
-        let action = if self.word("MODIFY") {
-            self.word("COLUMN");
-            let column = self.column_def()?;
-            let position = self.position()?;
-            AlterAction::ChangeColumn { old: column.name.clone(), column, position }
-        } else if self.word("CHANGE") {
-            self.word("COLUMN");
-            let old = self.name()?;
-            let column = self.column_def()?;
-            AlterAction::ChangeColumn { old, column, position: self.position()? }
-        } else if self.word("RENAME") {
-            self.alter_rename()?
-        } else if self.word("ALTER") {
-            self.alter_column()?
-        } else if self.word("SET") {
-            self.replica()?
-        } else {
-            self.alter_option()?
-        };
-        actions.push(action);
-        Ok(())
-    }
-
-    fn alter_add(&mut self, actions: &mut Vec<AlterAction>) -> Result<()> {
-        if self.peek("PARTITION") {
-            return self.unsupported("PARTITION BY");
-        }
-        if self.peek_key() {
-            let if_not_exists = false;
-            actions.push(match self.key_def()? {
-                Ok(key) => AlterAction::AddKey { key, if_not_exists },
-                Err(what) => AlterAction::Ignored(what),
-            });
-            return Ok(());
-        }
-        self.word("COLUMN");
-        let if_not_exists = self.if_not_exists();
-        if self.peek_symbol(&Token::LParen) {
-            let columns = self.parenthesized(P::column_def)?;
-            for column in columns {
-                let position = Position::Last;
-                actions.push(AlterAction::AddColumn { column, position, if_not_exists });
-            }
-            return Ok(());
-        }
-        let column = self.column_def()?;
-        let position = self.position()?.unwrap_or(Position::Last);
-        actions.push(AlterAction::AddColumn { column, position, if_not_exists });
-        Ok(())
-    }
-
-    fn position(&mut self) -> Result<Option<Position>> {
-        if self.word("FIRST") {
-            return Ok(Some(Position::First));
-        }
-        if self.word("AFTER") { Ok(Some(Position::After(self.name()?))) } else { Ok(None) }
-    }
-
-    fn alter_drop(&mut self) -> Result<AlterAction> {
-        if self.words(&["PRIMARY", "KEY"]) {
-            return Ok(AlterAction::DropKey { name: "PRIMARY".to_owned(), if_exists: false });
-        }
-        if self.words(&["FOREIGN", "KEY"]) {
-            self.name()?;
-            return Ok(AlterAction::Ignored(FOREIGN_KEY));
-        }
-        if self.one_of(&["CHECK", "CONSTRAINT"]).is_some() {
-            self.name()?;
-            return Ok(AlterAction::Ignored(CHECK));
-        }
-        if self.one_of(&["INDEX", "KEY"]).is_some() {
-            let if_exists = self.if_exists();
-            return Ok(AlterAction::DropKey { name: self.index_name()?, if_exists });
-        }
-        if self.peek("PARTITION") {
-            return self.unsupported("PARTITION BY");
-        }
-        self.word("COLUMN");
-        let if_exists = self.if_exists();
-        let name = self.name()?;
-        let _ = self.one_of(&["RESTRICT", "CASCADE"]);
-        Ok(AlterAction::DropColumn { name, if_exists })
-    }
-
-    /// PRIMARY is a reserved word and an index's name.
-    fn index_name(&mut self) -> Result<String> {
-        if self.word("PRIMARY") { Ok("PRIMARY".to_owned()) } else { self.name() }
-    }
-
-    fn alter_rename(&mut self) -> Result<AlterAction> {
-        if self.word("COLUMN") {
-            let old = self.name()?;
-            self.expect("TO")?;
-            return Ok(AlterAction::RenameColumn { old, new: self.name()? });
-        }
-        if self.one_of(&["INDEX", "KEY"]).is_some() {
-            let old = self.name()?;
-            self.expect("TO")?;
-            return Ok(AlterAction::RenameKey { old, new: self.name()? });
-        }
-        if !self.word("TO") && !self.word("AS") {
-            self.symbol(&Token::Eq);
-        }
-        Ok(AlterAction::RenameTo(self.table_name()?))
-    }
-
-    fn alter_column(&mut self) -> Result<AlterAction> {
-        if self.one_of(&["INDEX", "CHECK", "CONSTRAINT"]).is_some() {
-            self.name()?;
-            let known = self.one_of(&["VISIBLE", "INVISIBLE", "ENFORCED"]).is_some()
-                || self.words(&["NOT", "ENFORCED"]);
-            return if known { Ok(AlterAction::NoEffect) } else { self.fail() };
-        }
-        self.word("COLUMN");
-        let name = self.name()?;
-        if self.words(&["DROP", "DEFAULT"]) {
-            return Ok(AlterAction::SetDefault { name, default: None });
-        }
-        self.expect("SET")?;
-        self.expect("DEFAULT")?;
-        Ok(AlterAction::SetDefault { name, default: Some(self.default_value()?) })
-    }
-
-    /// `SET COLUMN REPLICA n`, `SET TIFLASH REPLICA n [LOCATION LABELS …]`.
-    fn replica(&mut self) -> Result<AlterAction> {
-        if self.one_of(&["COLUMN", "TIFLASH"]).is_none() {
-            return self.fail();
-        }
-        self.expect("REPLICA")?;
-        let replicas = self.number()?;
-        if self.words(&["LOCATION", "LABELS"]) {
-            return self.unsupported("LOCATION LABELS");
-        }
-        match u32::try_from(replicas) {
-            Ok(replicas) => Ok(AlterAction::SetColumnReplica(replicas)),
-            Err(_) => self.fail(),
-        }
-    }
-
-    fn alter_option(&mut self) -> Result<AlterAction> {
-        if self.word("COMMENT") {
-            self.symbol(&Token::Eq);
-            return Ok(AlterAction::Comment(self.string()?));
-        }
-        if self.word("AUTO_INCREMENT") {
-            self.symbol(&Token::Eq);
-            return Ok(AlterAction::AutoIncrement(self.number()?));
-        }
-        if self.words(&["CONVERT", "TO"]) {
-            if !self.words(&["CHARACTER", "SET"]) {
-                self.expect("CHARSET")?;
-            }
-            self.name_or_string()?;
-            if self.word("COLLATE") {
-                self.name_or_string()?;
-            }
-            return Ok(AlterAction::NoEffect);
-        }
-        if self.words(&["DISABLE", "KEYS"]) || self.words(&["ENABLE", "KEYS"]) || self.word("FORCE")
-        {
-            return Ok(AlterAction::NoEffect);
-        }
-        if self.peek("ALGORITHM") || self.peek("LOCK") {
-            self.algorithm()?;
-            return Ok(AlterAction::NoEffect);
-        }
-        for what in [
-            "PARTITION",
-            "REORGANIZE",
-            "TRUNCATE",
-            "EXCHANGE",
-            "REMOVE",
-            "COALESCE",
-            "DISCARD",
-            "IMPORT",
-            "ORDER",
-            "TTL",
-            "CACHE",
-            "PLACEMENT",
-        ] {
-            if self.peek(what) {
-                return self.unsupported(&format!("ALTER TABLE … {what}"));
-            }
-        }
-        let mut any = false;
-        while self.plain_table_option()? {
-            any = true;
-        }
-        if any { Ok(AlterAction::NoEffect) } else { self.fail() }
-    }
-
-    pub(super) fn drop(&mut self) -> Result<Stmt> {
-        self.expect("DROP")?;
-        if self.word("DATABASE") || self.word("SCHEMA") {
-            let if_exists = self.if_exists();
-            return Ok(Stmt::DropDatabase { name: self.name()?, if_exists });
-        }
-        if self.word("TEMPORARY") && !self.peek("TABLE") {
-            return self.fail();
-        }
-        if self.word("TABLE") || self.word("TABLES") {
-            let if_exists = self.if_exists();
-            let names = self.list(P::table_name)?;
-            let _ = self.one_of(&["RESTRICT", "CASCADE"]);
-            return Ok(Stmt::DropTable { names, if_exists });
-        }
-        if self.word("INDEX") {
-            let if_exists = self.if_exists();
-            let name = self.index_name()?;
-            self.expect("ON")?;
-            let table = self.table_name()?;
-            self.algorithm()?;
-            let actions = vec![AlterAction::DropKey { name, if_exists }];
-            return Ok(Stmt::AlterTable { table, actions });
-        }
-        if self.one_of(&["VIEW", "TRIGGER", "PROCEDURE", "FUNCTION", "EVENT"]).is_some() {
-            let if_exists = self.if_exists();
-            let name = self.list(P::table_name)?.swap_remove(0);
-            let _ = self.one_of(&["RESTRICT", "CASCADE"]);
-            return Ok(Stmt::DropNothing { if_exists, name });
-        }
-        for what in
-            ["USER", "ROLE", "SEQUENCE", "GLOBAL", "SESSION", "BINDING", "PLACEMENT", "RESOURCE"]
-        {
-            if self.peek(what) {
-                return self.unsupported(&format!("DROP {what}"));
-            }
-        }
-        self.fail()
-    }
-
-    pub(super) fn truncate(&mut self) -> Result<Stmt> {
-        self.expect("TRUNCATE")?;
-        self.word("TABLE");
-        Ok(Stmt::Truncate(self.table_name()?))
-    }
-
-    pub(super) fn rename(&mut self) -> Result<Stmt> {
-        self.expect("RENAME")?;
-        if self.peek("USER") {
-            return self.unsupported("RENAME USER");
-        }
-        if !self.word("TABLE") && !self.word("TABLES") {
-            return self.fail();
-        }
-        let names = self.list(|p| {
-            let from = p.table_name()?;
-            p.expect("TO")?;
-            Ok((from, p.table_name()?))
-        })?;
-        Ok(Stmt::RenameTables(names))
     }
 }
 

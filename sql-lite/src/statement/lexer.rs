@@ -333,7 +333,7 @@ impl<'a> Lexer<'a> {
         let Some(end) = body.find('\'') else { return self.fail() };
         let digits = body[..end].to_owned();
         let fine = match kind {
-            b'x' => digits.len() % 2 == 0 && digits.bytes().all(|b| b.is_ascii_hexdigit()),
+            b'x' => digits.len().is_multiple_of(2) && digits.bytes().all(|b| b.is_ascii_hexdigit()),
             _ => digits.bytes().all(|b| matches!(b, b'0' | b'1')),
         };
         if !fine {

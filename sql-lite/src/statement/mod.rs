@@ -11,6 +11,7 @@
 //!  Stmt + values of ? ── params ──► Stmt
 //! ```
 
+mod alter;
 pub mod control;
 pub mod data;
 pub mod ddl;

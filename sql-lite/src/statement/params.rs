@@ -45,7 +45,8 @@ fn decimal(digits: &str, negative: bool) -> Option<Datum> {
 }
 
 fn hex(digits: &str) -> Option<Datum> {
-    let padded = if digits.len() % 2 == 0 { digits.to_owned() } else { format!("0{digits}") };
+    let padded =
+        if digits.len().is_multiple_of(2) { digits.to_owned() } else { format!("0{digits}") };
     let byte = |at| u8::from_str_radix(&padded[at..at + 2], 16).ok();
     (0..padded.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>().map(Datum::Bytes)
 }

@@ -178,10 +178,10 @@ impl P<'_> {
         let _ = self.word("EXTENDED");
         let full = self.word("FULL");
         if self.word("TABLES") {
-            return Ok(What::Tables { full, database: self.from_database()? });
+            return Ok(What::Tables { full, database: self.in_database()? });
         }
         if self.word("COLUMNS") || self.word("FIELDS") {
-            let table = self.from_table()?;
+            let table = self.in_table()?;
             return Ok(What::Columns { full, table });
         }
         if self.word("PROCESSLIST") {
@@ -191,10 +191,10 @@ impl P<'_> {
             return self.fail();
         }
         if self.words(&["TABLE", "STATUS"]) {
-            return Ok(What::TableStatus { database: self.from_database()? });
+            return Ok(What::TableStatus { database: self.in_database()? });
         }
         if self.one_of(&["INDEX", "INDEXES", "KEYS"]).is_some() {
-            return Ok(What::Index(self.from_table()?));
+            return Ok(What::Index(self.in_table()?));
         }
         if self.word("CREATE") {
             return self.show_create();
@@ -247,7 +247,7 @@ impl P<'_> {
         for (word, columns) in [("TRIGGERS", TRIGGERS), ("EVENTS", EVENTS), ("OPEN", OPEN_TABLES)] {
             if self.word(word) {
                 self.word("TABLES");
-                self.from_database()?;
+                self.in_database()?;
                 return Ok(What::Nothing(columns));
             }
         }
@@ -281,17 +281,17 @@ impl P<'_> {
         Ok(Some(if self.symbol(&Token::Comma) { (first, self.number()?) } else { (0, first) }))
     }
 
-    fn from_database(&mut self) -> Result<Option<String>> {
+    fn in_database(&mut self) -> Result<Option<String>> {
         if self.word("FROM") || self.word("IN") { self.name().map(Some) } else { Ok(None) }
     }
 
     /// `FROM t [FROM d]`, `FROM d.t`.
-    fn from_table(&mut self) -> Result<TableName> {
+    fn in_table(&mut self) -> Result<TableName> {
         if !self.word("FROM") && !self.word("IN") {
             return self.fail();
         }
         let mut table = self.table_name()?;
-        if let Some(database) = self.from_database()? {
+        if let Some(database) = self.in_database()? {
             table.database = Some(database);
         }
         Ok(table)

@@ -170,7 +170,7 @@ fn split_zone(text: &str) -> Option<(&str, Option<i64>)> {
     }
     let at = text.len().checked_sub(6).filter(|at| *at >= 11 && text.is_char_boundary(*at));
     let Some(at) = at else { return Some((text, None)) };
-    let tail = text[at..].as_bytes();
+    let tail = &text.as_bytes()[at..];
     if !matches!(tail[0], b'+' | b'-') || tail[3] != b':' || !text[..at].contains(':') {
         return Some((text, None));
     }
