@@ -231,10 +231,6 @@ impl ExecutionPlan for RegionScanExec {
         })
     }
 
-    fn supports_limit_pushdown(&self) -> bool {
-        true
-    }
-
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
         let mut copy = self.copy();
         copy.plan.fetch = limit;

@@ -38,3 +38,5 @@ SELECT id FROM emp LIMIT 0;
 SELECT CASE WHEN pay > 90 THEN 'much' WHEN pay IS NULL THEN 'none' ELSE 'some' END AS c, count(*) FROM emp GROUP BY c ORDER BY c;
 SELECT if(pay > 90, 1, 0) AS p, ifnull(pay, 0), nullif(dept, 1) FROM emp ORDER BY id;
 SELECT 7 / 2, 7 DIV 2, 7 % 3, -7 % 3, 1 / 0, 2 + '3', '10' = 10, NULL <=> NULL, 5 IN (1, NULL), NOT 0;
+SELECT count(*) FROM (SELECT id FROM emp LIMIT 3 OFFSET 2) x;
+SELECT count(*) FROM (SELECT id FROM emp WHERE id > 0 LIMIT 4, 5) x;
