@@ -22,6 +22,7 @@ pub mod params;
 mod parser;
 mod rewrite;
 pub mod show;
+mod types;
 #[cfg(test)]
 mod tests;
 
