@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::region::{Core, Failed, Group};
-use crate::request::{KeyError, Mutation, Request};
+use crate::request::{KeyError, Mutation, Prewrite, Request};
 use damask_types::key::Hex;
 use damask_types::{KeyLock, Timestamp};
 use std::sync::Arc;
@@ -145,13 +145,14 @@ fn lock_group(
             let cause = "another part of the transaction failed".to_owned();
             return Err(Error::Unavailable { attempts: 0, waited_ms: 0, cause });
         }
-        let request = Request::Prewrite {
+        let request = Request::Prewrite(Prewrite {
             mutations: group.items.clone(),
             primary: txn.primary.clone(),
             start_ts: txn.start_ts,
             ttl_ms: txn.ttl_ms,
             txn_size: txn.size,
-        };
+            ..Prewrite::default()
+        });
         let outcome = core.call(&group.route, request, backoff);
         if backoff.take_unknown() {
             // They may be locked: a failure must roll them back.

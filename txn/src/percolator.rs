@@ -78,7 +78,8 @@ pub fn decide(reader: &MvccReader, request: Request) -> Result<Decision> {
             let locks = reader.scan_locks(&range, |lock| lock.start_ts <= ts, limit)?;
             Ok(Decision::answer(Response::Locks(locks)))
         }
-        Request::Prewrite { mutations, primary, start_ts, ttl_ms, txn_size } => {
+        Request::Prewrite(request) => {
+            let crate::request::Prewrite { mutations, primary, start_ts, ttl_ms, txn_size, .. } = request;
             let batch = prewrite::Batch { primary, start_ts, ttl_ms, txn_size };
             prewrite::prewrite(reader, mutations, &batch)
         }
@@ -95,6 +96,7 @@ pub fn decide(reader: &MvccReader, request: Request) -> Result<Decision> {
             caller_start_ts,
             current_ts,
             rollback_if_not_exist,
+            ..
         } => {
             let ask = status::Ask { lock_ts, caller_start_ts, current_ts, rollback_if_not_exist };
             status::check(reader, primary, &ask)
@@ -102,5 +104,9 @@ pub fn decide(reader: &MvccReader, request: Request) -> Result<Decision> {
         Request::HeartBeat { primary, start_ts, ttl_ms } => {
             status::heart_beat(reader, primary, start_ts, ttl_ms)
         }
+        Request::CheckSecondaryLocks { .. }
+        | Request::PessimisticLock(_)
+        | Request::PessimisticRollback { .. }
+        | Request::ReadIndex { .. } => Err(Error::Invalid("not served here".to_owned())),
     }
 }

@@ -111,19 +111,8 @@ pub enum Request {
         /// As in `Get`.
         bypass: Vec<Timestamp>,
     },
-    /// First phase.
-    Prewrite {
-        /// Changes; all keys in this region.
-        mutations: Vec<Mutation>,
-        /// The deciding key.
-        primary: Vec<u8>,
-        /// The transaction.
-        start_ts: Timestamp,
-        /// Lock lifetime.
-        ttl_ms: u64,
-        /// Keys of the whole transaction.
-        txn_size: u64,
-    },
+    /// First phase; answers `Prewritten`.
+    Prewrite(Prewrite),
     /// Second phase.
     Commit {
         /// Keys in this region.
@@ -152,6 +141,39 @@ pub enum Request {
         current_ts: Timestamp,
         /// If nothing is known of it, write a rollback.
         rollback_if_not_exist: bool,
+        /// Treat an async-commit lock as one of two phases: its secondaries are known to lack a
+        /// lock of that kind.
+        force_sync_commit: bool,
+        /// The asker met a pessimistic lock: a pessimistic primary is removed without a trace, and
+        /// where nothing is known nothing is written.
+        resolving_pessimistic: bool,
+    },
+    /// What became of these keys of an async-commit transaction? Answers `SecondaryLocks`; where
+    /// no lock stands a rollback is left, so that a late prewrite fails.
+    CheckSecondaryLocks {
+        /// Keys in this region.
+        keys: Vec<Vec<u8>>,
+        /// The transaction.
+        start_ts: Timestamp,
+    },
+    /// Lock keys at the newest version before they are written; answers `PessimisticLocked`.
+    PessimisticLock(PessimisticLock),
+    /// Give up pessimistic locks with `for_update_ts` at or below the given; other locks stay.
+    PessimisticRollback {
+        /// Keys in this region.
+        keys: Vec<Vec<u8>>,
+        /// The transaction.
+        start_ts: Timestamp,
+        /// Newer locks stay.
+        for_update_ts: Timestamp,
+    },
+    /// A reader elsewhere (a learner) will read this range at `ts`; answers `ReadIndex`. No
+    /// commit at or below `ts` that the index does not cover can follow.
+    ReadIndex {
+        /// Part of the region.
+        range: KeyRange,
+        /// Version.
+        ts: Timestamp,
     },
     /// Commit (or, with ZERO, roll back) locks of a transaction in this region.
     ResolveLock {
@@ -182,6 +204,88 @@ pub enum Request {
     },
 }
 
+/// How a prewrite may end the transaction (`raftstore-txn-pd.md` §3.5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Finish {
+    /// By a commit of the primary.
+    #[default]
+    TwoPhase,
+    /// By the last key's prewrite. The primary's lock names the other keys of the transaction;
+    /// in a request without the primary the list is empty.
+    Async {
+        /// All keys but the primary.
+        secondaries: Vec<Vec<u8>>,
+    },
+    /// At once: the request holds the whole transaction.
+    OnePhase,
+}
+
+/// The first phase, for one region's keys of a transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Prewrite {
+    /// Changes; all keys in this region.
+    pub mutations: Vec<Mutation>,
+    /// The deciding key.
+    pub primary: Vec<u8>,
+    /// The transaction.
+    pub start_ts: Timestamp,
+    /// Lock lifetime.
+    pub ttl_ms: u64,
+    /// Keys of the whole transaction.
+    pub txn_size: u64,
+    /// Pessimistic: the newest version that a statement saw. ZERO: optimistic.
+    pub for_update_ts: Timestamp,
+    /// Pessimistic: for each mutation, must the transaction hold a pessimistic lock? The others
+    /// are checked for newer versions, as all are in an optimistic transaction (empty).
+    pub locked: Vec<bool>,
+    /// Async and one-phase commit: not below this version (linearizability, tikv#8589).
+    pub min_commit_ts: Timestamp,
+    /// Async and one-phase commit: not above this version, else two phases. ZERO: no limit.
+    pub max_commit_ts: Timestamp,
+    /// How it may end.
+    pub finish: Finish,
+}
+
+/// What a waiter for a lock is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockWait {
+    /// Answer `Locked` at once.
+    No,
+    /// Wait in the key's queue for so long, then answer `Locked`.
+    Millis(u64),
+}
+
+/// Locks on keys that will be written later.
+#[derive(Clone, Debug)]
+pub struct PessimisticLock {
+    /// The keys, all in this region, rising.
+    pub keys: Vec<Vec<u8>>,
+    /// The deciding key: the first key that the transaction ever locked.
+    pub primary: Vec<u8>,
+    /// The transaction.
+    pub start_ts: Timestamp,
+    /// The version that the statement reads; a newer one is a conflict.
+    pub for_update_ts: Timestamp,
+    /// Lock lifetime.
+    pub ttl_ms: u64,
+    /// When another transaction holds one.
+    pub wait: LockWait,
+    /// Also answer the values at the newest version.
+    pub return_values: bool,
+    /// On a newer version (only with one key): lock it at that version instead of refusing, and
+    /// say so. Saves the first waiter of a hot key a second round.
+    pub allow_conflict: bool,
+}
+
+/// One key of an answered [`PessimisticLock`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedKey {
+    /// The newest value, if asked.
+    pub value: Option<Vec<u8>>,
+    /// Not ZERO: a version above `for_update_ts` was met and the lock is at this one.
+    pub conflict_ts: Timestamp,
+}
+
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TxnStatus {
@@ -194,6 +298,8 @@ pub enum TxnStatus {
     Committed(Timestamp),
     /// Rolled back (perhaps just now).
     RolledBack,
+    /// A pessimistic lock was asked about and nothing is known: nothing was written.
+    Unknown,
 }
 
 /// Why a key refused a command.
@@ -213,6 +319,32 @@ pub enum KeyError {
         conflict_start_ts: Timestamp,
         /// The winner's version.
         conflict_commit_ts: Timestamp,
+    },
+    /// Prewrite: the pessimistic lock is gone and the key may have changed since.
+    #[error("the pessimistic lock of transaction {start_ts} is not there")]
+    PessimisticLockNotFound {
+        /// The key.
+        key: Vec<u8>,
+        /// The transaction.
+        start_ts: Timestamp,
+    },
+    /// A pessimistic lock came after its transaction was rolled back.
+    #[error("transaction {start_ts} was rolled back")]
+    PessimisticLockRolledBack {
+        /// The transaction.
+        start_ts: Timestamp,
+    },
+    /// Waiting would close a circle; nobody else of it is a victim.
+    #[error("deadlock: transaction {start_ts} waits for {holder}")]
+    Deadlock {
+        /// The victim.
+        start_ts: Timestamp,
+        /// Whom it would wait for.
+        holder: Timestamp,
+        /// The key.
+        key: Vec<u8>,
+        /// (waiter, holder) around the circle, the victim's wait last.
+        circle: Vec<(Timestamp, Timestamp)>,
     },
     /// An `Insert` found a value.
     #[error("the key exists")]
@@ -269,6 +401,25 @@ pub enum Response {
     Locks(Vec<KeyLock>),
     /// CheckTxnStatus, HeartBeat.
     Status(TxnStatus),
+    /// Prewrite.
+    Prewritten {
+        /// Async commit: no version below it. ZERO: two phases are needed.
+        min_commit_ts: Timestamp,
+        /// One phase: committed at this version. ZERO: only prewritten.
+        commit_ts: Timestamp,
+    },
+    /// PessimisticLock, in the order asked.
+    PessimisticLocked(Vec<LockedKey>),
+    /// CheckSecondaryLocks.
+    SecondaryLocks {
+        /// Those that stand.
+        locks: Vec<KeyLock>,
+        /// Not ZERO: a key has been committed at this version. With ZERO and fewer locks than
+        /// keys the transaction is rolled back.
+        commit_ts: Timestamp,
+    },
+    /// ReadIndex: read when this index is applied.
+    ReadIndex(u64),
     /// Done.
     Ok,
 }

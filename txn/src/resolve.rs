@@ -119,6 +119,8 @@ impl Core {
                 caller_start_ts,
                 current_ts,
                 rollback_if_not_exist,
+                force_sync_commit: false,
+                resolving_pessimistic: false,
             };
             let route = self.locate(&lock.primary, backoff)?;
             match self.call(&route, request, backoff) {

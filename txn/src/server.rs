@@ -164,22 +164,29 @@ fn request_error(error: percolator::Error) -> RequestError {
 /// The keys that a writing command decides about.
 fn keys_of(request: &Request) -> Box<dyn Iterator<Item = &[u8]> + '_> {
     match request {
-        Request::Prewrite { mutations, .. } => Box::new(mutations.iter().map(Mutation::key)),
+        Request::Prewrite(prewrite) => Box::new(prewrite.mutations.iter().map(Mutation::key)),
+        Request::PessimisticLock(lock) => Box::new(lock.keys.iter().map(Vec::as_slice)),
         Request::Commit { keys, .. }
         | Request::Rollback { keys, .. }
         | Request::ResolveLock { keys, .. }
+        | Request::CheckSecondaryLocks { keys, .. }
+        | Request::PessimisticRollback { keys, .. }
         | Request::BatchGet { keys, .. } => Box::new(keys.iter().map(Vec::as_slice)),
         Request::CheckTxnStatus { primary: key, .. }
         | Request::HeartBeat { primary: key, .. }
         | Request::Get { key, .. } => Box::new(std::iter::once(key.as_slice())),
-        Request::Scan { .. } | Request::ScanLocks { .. } => Box::new(std::iter::empty()),
+        Request::Scan { .. } | Request::ScanLocks { .. } | Request::ReadIndex { .. } => {
+            Box::new(std::iter::empty())
+        }
     }
 }
 
 /// Refuses keys outside of the region: another region's leader decides about them.
 fn check_keys(region: &Region, request: &Request) -> Result<()> {
     let inside = match request {
-        Request::Scan { range, .. } | Request::ScanLocks { range, .. } => {
+        Request::Scan { range, .. }
+        | Request::ScanLocks { range, .. }
+        | Request::ReadIndex { range, .. } => {
             range.is_empty() || region.range.intersect(range).as_ref() == Some(range)
         }
         _ => keys_of(request).all(|key| region.range.contains(key)),
