@@ -4,9 +4,9 @@
 use crate::decode::origin_default;
 use crate::rows::counted;
 use crate::spec::*;
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Schema};
 use damask_deltatree::{HandleRange, Prune, ScanRequest};
 use damask_learner::{ColumnView, LearnerRead, ReadError};
 use damask_types::{Epoch, ErrorKind, KeyRange, RegionId, Timestamp};
@@ -57,11 +57,7 @@ impl Shape {
         let fields = self.spec.schema.fields().iter();
         let columns = self.take.iter().zip(fields).map(|(&i, field)| {
             let column = batch.column(i);
-            match column.data_type() == field.data_type() {
-                true => Ok(column.clone()),
-                // Only the handle of an unsigned column comes in another type.
-                false => Ok(cast(column, field.data_type())?),
-            }
+            retyped(column, field.data_type())
         });
         let columns = columns.collect::<Result<_, EndpointError>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -111,6 +107,19 @@ impl Endpoint for ColumnEndpoint {
     }
 }
 
+/// The column in a type that holds the same values: a DECIMAL column is stored with more digits
+/// than it has, the handle of an unsigned column as signed. Only the latter is copied.
+fn retyped(column: &ArrayRef, ty: &DataType) -> Result<ArrayRef, EndpointError> {
+    match (column.data_type(), ty) {
+        (stored, ty) if stored == ty => Ok(column.clone()),
+        (DataType::Decimal128(_, a), DataType::Decimal128(precision, b)) if a == b => {
+            let values = column.as_primitive::<Decimal128Type>().clone();
+            Ok(Arc::new(values.with_precision_and_scale(*precision, *b)?))
+        }
+        _ => Ok(cast(column, ty)?),
+    }
+}
+
 /// The store's request, and where each field of the answer is in its batches.
 fn request(
     spec: &ScanSpec,
@@ -127,7 +136,8 @@ fn request(
                     EndpointError::storage(ErrorKind::Invalid, "a column is not in the table")
                 })?;
                 let default = origin_default(&column.ty, column.origin_default.as_deref())?;
-                (id.to_string(), crate::arrow_type(&column.ty), default)
+                let ty = crate::storage_type(&column.ty);
+                (id.to_string(), ty.clone(), retyped(&default, &ty)?)
             }
             _ => ("handle".into(), DataType::Int64, Arc::new(Int64Array::from(vec![None]))),
         };

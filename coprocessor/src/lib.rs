@@ -32,7 +32,7 @@ pub mod testing;
 mod tests;
 
 pub use columns::ColumnEndpoint;
-pub use damask_deltatree::types::arrow_type;
+pub use damask_deltatree::types::{arrow_type, storage_type};
 pub use decode::{ColumnBuilder, RowBatchBuilder};
 pub use dispatch::{Dispatch, DispatchError, Endpoints, ResolveLocks, Unit};
 pub use fragment::{CutFragments, FragmentExec};

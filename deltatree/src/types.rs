@@ -1,6 +1,8 @@
 //! How column types look in Arrow; the one place that says so.
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DataType, Field, Schema, SchemaRef, TimeUnit,
+};
 use damask_types::{ColumnSchema, ColumnType};
 use std::sync::Arc;
 
@@ -20,8 +22,19 @@ pub fn arrow_type(ty: &ColumnType) -> DataType {
     }
 }
 
+/// The type in which a column is stored: that of [`arrow_type`], but wide enough for every type
+/// that `ALTER TABLE` may change it to without touching a row (DECIMAL may get more digits).
+pub fn storage_type(ty: &ColumnType) -> DataType {
+    match arrow_type(ty) {
+        DataType::Decimal128(_, scale) => DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale),
+        other => other,
+    }
+}
+
 /// The schema of a table's columns in the column store: fields named by column id.
 pub fn storage_schema<'a>(columns: impl IntoIterator<Item = &'a ColumnSchema>) -> SchemaRef {
-    let fields = columns.into_iter().map(|c| Field::new(c.id.to_string(), arrow_type(&c.ty), true));
+    let fields = columns.into_iter().map(|c| {
+        Field::new(c.id.to_string(), storage_type(&c.ty), true)
+    });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

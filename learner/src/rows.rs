@@ -6,7 +6,7 @@ use crate::transpose::{RowDecoder, RowError};
 use arrow::array::builder::BooleanBufferBuilder;
 use arrow::array::{BooleanArray, UInt64Array};
 use damask_deltatree::{ChangeBatch, ColumnStore};
-use damask_types::{TableId, TableSchema, Timestamp};
+use damask_types::{ErrorKind, TableId, TableSchema, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const BATCH_ROWS_MAX: usize = 65_536;
 /// Bytes of row values in one [`ChangeBatch`], about.
 const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Merges that a full store gets before it counts as failed.
+const MERGE_ROUNDS_MAX: u32 = 16;
 
 /// Says what a table is.
 pub trait SchemaSource: Send + Sync + 'static {
@@ -202,10 +205,28 @@ impl<'a> RowSink<'a> {
             deleted: BooleanArray::new(rows.deleted.finish(), None),
             columns: finished.columns,
         };
-        self.store.apply(&batch)?;
+        self.apply(&batch)?;
         self.counters.rows.fetch_add(batch.handles.len() as u64, Ordering::Relaxed);
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.counters.last_commit_ts.fetch_max(newest, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Stores a batch; a store whose delta is full merges first. The log waits for it, which is
+    /// what bounds memory.
+    fn apply(&self, batch: &ChangeBatch) -> Result<()> {
+        let mut rounds = 0;
+        loop {
+            match self.store.apply(batch) {
+                Err(e) if e.kind() == ErrorKind::Retry && rounds < MERGE_ROUNDS_MAX => {
+                    rounds += 1;
+                    // Rows may be durable before the mark that counts them: replaying them
+                    // changes nothing.
+                    self.store.sync(&[])?;
+                    self.store.maintain(Timestamp::ZERO, u64::MAX)?;
+                }
+                done => return Ok(done?),
+            }
+        }
     }
 }

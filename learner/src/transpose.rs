@@ -10,7 +10,7 @@
 use arrow::array::builder::NullBufferBuilder;
 use arrow::array::*;
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, SchemaRef};
 use arrow::error::ArrowError;
 use damask_deltatree::types::storage_schema;
 use damask_types::codec::DecodeError;
@@ -186,7 +186,7 @@ enum Cells {
     Int(Vec<i64>),
     UInt(Vec<u64>),
     Double(Vec<f64>),
-    Decimal { values: Vec<i128>, precision: u8, scale: u8 },
+    Decimal { values: Vec<i128>, scale: u8 },
     Text(Strings),
     Binary(Strings),
     Date(Vec<i32>),
@@ -235,9 +235,7 @@ impl Cells {
             Int { unsigned: true, .. } => Cells::UInt(Vec::new()),
             Bool | Int { .. } => Cells::Int(Vec::new()),
             Float | Double => Cells::Double(Vec::new()),
-            Decimal { precision, scale } => {
-                Cells::Decimal { values: Vec::new(), precision: *precision, scale: *scale }
-            }
+            Decimal { scale, .. } => Cells::Decimal { values: Vec::new(), scale: *scale },
             Char { .. } | VarChar { .. } | Text { .. } => Cells::Text(Strings::default()),
             Binary { .. } | VarBinary { .. } | Blob { .. } => Cells::Binary(Strings::default()),
             Date => Cells::Date(Vec::new()),
@@ -253,7 +251,7 @@ impl Cells {
             }
             Cells::UInt(cells) => cells.push(value_u64(v)?),
             Cells::Double(cells) => cells.push(value_f64(v)?),
-            Cells::Decimal { values, scale, .. } => {
+            Cells::Decimal { values, scale } => {
                 let decimal = value_decimal(v)?;
                 values.push(match decimal.scale == *scale {
                     true => decimal.unscaled,
@@ -308,9 +306,10 @@ impl Cells {
             Cells::Int(cells) => Arc::new(Int64Array::new(take(cells).into(), nulls)),
             Cells::UInt(cells) => Arc::new(UInt64Array::new(take(cells).into(), nulls)),
             Cells::Double(cells) => Arc::new(Float64Array::new(take(cells).into(), nulls)),
-            Cells::Decimal { values, precision, scale } => {
+            Cells::Decimal { values, scale } => {
                 let array = Decimal128Array::new(take(values).into(), nulls);
-                Arc::new(array.with_precision_and_scale(*precision, *scale as i8)?)
+                let digits = DECIMAL128_MAX_PRECISION;
+                Arc::new(array.with_precision_and_scale(digits, *scale as i8)?)
             }
             Cells::Text(cells) => {
                 let (offsets, data) = cells.finish();

@@ -48,6 +48,17 @@ fn prewrite_and_commit_may_be_one_entry_or_one_call() {
 }
 
 #[test]
+fn a_full_store_merges_and_goes_on() {
+    let mut f = Fixture::new();
+    f.store.full.store(3, Ordering::SeqCst);
+    let value = row(10, "a");
+    f.write(prewrite(1, 20, Some(&value)));
+    f.write(commit(1, 20, 30, Some(&value)));
+    assert_eq!(f.rows(30), [(1, Some(10), Some("a".into()))]);
+    assert_eq!(f.store.full.load(Ordering::SeqCst), 0);
+}
+
+#[test]
 fn a_rollback_leaves_nothing() {
     let mut f = Fixture::new();
     f.write(prewrite(1, 20, Some(&long())));

@@ -36,6 +36,8 @@ pub struct Journal {
     pub before_apply: Mutex<Option<Hook>>,
     pub before_snapshot: Mutex<Option<Hook>>,
     pub broken: AtomicBool,
+    /// Rounds of `maintain` for which `apply` asks.
+    pub full: AtomicU64,
 }
 
 impl Journal {
@@ -67,6 +69,9 @@ impl Journal {
 impl ColumnStore for Journal {
     fn apply(&self, batch: &ChangeBatch) -> Result<()> {
         self.check()?;
+        if self.full.load(Ordering::SeqCst) > 0 {
+            return Err(Error::new("apply", ErrorKind::Retry, "merge first"));
+        }
         if let Some(hook) = &*self.before_apply.lock() {
             hook();
         }
@@ -100,6 +105,7 @@ impl ColumnStore for Journal {
     }
 
     fn maintain(&self, safe_point: Timestamp, budget_bytes: u64) -> Result<bool> {
+        let _ = self.full.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         self.memory.maintain(safe_point, budget_bytes)
     }
 

@@ -1,3 +1,5 @@
+//! Row bytes to Arrow: every type, missing and added columns, rows that do not parse.
+
 use super::*;
 use damask_types::row::{encode_row, encode_value};
 use damask_types::schema::IntWidth;
