@@ -1,27 +1,31 @@
-//! What must survive a restart (`raftstore-txn-pd.md` §4.4): identity, the bound of ids, stores,
-//! rules. Regions and leaders are not here: reports rebuild them.
+//! What must survive a restart (`raftstore-txn-pd.md` §4.4): identity, the bound of ids, stores and
+//! which of them have held data, the first region, rules. Other regions and leaders are not here: reports rebuild them.
 //!
 //! ```text
-//! "DPD1" | crc32 of the rest, u32 little-endian | JSON of Durable
+//! "DPD2" | crc32 of the rest, u32 little-endian | JSON of Durable
 //! ```
 
 use crate::error::{Error, Result};
 use crate::values::{ColumnRule, StoreInfo};
+use damask_types::{Region, StoreId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
-const MAGIC: &[u8; 4] = b"DPD1";
+const MAGIC: &[u8; 4] = b"DPD2";
 
 /// The state that is saved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Durable {
     /// Which cluster.
     pub cluster_id: u64,
-    /// The first region was announced.
-    pub bootstrapped: bool,
+    /// The first region as it was announced.
+    pub first: Option<Region>,
     /// Ids below it may have been given out.
     pub id_bound: u64,
     /// Every store.
     pub stores: Vec<StoreInfo>,
+    /// Those that have held data.
+    pub initialised: BTreeSet<StoreId>,
     /// Every column rule.
     pub rules: Vec<ColumnRule>,
 }
@@ -56,7 +60,7 @@ mod tests {
             Durable { cluster_id: 7, id_bound: 1000, rules: vec![rule], ..Durable::default() };
         let bytes = durable.encode();
         let json = concat!(
-            r#"{"cluster_id":7,"bootstrapped":false,"id_bound":1000,"stores":[],"#,
+            r#"{"cluster_id":7,"first":null,"id_bound":1000,"stores":[],"initialised":[],"#,
             r#""rules":[{"range":{"start":[97],"end":[98]},"replicas":1}]}"#
         );
         assert_eq!(&bytes[8..], json.as_bytes());

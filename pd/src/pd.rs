@@ -10,7 +10,7 @@ use crate::seam::Placement;
 use crate::values::*;
 use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -51,6 +51,8 @@ struct Live {
     replicas: HashMap<StoreId, usize>,
     pending: HashMap<StoreId, usize>,
     in_flight: HashMap<RegionId, (Epoch, Operator)>,
+    /// A copy of the durable set.
+    initialised: BTreeSet<StoreId>,
 }
 
 #[derive(Default)]
@@ -93,7 +95,8 @@ impl Pd {
         if saved.is_none() {
             persist.save(&durable.encode()).map_err(Error::Storage)?;
         }
-        let live = Live { policy: Policy::of(&durable), ..Live::default() };
+        let (policy, initialised) = (Policy::of(&durable), durable.initialised.clone());
+        let live = Live { policy, initialised, ..Live::default() };
         Ok(Pd {
             config,
             cluster_id: durable.cluster_id,
@@ -112,11 +115,22 @@ impl Pd {
         let policy = (saved.durable.stores != durable.stores
             || saved.durable.rules != durable.rules)
             .then(|| Policy::of(&durable));
+        let initialised = durable.initialised.clone();
         saved.durable = durable;
+        let mut live = self.live.write();
+        live.initialised = initialised;
         if let Some(policy) = policy {
-            self.live.write().policy = policy;
+            live.policy = policy;
         }
         Ok(())
+    }
+
+    /// Notes stores that have held data.
+    fn note_initialised(&self, stores: &[StoreId]) -> Result<()> {
+        let mut saved = self.saved.lock();
+        let mut durable = saved.durable.clone();
+        durable.initialised.extend(stores);
+        self.change(&mut saved, durable)
     }
 
     fn take_ids(&self, saved: &mut Saved, n: u64) -> Result<Range<u64>> {
@@ -248,8 +262,19 @@ impl Placement for Pd {
         self.cluster_id
     }
 
-    fn is_bootstrapped(&self) -> bool {
-        self.saved.lock().durable.bootstrapped
+    fn bootstrapped(&self) -> Option<Region> {
+        self.saved.lock().durable.first.clone()
+    }
+
+    fn set_initialised(&self, store: StoreId) -> Result<()> {
+        if self.live.read().policy.stores.contains_key(&store) {
+            return self.note_initialised(&[store]);
+        }
+        Err(Error::UnknownStore(store))
+    }
+
+    fn is_initialised(&self, store: StoreId) -> bool {
+        self.live.read().initialised.contains(&store)
     }
 
     fn bootstrap(&self, first: &Region) -> Result<bool> {
@@ -259,7 +284,7 @@ impl Placement for Pd {
             ));
         }
         let mut saved = self.saved.lock();
-        if saved.durable.bootstrapped {
+        if saved.durable.first.is_some() {
             return Ok(false);
         }
         let mut durable = saved.durable.clone();
@@ -268,7 +293,7 @@ impl Placement for Pd {
         {
             return Err(Error::UnknownStore(peer.store));
         }
-        durable.bootstrapped = true;
+        durable.first = Some(first.clone());
         self.change(&mut saved, durable)?;
         self.live.write().insert(first.clone(), Facts::default())?;
         Ok(true)
@@ -299,6 +324,10 @@ impl Placement for Pd {
 
     fn region_heartbeat(&self, report: RegionReport) -> Result<Option<Operator>> {
         let spare = self.spare()?;
+        let new = self.live.read().uninitialised(&report);
+        if !new.is_empty() {
+            self.note_initialised(&new)?;
+        }
         let (id, epoch) = (report.region.id, report.region.epoch);
         let mut live = self.live.write();
         live.put(&report)?;
@@ -346,14 +375,11 @@ impl Placement for Pd {
     }
 
     fn regions(&self) -> Vec<RegionStatus> {
-        let status = |(region, facts): &(Region, Facts)| RegionStatus {
-            region: region.clone(),
-            leader: facts.leader,
-            term: facts.term,
-            bytes: facts.bytes,
-            pending: facts.pending.clone(),
-        };
         self.live.read().regions.iter().map(status).collect()
+    }
+
+    fn regions_in(&self, range: &KeyRange) -> Vec<RegionStatus> {
+        self.live.read().regions.overlapping(range).map(status).collect()
     }
 
     fn set_column_rule(&self, rule: ColumnRule) -> Result<()> {
@@ -409,7 +435,27 @@ impl Placement for Pd {
     }
 }
 
+fn status((region, facts): &(Region, Facts)) -> RegionStatus {
+    RegionStatus {
+        region: region.clone(),
+        leader: facts.leader,
+        term: facts.term,
+        bytes: facts.bytes,
+        pending: facts.pending.clone(),
+    }
+}
+
 impl Live {
+    /// Registered stores with a caught-up replica that were not known to hold data.
+    fn uninitialised(&self, report: &RegionReport) -> Vec<StoreId> {
+        let holds = |peer: &&Peer| !report.pending.contains(&peer.id);
+        let stores = report.region.peers.iter().filter(holds).map(|peer| peer.store);
+        let new = |store: &StoreId| {
+            !self.initialised.contains(store) && self.policy.stores.contains_key(store)
+        };
+        stores.filter(new).collect()
+    }
+
     fn is_ready_column(&self, peer: &Peer, facts: &Facts) -> bool {
         self.kind(peer.store) == Some(StoreKind::Column)
             && peer.role == PeerRole::Learner

@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::values::*;
-use damask_types::{KeyRange, Peer, Region, RegionId};
+use damask_types::{KeyRange, Peer, Region, RegionId, StoreId};
 use std::ops::Range;
 
 /// Finds keys for a client; may be out of date, then a store says so and the client says it here.
@@ -24,11 +24,17 @@ pub trait Locate: Send + Sync {
 pub trait Placement: Send + Sync {
     /// Which cluster this is; never changes.
     fn cluster_id(&self) -> u64;
-    /// Was [`Placement::bootstrap`] done, at any time before?
-    fn is_bootstrapped(&self) -> bool;
     /// Announces the first region, which holds every key. False: it was done before, and nothing
     /// has changed.
     fn bootstrap(&self, first: &Region) -> Result<bool>;
+    /// The region that was announced, as it was then.
+    fn bootstrapped(&self) -> Option<Region>;
+    /// This store's disk holds data now. From then on an empty disk under its id is a loss, and
+    /// must not be taken for a new store: a replica that forgets its votes can elect a leader
+    /// without the data. Noted by itself for stores whose replicas a leader reports as caught up.
+    fn set_initialised(&self, store: StoreId) -> Result<()>;
+    /// Has it held data, at any time before?
+    fn is_initialised(&self, store: StoreId) -> bool;
     /// `n` ids that nobody has and nobody will have; for regions and peers alike.
     fn alloc_ids(&self, n: u64) -> Result<Range<u64>>;
     /// A store starts; one that is known may have a new address, never another kind.
@@ -43,6 +49,8 @@ pub trait Placement: Send + Sync {
     fn route(&self, key: &[u8]) -> Option<Route>;
     /// Every region known, in key order.
     fn regions(&self) -> Vec<RegionStatus>;
+    /// Those that overlap a range, in key order.
+    fn regions_in(&self, range: &KeyRange) -> Vec<RegionStatus>;
     /// Wants column replicas for a range; replaces the rule for exactly this range. It must not
     /// overlap another rule's range. No replicas = no rule.
     fn set_column_rule(&self, rule: ColumnRule) -> Result<()>;

@@ -47,6 +47,7 @@ pub fn stores(columns: u64) -> Vec<StoreInfo> {
 pub fn suite(make: impl Fn() -> Arc<dyn Placement>) {
     ids_are_never_repeated(&*make());
     bootstrap_happens_once(&*make());
+    stores_are_initialised_once_and_for_all(&*make());
     routes_follow_reports(&*make());
     rules_do_not_overlap(&*make());
     learners_follow_a_rule(&*make());
@@ -79,16 +80,32 @@ fn ids_are_never_repeated(pd: &dyn Placement) {
 }
 
 fn bootstrap_happens_once(pd: &dyn Placement) {
-    assert!(!pd.is_bootstrapped());
+    assert!(pd.bootstrapped().is_none());
     let first = region(1, b"", b"", 1);
     assert!(pd.bootstrap(&first).is_err(), "its stores are not registered");
     register(pd);
     assert!(pd.bootstrap(&region(1, b"", b"m", 1)).is_err(), "not every key");
     assert!(pd.bootstrap(&first).expect("bootstraps"));
-    assert!(pd.is_bootstrapped());
+    assert_eq!(pd.bootstrapped(), Some(first.clone()));
     assert!(!pd.bootstrap(&region(2, b"", b"", 1)).expect("answers"));
     let route = pd.route(b"k").expect("the first region is known");
     assert_eq!((route.region, route.leader), (first, None));
+}
+
+fn stores_are_initialised_once_and_for_all(pd: &dyn Placement) {
+    assert!(pd.set_initialised(StoreId(1)).is_err(), "it is not registered");
+    register(pd);
+    assert!((1..=4).all(|id| !pd.is_initialised(StoreId(id))));
+    pd.set_initialised(StoreId(1)).expect("notes");
+    pd.set_initialised(StoreId(1)).expect("notes again");
+    assert!(pd.is_initialised(StoreId(1)) && !pd.is_initialised(StoreId(2)));
+    // A leader says who has caught up, and so holds data.
+    let first = region(1, b"", b"", 1);
+    let pending = vec![first.peers[2].id];
+    pd.region_heartbeat(RegionReport { pending, ..report(&first, 0) }).expect("a report");
+    assert!(pd.is_initialised(StoreId(2)) && !pd.is_initialised(StoreId(3)));
+    pd.region_heartbeat(report(&first, 0)).expect("a report");
+    assert!(pd.is_initialised(StoreId(3)) && !pd.is_initialised(StoreId(4)));
 }
 
 fn routes_follow_reports(pd: &dyn Placement) {
@@ -110,6 +127,11 @@ fn routes_follow_reports(pd: &dyn Placement) {
     pd.region_heartbeat(new).expect("a later term");
     assert_eq!(pd.route(b"z").and_then(|r| r.leader), Some(right.peers[1]));
     assert_eq!(pd.regions().iter().map(|r| r.region.id.0).collect::<Vec<_>>(), [2, 1]);
+    let inside = |start: &str, end: &str| {
+        let regions = pd.regions_in(&KeyRange::new(start, end));
+        regions.iter().map(|r| r.region.id.0).collect::<Vec<_>>()
+    };
+    assert_eq!((inside("a", "k"), inside("j", ""), inside("k", "l")), (vec![2], vec![2, 1], vec![1]));
 }
 
 fn rules_do_not_overlap(pd: &dyn Placement) {

@@ -1,3 +1,5 @@
+//! The region cache: stale answers are noticed and replaced, never served twice.
+
 use super::*;
 use crate::pd::{Pd, Persist};
 use crate::planner::Config;

@@ -1,3 +1,5 @@
+//! The placement driver by heartbeat: stores, regions, leaders, ids.
+
 use super::*;
 use crate::testing::{region, report, stores};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,7 +47,9 @@ fn a_restart_keeps_identity_ids_and_rules() {
     for round in 0..5 {
         let pd = open(&memory);
         assert_eq!(pd.cluster_id(), 42);
-        assert_eq!(pd.is_bootstrapped(), round > 0);
+        assert_eq!(pd.bootstrapped().is_some(), round > 0);
+        assert_eq!(pd.is_initialised(StoreId(2)), round > 0);
+        pd.set_initialised(StoreId(2)).expect("notes");
         assert_eq!(pd.bootstrap(&region(1, b"", b"", 1)).expect("answers"), round == 0);
         pd.set_column_rule(rule.clone()).expect("sets");
         assert_eq!(pd.column_rules(), std::slice::from_ref(&rule));
@@ -70,7 +74,9 @@ fn what_is_not_saved_does_not_happen() {
     assert!(pd.set_column_rule(ColumnRule { range, replicas: 1 }).is_err());
     assert!(pd.column_rules().is_empty());
     assert!(pd.bootstrap(&region(1, b"", b"", 1)).is_err());
-    assert!(!pd.is_bootstrapped());
+    assert!(pd.bootstrapped().is_none());
+    assert!(pd.set_initialised(StoreId(1)).is_err());
+    assert!(!pd.is_initialised(StoreId(1)));
     let mut given = 0;
     while pd.alloc_ids(1).is_ok() {
         given += 1;

@@ -1,3 +1,5 @@
+//! The planner as a function: a view in, operators out.
+
 use super::*;
 use crate::testing::{learner, region, report, stores, voter};
 

@@ -1,6 +1,5 @@
 //! What every `LogStore` must do. Each case starts from an empty store and says what it proves; it
 //! must never depend on timing or on a backend's limits.
-#![allow(clippy::unwrap_used)] // a suite fails by panicking
 
 use crate::log_store::{HardState, LogEntry, LogOp, LogStore};
 use crate::machine::Applied;
@@ -28,17 +27,17 @@ fn entry(index: u64, term: u64) -> LogEntry {
 
 fn append(store: &dyn LogStore, group: RegionId, range: std::ops::RangeInclusive<u64>, term: u64) {
     let entries = range.map(|i| entry(i, term)).collect();
-    store.append(vec![(group, LogOp::Append(entries))]).unwrap();
+    store.append(vec![(group, LogOp::Append(entries))]).expect("the store answers");
 }
 
 fn terms(store: &dyn LogStore, group: RegionId) -> Vec<(u64, u64)> {
     let Some(log) = store.group(group) else { return Vec::new() };
     let mut out = Vec::new();
     let (low, high) = (log.truncated.index + 1, log.last.index + 1);
-    store.entries(group, low, high, u64::MAX, &mut out).unwrap();
+    store.entries(group, low, high, u64::MAX, &mut out).expect("the store answers");
     for e in &out {
         assert_eq!(*e, entry(e.index, e.term));
-        assert_eq!(store.term(group, e.index).unwrap(), Some(e.term));
+        assert_eq!(store.term(group, e.index).expect("the store answers"), Some(e.term));
     }
     out.iter().map(|e| (e.index, e.term)).collect()
 }
@@ -60,16 +59,20 @@ fn entries_are_readable_at_once(store: &dyn LogStore) {
     append(store, A, 1..=10, 1);
     assert_eq!(terms(store, A), (1..=10).map(|i| (i, 1)).collect::<Vec<_>>());
     let mut some = Vec::new();
-    store.entries(A, 3, 11, 1, &mut some).unwrap();
+    store.entries(A, 3, 11, 1, &mut some).expect("the store answers");
     assert_eq!(some.len(), 1, "at least one, whatever its size");
-    store.entries(A, 4, 6, u64::MAX, &mut some).unwrap();
+    store.entries(A, 4, 6, u64::MAX, &mut some).expect("the store answers");
     assert_eq!(some.iter().map(|e| e.index).collect::<Vec<_>>(), [3, 4, 5]);
     assert!(store.entries(A, 10, 12, u64::MAX, &mut some).is_err());
     let hard = HardState { term: 3, vote: 2, commit: 9 };
-    store.append(vec![(A, LogOp::HardState(hard))]).unwrap();
-    assert_eq!(store.group(A).unwrap().hard, hard);
-    assert_eq!(store.term(A, 11).unwrap(), None);
-    assert_eq!(store.term(A, 0).unwrap(), Some(0), "the truncated position of a new group");
+    store.append(vec![(A, LogOp::HardState(hard))]).expect("the store answers");
+    assert_eq!(store.group(A).expect("the store answers").hard, hard);
+    assert_eq!(store.term(A, 11).expect("the store answers"), None);
+    assert_eq!(
+        store.term(A, 0).expect("the store answers"),
+        Some(0),
+        "the truncated position of a new group"
+    );
 }
 
 fn a_tail_is_overwritten(store: &dyn LogStore) {
@@ -82,17 +85,32 @@ fn a_tail_is_overwritten(store: &dyn LogStore) {
 
 fn compaction_and_reset(store: &dyn LogStore) {
     append(store, A, 1..=9, 4);
-    store.append(vec![(A, LogOp::CompactTo(Applied { index: 6, term: 4 }))]).unwrap();
+    store
+        .append(vec![(A, LogOp::CompactTo(Applied { index: 6, term: 4 }))])
+        .expect("the store answers");
     assert_eq!(terms(store, A), [(7, 4), (8, 4), (9, 4)]);
-    assert_eq!(store.term(A, 6).unwrap(), Some(4));
-    assert_eq!(store.term(A, 5).unwrap(), None);
+    assert_eq!(store.term(A, 6).expect("the store answers"), Some(4));
+    assert_eq!(store.term(A, 5).expect("the store answers"), None);
     assert!(store.entries(A, 6, 8, u64::MAX, &mut Vec::new()).is_err());
-    store.append(vec![(A, LogOp::CompactTo(Applied { index: 2, term: 4 }))]).unwrap();
-    assert_eq!(store.group(A).unwrap().truncated.index, 6, "compaction never goes back");
-    store.append(vec![(A, LogOp::Restoring(Applied { index: 50, term: 7 }))]).unwrap();
-    assert_eq!(store.group(A).unwrap().restoring, Some(Applied { index: 50, term: 7 }));
-    store.append(vec![(A, LogOp::Reset(Applied { index: 50, term: 7 }))]).unwrap();
-    let log = store.group(A).unwrap();
+    store
+        .append(vec![(A, LogOp::CompactTo(Applied { index: 2, term: 4 }))])
+        .expect("the store answers");
+    assert_eq!(
+        store.group(A).expect("the store answers").truncated.index,
+        6,
+        "compaction never goes back"
+    );
+    store
+        .append(vec![(A, LogOp::Restoring(Applied { index: 50, term: 7 }))])
+        .expect("the store answers");
+    assert_eq!(
+        store.group(A).expect("the store answers").restoring,
+        Some(Applied { index: 50, term: 7 })
+    );
+    store
+        .append(vec![(A, LogOp::Reset(Applied { index: 50, term: 7 }))])
+        .expect("the store answers");
+    let log = store.group(A).expect("the store answers");
     assert_eq!((log.last, log.restoring), (Applied { index: 50, term: 7 }, None));
     append(store, A, 51..=52, 8);
     assert_eq!(terms(store, A), [(51, 8), (52, 8)]);
@@ -104,12 +122,12 @@ fn groups_do_not_mix(store: &dyn LogStore) {
         (B, LogOp::Append(vec![entry(1, 2), entry(2, 2)])),
         (A, LogOp::Append(vec![entry(2, 1)])),
     ];
-    store.append(batch).unwrap();
+    store.append(batch).expect("the store answers");
     assert_eq!(terms(store, A), [(1, 1), (2, 1)]);
     assert_eq!(terms(store, B), [(1, 2), (2, 2)]);
-    store.append(vec![(A, LogOp::Destroy)]).unwrap();
+    store.append(vec![(A, LogOp::Destroy)]).expect("the store answers");
     assert!(store.group(A).is_none());
-    assert_eq!(store.recover().unwrap().len(), 1);
+    assert_eq!(store.recover().expect("the store answers").len(), 1);
     append(store, A, 1..=1, 9);
     assert_eq!(terms(store, A), [(1, 9)], "the same id, from the start");
 }
@@ -125,18 +143,20 @@ fn synced_survives(harness: &LogHarness) {
     append(store, A, 1..=20, 1);
     append(store, B, 1..=3, 2);
     let hard = HardState { term: 5, vote: 3, commit: 17 };
-    store.append(vec![(A, LogOp::HardState(hard))]).unwrap();
-    store.append(vec![(A, LogOp::CompactTo(Applied { index: 4, term: 1 }))]).unwrap();
-    store.sync().unwrap();
+    store.append(vec![(A, LogOp::HardState(hard))]).expect("the store answers");
+    store
+        .append(vec![(A, LogOp::CompactTo(Applied { index: 4, term: 1 }))])
+        .expect("the store answers");
+    store.sync().expect("the store answers");
     append(store, A, 15..=16, 6);
     let after = crash(&mut |_| 0);
     assert_eq!(terms(after.as_ref(), A), (5..=20).map(|i| (i, 1)).collect::<Vec<_>>());
     assert_eq!(terms(after.as_ref(), B), [(1, 2), (2, 2), (3, 2)]);
-    assert_eq!(after.group(A).unwrap().hard, hard);
+    assert_eq!(after.group(A).expect("the store answers").hard, hard);
     // And it goes on.
     append(after.as_ref(), A, 21..=21, 6);
-    after.sync().unwrap();
-    assert_eq!(after.group(A).unwrap().last, Applied { index: 21, term: 6 });
+    after.sync().expect("the store answers");
+    assert_eq!(after.group(A).expect("the store answers").last, Applied { index: 21, term: 6 });
 }
 
 /// Every number of surviving bytes leaves the state before the sync or after it, nothing between.
@@ -146,10 +166,10 @@ fn a_crash_keeps_a_prefix(make: &dyn Fn() -> LogHarness) {
         let Some(crash) = &harness.crash else { return };
         let store = harness.store.as_ref();
         append(store, A, 1..=2, 1);
-        store.sync().unwrap();
+        store.sync().expect("the store answers");
         append(store, A, 3..=4, 2);
         append(store, B, 1..=4, 2);
-        store.sync().unwrap();
+        store.sync().expect("the store answers");
         append(store, A, 4..=9, 3);
         let mut left = kept;
         let after = crash(&mut |unsynced| {
@@ -168,16 +188,16 @@ fn purge_keeps_what_is_needed(harness: &LogHarness) {
     append(store, B, 1..=3, 1);
     for round in 0..60u64 {
         append(store, A, round * 10 + 1..=round * 10 + 10, 1);
-        store.sync().unwrap();
+        store.sync().expect("the store answers");
         let to = Applied { index: round * 10 + 5, term: 1 };
-        store.append(vec![(A, LogOp::CompactTo(to))]).unwrap();
-        store.purge().unwrap();
+        store.append(vec![(A, LogOp::CompactTo(to))]).expect("the store answers");
+        store.purge().expect("the store answers");
         if let Some(crash) = &harness.crash
             && round % 7 == 0
         {
             let after = crash(&mut |_| 0);
             assert_eq!(terms(after.as_ref(), B), [(1, 1), (2, 1), (3, 1)], "round {round}");
-            assert_eq!(after.group(A).unwrap().last.index, round * 10 + 10);
+            assert_eq!(after.group(A).expect("the store answers").last.index, round * 10 + 10);
         }
     }
     assert_eq!(terms(store, B), [(1, 1), (2, 1), (3, 1)]);
