@@ -1,36 +1,32 @@
 //! A whole cluster in one process: placement driver, oracle, row stores, column stores, SQL.
-//! Wiring only: what to do is decided in the crates below.
+//! Wiring only: it must never decide what the crates below decide.
 
 use crate::config::Config;
 use crate::network::Network;
-use crate::nodes::{self, Content, Error, Memory, Node, Shared};
-use crate::placement::{Member, Members, PlacementDriver};
+use crate::nodes::{self, Content, Error, Memory, Node, Shared, Transactions};
+use crate::placement::{Members, Reporter};
+use crate::reads::ask_leader;
 use crate::replicas::Replicas;
 use crate::schemas::CatalogSchemas;
 use crate::status;
+use crate::topology::{self, FIRST_COLUMN_STORE};
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
-use damask_env::{Clock, Disk, RealClock};
-use damask_pd::{Locate, Pd, Persist, Placement, RegionCache, SplitIds, StoreInfo, StoreKind};
+use damask_env::{Clock, Closing, Disk, MemoryDisk, RealClock};
+use damask_pd::{Locate, Pd, Placement, RegionCache, SplitIds};
 use damask_raftstore::{ReplicaStatus, SplitChild};
 use damask_sql_lite::Doorman;
 use damask_sql_lite::protocol::{Server, ServerConfig};
 use damask_tso::{BatchingOracle, LocalOracle, Oracle};
 use damask_txn::{Client, Service, Services};
-use damask_types::{
-    Epoch, KeyLock, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Timestamp,
-};
-use parking_lot::{Mutex, RwLock};
+use damask_types::{KeyLock, Region, StoreId, Timestamp};
+use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Column stores' ids follow the row stores' with a gap, so that more row stores may join.
-const FIRST_COLUMN_STORE: u64 = 101;
-/// Ids that the first region may use.
-const FIRST_IDS: u64 = 10;
-/// The file of the placement driver's state.
-const PD_STATE: &str = "state";
+/// The folder of the placement driver and the oracle.
+const PD_FOLDER: &str = "pd";
 /// Until the first region has a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(30);
 /// Until a split that was asked for is applied.
@@ -61,7 +57,10 @@ impl Endpoints for Parts {
 }
 
 /// Lets scans get past locks.
-struct Resolver(Client);
+struct Resolver {
+    client: Client,
+    closing: Arc<Closing>,
+}
 
 /// First pause while a lock's transaction is alive; doubles up to [`LOCK_PAUSE_MAX`].
 const LOCK_PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -75,21 +74,16 @@ impl ResolveLocks for Resolver {
         // A scan cannot pass a lock whose transaction was only pushed: it waits for its end.
         let mut pause = LOCK_PAUSE_MIN;
         for _ in 0..LOCK_PAUSES_MAX {
-            match self.0.resolve_locks(&locks, read_ts).map_err(|e| e.to_string())? {
+            match self.client.resolve_locks(&locks, read_ts).map_err(|e| e.to_string())? {
                 None => return Ok(()),
-                Some(wait) => std::thread::park_timeout(wait.max(pause).min(LOCK_PAUSE_MAX)),
+                Some(wait) if self.closing.wait(wait.max(pause).min(LOCK_PAUSE_MAX)) => {
+                    return Err("the cluster stops".to_owned());
+                }
+                Some(_) => {}
             }
             pause = (pause * 2).min(LOCK_PAUSE_MAX);
         }
         Ok(())
-    }
-}
-
-struct PdFile(Arc<dyn Disk>);
-
-impl Persist for PdFile {
-    fn save(&self, bytes: &[u8]) -> Result<(), String> {
-        self.0.replace(PD_STATE, bytes).map_err(|e| e.to_string())
     }
 }
 
@@ -100,7 +94,10 @@ pub struct Cluster {
     client: Client,
     schemas: Arc<CatalogSchemas>,
     nodes: HashMap<StoreId, Node>,
-    placement: PlacementDriver,
+    reporter: Reporter,
+    facts: Arc<Replicas>,
+    /// Ends the waits of those who would wait for what stops now.
+    closing: Arc<Closing>,
     database: Arc<damask_sql_lite::Database>,
     mysql: Option<Server>,
     status: Option<SocketAddr>,
@@ -119,111 +116,60 @@ impl Cluster {
         mut progress: impl FnMut(&str),
     ) -> Result<Cluster, Error> {
         config.validate()?;
-        let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
         // Taken first: a port in use should not cost a start.
         let status_listener = config.status.map(listen).transpose()?;
         drop(config.mysql.map(listen).transpose()?);
-        if let Some(data) = &config.data {
-            std::fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
-        }
-
-        let members = Members::default();
-        let network = Arc::new(Network::default());
-        let pd = Arc::new(open_pd(&config, clock.as_ref())?);
-        let placement = PlacementDriver::start(pd.clone(), members.clone());
-        let announce = placement.announce();
-        let memory = Memory::default();
-        let shared =
-            Arc::new(Shared { config, clock, network, announce: announce.clone(), memory });
-        let oracle = open_oracle(&shared)?;
+        let (shared, parts, reporter) = open_shared(config)?;
+        let oracle = shared.transactions.oracle.clone();
         progress("placement driver and timestamp oracle");
 
-        let parts = Arc::new(Parts {
-            pd: pd.clone(),
-            members,
-            services: RwLock::default(),
-            endpoints: RwLock::default(),
-        });
-        let locate: Arc<dyn Locate> = Arc::new(RegionCache::new(pd.clone()));
-        let client = Client::new(
-            oracle,
-            locate.clone(),
-            parts.clone(),
-            shared.clock.clone(),
-            damask_txn::Config::default(),
-        )?;
-        let schemas = Arc::new(CatalogSchemas::new(client.clone()));
+        let locate: Arc<dyn Locate> = Arc::new(RegionCache::new(parts.pd.clone()));
+        let (clock, settings) = (shared.clock.clone(), damask_txn::Config::default());
+        let client = Client::new(oracle, locate.clone(), parts.clone(), clock.clone(), settings)?;
+        let closing = Arc::new(Closing::new());
+        let schemas = Arc::new(CatalogSchemas::new(client.clone(), closing.clone()));
+        let nodes = start_nodes(&shared, &parts, &schemas, &mut progress)?;
+
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(cores)
-            .thread_name("query")
-            .enable_all()
-            .build()?;
-        let dispatch = Arc::new(Dispatch::new(
-            locate,
-            parts.clone(),
-            Arc::new(Resolver(client.clone())),
-            shared.clock.clone(),
+        let runtime = open_runtime(cores)?;
+        let resolver = Resolver { client: client.clone(), closing: closing.clone() };
+        let dispatch =
+            Arc::new(Dispatch::new(locate, parts.clone(), Arc::new(resolver), clock.clone()));
+        let facts = Arc::new(Replicas::new(
+            parts.pd.clone(),
+            parts.members.clone(),
+            reporter.announce(),
+            clock.clone(),
+            shared.config.columns as u32,
         ));
-        let replicas = Arc::new(Replicas {
-            pd: pd.clone(),
-            announce,
-            stores: shared.config.columns as u32,
-            complete: Mutex::default(),
-        });
-
-        for id in row_stores(&shared.config) {
-            register(&pd, id, StoreKind::Row)?;
-        }
-        let first = first_region(&pd, shared.config.stores)?;
-        let mut nodes = HashMap::new();
-        // The first voter asks for votes as soon as it runs: the others run before it.
-        for id in row_stores(&shared.config).rev() {
-            let node = nodes::start_rows(&shared, id, Some(first.clone()))?;
-            attach(&parts, &node);
-            nodes.insert(id, node);
-            progress(&format!("row store {id}"));
-        }
-        wait_for_leader(&pd, shared.clock.as_ref())?;
-        for id in column_stores(&shared.config) {
-            register(&pd, id, StoreKind::Column)?;
-            let node = nodes::start_columns(&shared, id, schemas.clone())?;
-            attach(&parts, &node);
-            nodes.insert(id, node);
-            progress(&format!("column store {id}"));
-        }
-
         let database = damask_sql_lite::Database::open(damask_sql_lite::Services {
             client: client.clone(),
             dispatch,
-            replicas: replicas.clone(),
-            facts: replicas,
+            replicas: facts.clone(),
+            facts: facts.clone(),
             runtime: runtime.handle().clone(),
-            clock: shared.clock.clone(),
+            clock,
             cores,
         })?;
         progress("SQL");
-        let mysql = match shared.config.mysql {
-            Some(addr) => {
-                let mut server = ServerConfig::at(addr);
-                server.connections_max = shared.config.connections_max;
-                Some(Server::start(server, Arc::new(Doorman(database.clone())))?)
-            }
-            None => None,
-        };
-        let status = match status_listener {
-            Some(listener) => Some(serve_status(&runtime, listener, parts.clone())?),
-            None => None,
-        };
+        let mysql = shared.config.mysql.map(|addr| {
+            let mut server = ServerConfig::at(addr);
+            server.connections_max = shared.config.connections_max;
+            Server::start(server, Arc::new(Doorman(database.clone())))
+        });
+        let serve = |listener| serve_status(&runtime, listener, parts.clone());
+        let status = status_listener.map(serve).transpose()?;
         Ok(Cluster {
             shared,
             parts,
             client,
             schemas,
             nodes,
-            placement,
+            reporter,
+            facts,
+            closing,
             database,
-            mysql,
+            mysql: mysql.transpose()?,
             status,
             runtime: Some(runtime),
         })
@@ -261,7 +207,17 @@ impl Cluster {
 
     /// What a running store keeps.
     pub fn content(&self, id: StoreId) -> Option<Content> {
-        self.nodes.get(&id).map(|node| node.content.clone())
+        self.nodes.get(&id).map(|node| node.member.content.clone())
+    }
+
+    /// What the optimizer is told of tables.
+    pub fn facts(&self) -> &Arc<Replicas> {
+        &self.facts
+    }
+
+    /// The disk in memory of a part (`rows-1`, `columns-101`), to fill or break it in tests.
+    pub fn memory_disk(&self, part: &str) -> Option<Arc<MemoryDisk>> {
+        self.shared.memory.disk(part)
     }
 
     /// What a running store says of its replicas.
@@ -303,9 +259,10 @@ impl Cluster {
     /// Starts a stopped store again, with its data.
     pub fn start_store(&mut self, id: StoreId) -> Result<(), Error> {
         let node = if id.0 >= FIRST_COLUMN_STORE {
-            nodes::start_columns(&self.shared, id, self.schemas.clone())?
+            let ask = ask_leader(self.parts.pd.clone(), self.parts.clone());
+            nodes::start_columns(&self.shared, id, self.schemas.clone(), ask)?
         } else {
-            nodes::start_rows(&self.shared, id, None)?
+            nodes::start_rows(&self.shared, id)?
         };
         attach(&self.parts, &node);
         self.nodes.insert(id, node);
@@ -319,8 +276,8 @@ impl Cluster {
         }
         self.database.stop();
         self.client.flush();
-        self.schemas.stop();
-        self.placement.stop();
+        self.closing.close();
+        self.reporter.stop();
         // Columns first: they lean on the rows.
         let mut ids: Vec<_> = self.nodes.keys().copied().collect();
         ids.sort_by_key(|id| std::cmp::Reverse(id.0));
@@ -339,16 +296,8 @@ impl Drop for Cluster {
     }
 }
 
-fn row_stores(config: &Config) -> impl DoubleEndedIterator<Item = StoreId> + use<> {
-    (1..=config.stores as u64).map(StoreId)
-}
-
-fn column_stores(config: &Config) -> impl Iterator<Item = StoreId> + use<> {
-    (FIRST_COLUMN_STORE..FIRST_COLUMN_STORE + config.columns as u64).map(StoreId)
-}
-
-fn listen(addr: SocketAddr) -> Result<std::net::TcpListener, Error> {
-    std::net::TcpListener::bind(addr).map_err(|e| match e.kind() {
+fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(addr).map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => format!(
             "port {} of {} is in use: choose another, or stop what uses it",
             addr.port(),
@@ -359,59 +308,69 @@ fn listen(addr: SocketAddr) -> Result<std::net::TcpListener, Error> {
     })
 }
 
-fn open_pd(config: &Config, clock: &dyn Clock) -> Result<Pd, Error> {
-    let disk: Arc<dyn Disk> = match &config.data {
-        Some(data) => Arc::new(damask_env::RealDisk::open(data.join("pd"))?),
-        None => Arc::new(damask_env::MemoryDisk::new()),
-    };
-    let saved = match disk.map(PD_STATE) {
-        Ok(content) => Some(content.to_vec()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => return Err(e.into()),
-    };
-    let planner = damask_pd::Config {
-        region_bytes_max: config.raft.region_bytes_max,
-        voters: if config.stores >= 3 { 3 } else { 1 },
-        ..Default::default()
-    };
-    // Any number will do that differs from other clusters'.
-    let cluster_id = clock.wall_ms();
-    Ok(Pd::open(planner, cluster_id, saved.as_deref(), Box::new(PdFile(disk)))?)
+/// What every node is given, what looks things up, and the reporter between them.
+fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Error> {
+    let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
+    if let Some(data) = &config.data {
+        std::fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
+    }
+    let memory = Memory::default();
+    let disk = nodes::open_disk(&config, &memory, PD_FOLDER)?;
+    let oracle = open_oracle(clock.clone(), disk.clone())?;
+    let pd = Arc::new(topology::open_pd(&config, clock.as_ref(), disk)?);
+    let members = Members::default();
+    let reporter = Reporter::start(pd.clone(), members.clone());
+    let announce = reporter.announce();
+    let network = Arc::new(Network::default());
+    let transactions = Transactions::new(oracle, clock.clone());
+    let shared =
+        Shared { config, clock, network, pd: pd.clone(), announce, transactions, memory };
+    let (services, endpoints) = (RwLock::default(), RwLock::default());
+    let parts = Parts { pd, members, services, endpoints };
+    Ok((Arc::new(shared), Arc::new(parts), reporter))
 }
 
-fn open_oracle(shared: &Shared) -> Result<Arc<dyn Oracle>, Error> {
-    let disk = shared.disk("pd")?;
-    let local = LocalOracle::open(shared.clock.clone(), disk, "timestamp")?;
+fn start_nodes(
+    shared: &Shared,
+    parts: &Arc<Parts>,
+    schemas: &Arc<CatalogSchemas>,
+    progress: &mut impl FnMut(&str),
+) -> Result<HashMap<StoreId, Node>, Error> {
+    let mut nodes = HashMap::new();
+    // The first voter asks for votes as soon as it runs: the others run before it.
+    for id in topology::row_stores(&shared.config).rev() {
+        let node = nodes::start_rows(shared, id).map_err(|e| format!("row store {id}: {e}"))?;
+        attach(parts, &node);
+        nodes.insert(id, node);
+        progress(&format!("row store {id}"));
+    }
+    wait_for_leader(&parts.pd, shared.clock.as_ref())?;
+    for id in topology::column_stores(&shared.config) {
+        let ask = ask_leader(parts.pd.clone(), parts.clone());
+        let node = nodes::start_columns(shared, id, schemas.clone(), ask);
+        let node = node.map_err(|e| format!("column store {id}: {e}"))?;
+        attach(parts, &node);
+        nodes.insert(id, node);
+        progress(&format!("column store {id}"));
+    }
+    Ok(nodes)
+}
+
+fn open_runtime(cores: usize) -> Result<tokio::runtime::Runtime, Error> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(cores).thread_name("query").enable_all();
+    // Expressions are evaluated as deep as they are written.
+    builder.thread_stack_size(damask_sql_lite::statement::STACK_BYTES);
+    Ok(builder.build()?)
+}
+
+fn open_oracle(clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Result<Arc<dyn Oracle>, Error> {
+    let local = LocalOracle::open(clock, disk, "timestamp")?;
     Ok(Arc::new(BatchingOracle::new(Arc::new(local))))
 }
 
-/// The region that holds every key at first. Its ids are fixed, so that every store, whenever it
-/// starts, makes the same one if it is empty.
-fn first_region(pd: &Pd, stores: usize) -> Result<Region, Error> {
-    let voters = if stores >= 3 { 3 } else { 1 };
-    let peers =
-        (1..=voters).map(|n| Peer { id: PeerId(n), store: StoreId(n), role: PeerRole::Voter });
-    let region = Region {
-        id: RegionId(1),
-        range: KeyRange::all(),
-        epoch: Epoch { conf_ver: 1, version: 1 },
-        peers: peers.collect(),
-    };
-    if !pd.is_bootstrapped() {
-        // Taken from the driver, so that nobody else ever gets the ids used here.
-        pd.alloc_ids(FIRST_IDS)?;
-        pd.bootstrap(&region)?;
-    }
-    Ok(region)
-}
-
-fn register(pd: &Pd, id: StoreId, kind: StoreKind) -> Result<(), Error> {
-    Ok(pd.register_store(StoreInfo { id, kind, address: format!("in-process-{id}") })?)
-}
-
 fn attach(parts: &Parts, node: &Node) {
-    let member: Member = node.member.clone();
-    parts.members.write().insert(node.id, member);
+    parts.members.write().insert(node.id, node.member.clone());
     parts.endpoints.write().insert(node.id, node.endpoint.clone());
     if let Some(service) = &node.service {
         parts.services.write().insert(node.id, service.clone());
@@ -419,19 +378,20 @@ fn attach(parts: &Parts, node: &Node) {
 }
 
 fn wait_for_leader(pd: &Pd, clock: &dyn Clock) -> Result<(), Error> {
+    let pause = Closing::new(); // nobody closes it
     let deadline = clock.monotonic() + LEADER_WAIT;
     while clock.monotonic() < deadline {
         if pd.route(b"m").is_some_and(|route| route.leader.is_some()) {
             return Ok(());
         }
-        std::thread::park_timeout(LEADER_POLL);
+        pause.wait(LEADER_POLL);
     }
     Err("the first region has no leader: too few of its row stores run".into())
 }
 
 fn serve_status(
     runtime: &tokio::runtime::Runtime,
-    listener: std::net::TcpListener,
+    listener: TcpListener,
     parts: Arc<Parts>,
 ) -> Result<SocketAddr, Error> {
     let addr = listener.local_addr()?;

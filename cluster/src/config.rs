@@ -1,5 +1,19 @@
-//! What a cluster in one process is made of: plain data, read from TOML or built in code, and
-//! checked before anything starts.
+//! What a cluster in one process is made of: plain data, read from a TOML file (`--config`) or built
+//! in code, and checked before anything starts. It must never take what it does not know.
+//!
+//! ```toml
+//! data = "/var/lib/damask"
+//! stores = 3                  # row stores
+//! columns = 1                 # column stores
+//! mysql = "127.0.0.1:4000"
+//! status = "127.0.0.1:10080"
+//! column_store = "deltatree"
+//! [kv]
+//! engine = "rocksdb"
+//! [raft]
+//! log = "file"
+//! tick_ms = 100
+//! ```
 
 use damask_kv::EngineKind;
 use serde::Deserialize;
@@ -22,6 +36,8 @@ pub struct Config {
     pub status: Option<SocketAddr>,
     /// MySQL connections at most.
     pub connections_max: usize,
+    /// How column stores keep their columns.
+    pub column_store: ColumnStoreName,
     /// The row engine.
     pub kv: Kv,
     /// The replicated log.
@@ -32,8 +48,28 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kv {
-    /// `rocksdb`, `fjall` or `memory`. Without a data folder it is always `memory`.
+    /// `rocksdb` or `fjall`. Without a data folder it is always `memory`.
     pub engine: EngineName,
+}
+
+/// Names of log stores in configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogName {
+    /// In memory: nothing survives the process. Only without a data folder.
+    Memory,
+    /// Segmented files; without a data folder, on a disk in memory.
+    File,
+}
+
+/// Names of column stores in configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnStoreName {
+    /// The plain model: sorted rows in memory. Only without a data folder.
+    Memory,
+    /// Delta and stable packs.
+    Deltatree,
 }
 
 /// Names of row engines in configuration.
@@ -68,6 +104,8 @@ impl EngineName {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Raft {
+    /// Where logs are; `None`: `file` with a data folder, `memory` without.
+    pub log: Option<LogName>,
     /// Milliseconds of one tick.
     pub tick_ms: u64,
     /// Ticks without a leader before an election.
@@ -86,7 +124,13 @@ impl Default for Kv {
 
 impl Default for Raft {
     fn default() -> Raft {
-        Raft { tick_ms: 100, election_ticks: 10, heartbeat_ticks: 2, region_bytes_max: 96 << 20 }
+        Raft {
+            log: None,
+            tick_ms: 100,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            region_bytes_max: 96 << 20,
+        }
     }
 }
 
@@ -99,6 +143,7 @@ impl Default for Config {
             mysql: None,
             status: None,
             connections_max: 151,
+            column_store: ColumnStoreName::Deltatree,
             kv: Kv::default(),
             raft: Raft::default(),
         }
@@ -109,6 +154,14 @@ impl Config {
     /// Everything in memory, no servers: for tests and examples.
     pub fn memory() -> Config {
         Config::default()
+    }
+
+    /// Reads TOML. What is not said has its default; an unknown name is an error.
+    ///
+    /// # Errors
+    /// What is wrong, with its line, in words for the user.
+    pub fn parse(text: &str) -> Result<Config, String> {
+        toml::from_str(text).map_err(|e| e.to_string())
     }
 
     /// Explains what is wrong.
@@ -127,6 +180,74 @@ impl Config {
         if self.kv.engine == EngineName::Rocksdb && !cfg!(feature = "rocksdb") {
             return Err("this build has no RocksDB (it was built with --light): use fjall".into());
         }
+        let forgets = self.kv.engine == EngineName::Memory
+            || self.raft.log == Some(LogName::Memory)
+            || self.column_store == ColumnStoreName::Memory;
+        if self.data.is_some() && forgets {
+            return Err("a part in `memory` would forget what the others keep in the data folder: \
+                        choose --memory, or keep all of it"
+                .into());
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_differs_from_the_defaults() {
+        let all = r#"
+            data = "/tmp/d"
+            stores = 5
+            columns = 2
+            mysql = "127.0.0.1:4001"
+            status = "127.0.0.1:10081"
+            connections_max = 7
+            column_store = "deltatree"
+            [kv]
+            engine = "fjall"
+            [raft]
+            log = "file"
+            tick_ms = 20
+            election_ticks = 12
+            heartbeat_ticks = 3
+            region_bytes_max = 4096
+        "#;
+        let config = Config::parse(all).expect("valid");
+        assert_eq!((config.stores, config.columns, config.connections_max), (5, 2, 7));
+        assert_eq!(config.data, Some(PathBuf::from("/tmp/d")));
+        assert_eq!(config.mysql.map(|addr| addr.port()), Some(4001));
+        assert_eq!((config.kv.engine, config.raft.log), (EngineName::Fjall, Some(LogName::File)));
+        assert_eq!((config.raft.tick_ms, config.raft.region_bytes_max), (20, 4096));
+        config.validate().expect("it can work");
+        let little = Config::parse("[raft]\nlog = \"memory\"").expect("valid");
+        assert_eq!((little.stores, little.raft.tick_ms), (3, 100));
+        assert_eq!(little.raft.log, Some(LogName::Memory));
+        little.validate().expect("nothing is kept");
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_with_its_line() {
+        let refused = |text: &str| Config::parse(text).expect_err("refused");
+        let error = refused("stores = 3\nstorez = 4");
+        assert!(error.contains("storez") && error.contains("line 2"), "{error}");
+        assert!(refused("[kv]\nengine = \"leveldb\"").contains("leveldb"));
+        assert!(refused("[kv]\nengines = \"fjall\"").contains("engines"));
+        assert!(refused("stores = \"three\"").contains("stores"));
+        assert!(refused("stores = ").contains("line 1"));
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_forgotten_do_not_mix() {
+        for part in ["column_store = \"memory\"", "[kv]\nengine = \"memory\"", "[raft]\nlog = \"memory\""]
+        {
+            let mut config = Config::parse(part).expect("valid");
+            config.validate().expect("in memory it may be");
+            config.data = Some("/tmp/d".into());
+            let refusal = config.validate().expect_err("not beside a data folder");
+            assert!(refusal.contains("--memory"), "{part}: {refusal}");
+        }
     }
 }

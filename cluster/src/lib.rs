@@ -8,15 +8,16 @@
 //!    │   ┌─────────┴─────┬─────────────┴───────┐
 //!    │  row store 1..n  ─┴─ row store …      column store 101..     nodes
 //!    │   └───────── Network: envelopes ────────┘
-//!    └─ Pd + oracle ◄── PlacementDriver: reports, operators
+//!    └─ Pd + oracle ◄── Reporter: reports, operators
 //! ```
 //!
 //! Invariants:
 //! * nothing here decides: planners, state machines and transactions live in the crates below;
-//! * a cluster in memory and one on disk differ only in the disks and engines they are given.
+//! * a cluster in memory and one on disk differ only in the disks and engines they are given;
+//! * a store that has held data never starts empty, and no store that the cluster had is left out.
 //!
-//! Reading order: `config`, `cluster`, `nodes`, `placement`, `network`, `replicas`, `schemas`,
-//! `status`, `cli`.
+//! Reading order: `config`, `cluster`, `topology`, `nodes`, `placement`, `network`, `replicas`,
+//! `schemas`, `reads`, `status`, `cli`.
 
 pub mod cli;
 pub mod cluster;
@@ -24,9 +25,11 @@ pub mod config;
 pub mod network;
 pub mod nodes;
 pub mod placement;
+pub mod reads;
 pub mod replicas;
 pub mod schemas;
 pub mod status;
+pub mod topology;
 
 pub use cluster::Cluster;
 pub use config::{Config, EngineName};

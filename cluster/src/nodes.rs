@@ -1,29 +1,35 @@
-//! One row store and one column store, made of their parts. Wiring only.
+//! One row store and one column store, made of their parts. Wiring only: it must never make a choice
+//! that the configuration does not name.
 
-use crate::config::Config;
+use crate::config::{ColumnStoreName, Config, LogName};
 use crate::network::Network;
 use crate::placement::{Announce, Member};
+use crate::reads::RowReads;
 use damask_coprocessor::{ColumnEndpoint, Endpoint, RowEndpoint};
-use damask_deltatree::{ColumnStore, DeltaTree};
+use damask_deltatree::{ColumnStore, DeltaTree, MemoryColumnStore};
 use damask_env::{Clock, Disk, MemoryDisk, RealDisk, Task, spawn};
-use damask_kv::{Engine, EngineConfig, MemoryEngine};
-use damask_learner::{ColumnMachine, LearnerRead, SchemaSource};
+use damask_kv::{Engine, EngineConfig, GcSafePoint, MemoryEngine};
+use damask_learner::{AskLeader, ColumnMachine, LearnerRead, SchemaSource, StoreReads};
+use damask_pd::{Pd, Placement};
 use damask_raftstore::{
     FileLogConfig, FileLogStore, LogStore, MemoryLogStore, RowMachine, StateMachine, Store,
     StoreOptions,
 };
-use damask_txn::{Service, TxnServer};
-use damask_types::{Region, StoreId, Timestamp};
+use damask_tso::Oracle;
+use damask_txn::{Deadlocks, LocalDeadlocks, Service, TxnServer};
+use damask_types::{ErrorKind, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Bytes that one round of a column store's background work may write.
 const MAINTAIN_BYTES: u64 = 256 << 20;
 /// Between two rounds when there is nothing to do.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(200);
+/// Between two rounds that fail, at most; the pause doubles up to it.
+const MAINTAIN_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A learner that has not caught up after this long is asked again.
 const LEARNER_WAIT: Duration = Duration::from_secs(10);
 
@@ -38,19 +44,57 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Its network.
     pub network: Arc<Network>,
+    /// Placement: which stores have held data, and the first region.
+    pub pd: Arc<Pd>,
     /// Where stores announce changes.
     pub announce: Announce,
+    /// What their transaction servers share.
+    pub transactions: Transactions,
     /// What takes the place of the data folder when there is none.
     pub memory: Memory,
 }
 
-/// Disks, logs and engines in memory, by the name of their part. They outlive their node, so that a
-/// store which stopped finds what it had acknowledged.
+/// What the transaction servers of all stores share.
+pub struct Transactions {
+    /// Time.
+    pub oracle: Arc<dyn Oracle>,
+    /// Who waits for whom.
+    pub deadlocks: Arc<dyn Deadlocks>,
+    /// Versions below it may be collected, and are not read.
+    pub safe_point: GcSafePoint,
+}
+
+impl Transactions {
+    /// With an oracle; nobody waits, and nothing is collected yet.
+    pub fn new(oracle: Arc<dyn Oracle>, clock: Arc<dyn Clock>) -> Transactions {
+        let deadlocks = Arc::new(LocalDeadlocks::new(clock));
+        Transactions { oracle, deadlocks, safe_point: GcSafePoint::new() }
+    }
+}
+
+/// Disks, logs, engines and columns in memory, by the name of their part. They outlive their node,
+/// so that a store which stopped finds what it had acknowledged.
 #[derive(Default)]
 pub struct Memory {
+    columns: Mutex<HashMap<StoreId, Arc<MemoryColumnStore>>>,
     disks: Mutex<HashMap<String, Arc<MemoryDisk>>>,
     logs: Mutex<HashMap<String, Arc<MemoryLogStore>>>,
     engines: Mutex<HashMap<StoreId, Arc<MemoryEngine>>>,
+}
+
+impl Memory {
+    /// The disk of one part, if it was opened.
+    pub fn disk(&self, name: &str) -> Option<Arc<MemoryDisk>> {
+        self.disks.lock().get(name).cloned()
+    }
+}
+
+/// The disk of one part.
+pub fn open_disk(config: &Config, memory: &Memory, name: &str) -> Result<Arc<dyn Disk>, Error> {
+    Ok(match &config.data {
+        Some(data) => Arc::new(RealDisk::open(data.join(name))?),
+        None => memory.disks.lock().entry(name.to_owned()).or_default().clone(),
+    })
 }
 
 impl Shared {
@@ -61,29 +105,53 @@ impl Shared {
 
     /// The disk of one part.
     pub fn disk(&self, name: &str) -> Result<Arc<dyn Disk>, Error> {
-        Ok(match self.folder(name) {
-            Some(folder) => Arc::new(RealDisk::open(folder)?),
-            None => self.memory.disks.lock().entry(name.to_owned()).or_default().clone(),
-        })
+        open_disk(&self.config, &self.memory, name)
     }
 
     fn log(&self, name: &str) -> Result<Arc<dyn LogStore>, Error> {
-        Ok(match self.config.data {
-            Some(_) => {
+        let default = if self.config.data.is_some() { LogName::File } else { LogName::Memory };
+        Ok(match self.config.raft.log.unwrap_or(default) {
+            LogName::File => {
                 Arc::new(FileLogStore::open(self.disk(name)?, "raft", FileLogConfig::default())?)
             }
-            None => self.memory.logs.lock().entry(name.to_owned()).or_default().clone(),
+            LogName::Memory => self.memory.logs.lock().entry(name.to_owned()).or_default().clone(),
         })
     }
 
     fn engine(&self, id: StoreId) -> Result<Arc<dyn Engine>, Error> {
-        Ok(match self.folder(&format!("rows-{id}/engine")) {
+        Ok(match self.folder(&(row_folder(id) + "/engine")) {
             Some(folder) => {
                 let kind = self.config.kv.engine.kind();
-                damask_kv::open(kind, &folder, &EngineConfig::default())?
+                let safe_point = &self.transactions.safe_point;
+                damask_kv::open_with_gc(kind, &folder, &EngineConfig::default(), safe_point)?
             }
             None => self.memory.engines.lock().entry(id).or_default().clone(),
         })
+    }
+
+    fn columns(&self, id: StoreId) -> Result<Arc<dyn ColumnStore>, Error> {
+        Ok(match self.config.column_store {
+            ColumnStoreName::Deltatree => {
+                let disk = self.disk(&column_folder(id))?;
+                Arc::new(DeltaTree::open(disk, damask_deltatree::Config::default())?)
+            }
+            ColumnStoreName::Memory => {
+                self.memory.columns.lock().entry(id).or_default().clone()
+            }
+        })
+    }
+
+    /// Makes the first region in a row store that never held anything, before the store says a
+    /// word: from then on it is known to hold data.
+    fn bootstrap(&self, id: StoreId, machine: &dyn StateMachine) -> Result<(), Error> {
+        let first = self.pd.bootstrapped().filter(|first| first.peer_on(id).is_some());
+        if let Some(first) = first
+            && !self.pd.is_initialised(id)
+        {
+            damask_raftstore::bootstrap(machine, id, first)?;
+            self.pd.set_initialised(id)?;
+        }
+        Ok(())
     }
 
     fn start(
@@ -91,14 +159,13 @@ impl Shared {
         id: StoreId,
         log: Arc<dyn LogStore>,
         machine: Arc<dyn StateMachine>,
-        bootstrap: Option<Region>,
     ) -> Result<Store, Error> {
         let announce = self.announce.clone();
         let mut options = StoreOptions::new(id);
         options.config.tick = Duration::from_millis(self.config.raft.tick_ms);
         options.config.core.raft.election_ticks = self.config.raft.election_ticks;
         options.config.core.raft.heartbeat_ticks = self.config.raft.heartbeat_ticks;
-        options.bootstrap = bootstrap;
+        options.held_data = self.pd.is_initialised(id);
         options.on_change = Some(Arc::new(move |status| announce.changed(id, status)));
         let network = self.network.clone();
         options.on_open = Some(Box::new(move |handle| network.attach(id, handle)));
@@ -119,9 +186,7 @@ pub enum Content {
 pub struct Node {
     /// Which one.
     pub id: StoreId,
-    /// What it keeps.
-    pub content: Content,
-    /// For placement.
+    /// For placement and status.
     pub member: Member,
     /// Transactions: row stores only.
     pub service: Option<Arc<dyn Service>>,
@@ -133,11 +198,6 @@ pub struct Node {
 }
 
 impl Node {
-    /// Why it stopped by itself, if it did.
-    pub fn failed(&self) -> Option<String> {
-        self.store.as_ref().and_then(|store| store.failed()).map(|e| e.to_string())
-    }
-
     /// Stops it; its data stays.
     pub fn stop(&mut self) {
         self.network.detach(self.id);
@@ -159,23 +219,40 @@ impl Drop for Node {
     }
 }
 
-/// Starts a row store. `bootstrap`: the first region, made if the store is empty.
-pub fn start_rows(shared: &Shared, id: StoreId, bootstrap: Option<Region>) -> Result<Node, Error> {
+/// The folder of a row store.
+pub fn row_folder(id: StoreId) -> String {
+    format!("rows-{id}")
+}
+
+/// The folder of a column store.
+pub fn column_folder(id: StoreId) -> String {
+    format!("columns-{id}")
+}
+
+/// Starts a row store; the very first time with its part of the first region.
+pub fn start_rows(shared: &Shared, id: StoreId) -> Result<Node, Error> {
     let engine = shared.engine(id)?;
     let machine = Arc::new(RowMachine::new(engine.clone()));
-    let log = shared.log(&format!("rows-{id}"))?;
-    let store = shared.start(id, log, machine.clone(), bootstrap)?;
+    let log = shared.log(&row_folder(id))?;
+    shared.bootstrap(id, machine.as_ref())?;
+    let store = shared.start(id, log, machine.clone())?;
     let handle = store.handle();
-    let service = Arc::new(TxnServer::new(handle.clone(), engine.clone()));
+    let Transactions { oracle, deadlocks, safe_point } = &shared.transactions;
+    let server = TxnServer::new(handle.clone(), engine.clone())
+        .with_oracle(oracle.clone())
+        .with_deadlocks(deadlocks.clone())
+        .with_safe_point(safe_point.clone())
+        .with_clock(shared.clock.clone());
+    let service = Arc::new(server);
     let reader = handle.clone();
     let endpoint = RowEndpoint::new(
         engine.clone(),
         Box::new(move |region, epoch, done| reader.read_index(region, epoch, done)),
-    );
+    )
+    .admitted_by(Arc::new(RowReads(service.clone())));
     Ok(Node {
         id,
-        content: Content::Rows(engine),
-        member: Member { handle, machine },
+        member: Member { handle, machine, content: Content::Rows(engine), fault: Arc::default() },
         service: Some(service),
         endpoint: Arc::new(endpoint),
         store: Some(store),
@@ -184,49 +261,67 @@ pub fn start_rows(shared: &Shared, id: StoreId, bootstrap: Option<Region>) -> Re
     })
 }
 
-/// Starts a column store.
+/// Starts a column store, which asks its regions' leaders by `ask`.
 pub fn start_columns(
     shared: &Shared,
     id: StoreId,
     schemas: Arc<dyn SchemaSource>,
+    ask: AskLeader,
 ) -> Result<Node, Error> {
-    let disk = shared.disk(&format!("columns-{id}"))?;
-    let columns: Arc<dyn ColumnStore> =
-        Arc::new(DeltaTree::open(disk, damask_deltatree::Config::default())?);
+    let columns = shared.columns(id)?;
     let machine = Arc::new(ColumnMachine::open(columns.clone(), schemas)?);
-    let log = shared.log(&format!("columns-{id}"))?;
-    let store = shared.start(id, log, machine.clone(), None)?;
+    let log = shared.log(&column_folder(id))?;
+    let store = shared.start(id, log, machine.clone())?;
     let handle = store.handle();
-    let read = LearnerRead::new(Arc::new(handle.clone()), machine.clone(), LEARNER_WAIT);
+    let reads = Arc::new(StoreReads::new(handle.clone(), ask));
+    let read = LearnerRead::new(reads, machine.clone(), LEARNER_WAIT);
     let endpoint = ColumnEndpoint::new(read);
+    let fault = Arc::<OnceLock<String>>::default();
+    let content = Content::Columns(columns.clone());
     Ok(Node {
         id,
-        content: Content::Columns(columns.clone()),
-        member: Member { handle, machine },
+        member: Member { handle, machine, content, fault: fault.clone() },
         service: None,
         endpoint: Arc::new(endpoint),
         store: Some(store),
         network: shared.network.clone(),
-        maintain: Some(maintain(columns)),
+        maintain: Some(maintain(id, columns, fault)),
     })
 }
 
-/// Merges deltas in the background until the sender is dropped.
-fn maintain(columns: Arc<dyn ColumnStore>) -> (crossbeam_channel::Sender<()>, Task) {
+/// Merges deltas in the background until the sender is dropped. Damage ends it, and is kept in
+/// `fault`: trying again would not mend it.
+fn maintain(
+    id: StoreId,
+    columns: Arc<dyn ColumnStore>,
+    fault: Arc<OnceLock<String>>,
+) -> (crossbeam_channel::Sender<()>, Task) {
     let (stop, stopped) = crossbeam_channel::bounded(0);
-    let task = spawn("maintain", move || {
+    let body = move || {
+        let mut pause = MAINTAIN_EVERY;
         loop {
             // No version is dropped yet: rows keep theirs too.
-            let more = columns.maintain(Timestamp::ZERO, MAINTAIN_BYTES).unwrap_or_else(|e| {
-                tracing::error!("column maintenance: {e}");
-                false
-            });
-            let pause = if more { Duration::ZERO } else { MAINTAIN_EVERY };
+            pause = match columns.maintain(Timestamp::ZERO, MAINTAIN_BYTES) {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => MAINTAIN_EVERY,
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    tracing::error!(store = %id, "column maintenance ends: {e}");
+                    fault.get_or_init(|| format!("column maintenance ended: {e}"));
+                    return;
+                }
+                Err(e) => {
+                    tracing::error!(store = %id, "column maintenance: {e}");
+                    (pause.max(MAINTAIN_EVERY) * 2).min(MAINTAIN_PAUSE_MAX)
+                }
+            };
             match stopped.recv_timeout(pause) {
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 _ => return,
             }
         }
-    });
-    (stop, task)
+    };
+    (stop, spawn("maintain", body))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,37 +1,51 @@
 //! The dull half of placement: reports every leader to the placement driver and carries out the
-//! one step it answers. All decisions are `damask_pd::plan`'s.
+//! one step it answers. It must never decide: decisions are `damask_pd::plan`'s.
 
+use crate::nodes::Content;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use damask_env::{Task, spawn};
 use damask_pd::{Operator, Pd, Placement, RegionReport, SplitIds};
 use damask_raftstore::{PeerChange, ReplicaStatus, SplitChild, StateMachine, StoreHandle};
-use damask_types::{Region, StoreId};
+use damask_types::{Region, RegionId, StoreId};
 use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Time between reports of a quiet region: a real cluster's minute, shortened for one process.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
-/// Sizes are measured at every n-th round of reports: it costs an engine look-up a region.
+/// Sizes are measured at every n-th round of reports, where something was applied since: it costs
+/// a walk through half of the region.
 const SIZE_EVERY_ROUNDS: u64 = 4;
 /// Changes waiting to be reported; more are covered by the next round.
 const CHANGES_MAX: usize = 4096;
 
-/// A store that can be reported for.
+/// A store that runs, or stopped by itself.
 #[derive(Clone)]
 pub struct Member {
     /// Its handle.
     pub handle: StoreHandle,
     /// Its state machine, for sizes.
     pub machine: Arc<dyn StateMachine>,
+    /// What it keeps.
+    pub content: Content,
+    /// Why its background work gave up; the store itself may run on.
+    pub fault: Arc<OnceLock<String>>,
+}
+
+impl Member {
+    /// Why it cannot be relied on, if so.
+    pub fn failed(&self) -> Option<String> {
+        let stopped = self.handle.failed().map(|e| format!("the store stopped: {e}"));
+        stopped.or_else(|| self.fault.get().cloned())
+    }
 }
 
 /// Stores by id, as they come and go.
 pub type Members = Arc<RwLock<HashMap<StoreId, Member>>>;
 
-/// The running driver.
-pub struct PlacementDriver {
+/// The running reporter.
+pub struct Reporter {
     changes: Sender<Message>,
     task: Option<Task>,
 }
@@ -59,13 +73,13 @@ impl Announce {
     }
 }
 
-impl PlacementDriver {
-    /// Starts the driver's thread; stores are attached through `members`.
-    pub fn start(pd: Arc<Pd>, members: Members) -> PlacementDriver {
+impl Reporter {
+    /// Starts the reporter's thread; stores are attached through `members`.
+    pub fn start(pd: Arc<Pd>, members: Members) -> Reporter {
         let (changes, inbox) = crossbeam_channel::bounded(CHANGES_MAX);
-        let mut reporter = Reporter { pd, members, sizes: HashMap::new(), rounds: 0 };
-        let task = spawn("placement", move || reporter.run(&inbox));
-        PlacementDriver { changes, task: Some(task) }
+        let mut reports = Reports { pd, members, sizes: HashMap::new(), rounds: 0 };
+        let task = spawn("placement", move || reports.run(&inbox));
+        Reporter { changes, task: Some(task) }
     }
 
     /// Where stores announce changes.
@@ -82,20 +96,27 @@ impl PlacementDriver {
     }
 }
 
-impl Drop for PlacementDriver {
+impl Drop for Reporter {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-struct Reporter {
+struct Reports {
     pd: Arc<Pd>,
     members: Members,
-    sizes: HashMap<damask_types::RegionId, u64>,
+    sizes: HashMap<RegionId, Size>,
     rounds: u64,
 }
 
-impl Reporter {
+/// A region's bytes when so much of its log was applied.
+#[derive(Clone, Copy)]
+struct Size {
+    applied: u64,
+    bytes: u64,
+}
+
+impl Reports {
     fn run(&mut self, inbox: &Receiver<Message>) {
         loop {
             match inbox.recv_timeout(REPORT_EVERY) {
@@ -112,16 +133,23 @@ impl Reporter {
         for (store, member) in members {
             for status in member.handle.replicas() {
                 if status.is_leader && self.rounds % SIZE_EVERY_ROUNDS == 1 {
-                    match member.machine.size(&status.region.range) {
-                        Ok((bytes, _)) => self.sizes.insert(status.region.id, bytes),
-                        Err(e) => {
-                            tracing::warn!(region = %status.region.id, "size: {e}");
-                            None
-                        }
-                    };
+                    self.measure(&member, &status);
                 }
                 self.report(store, &status);
             }
+        }
+    }
+
+    fn measure(&mut self, member: &Member, status: &ReplicaStatus) {
+        let (id, applied) = (status.region.id, status.applied.index);
+        if self.sizes.get(&id).is_some_and(|size| size.applied == applied) {
+            return;
+        }
+        match member.machine.size(&status.region.range) {
+            Ok((bytes, _)) => {
+                self.sizes.insert(id, Size { applied, bytes });
+            }
+            Err(e) => tracing::warn!(region = %id, "size: {e}"),
         }
     }
 
@@ -131,7 +159,7 @@ impl Reporter {
             region: status.region.clone(),
             leader,
             term: status.term,
-            bytes: self.sizes.get(&status.region.id).copied().unwrap_or(0),
+            bytes: self.sizes.get(&status.region.id).map_or(0, |size| size.bytes),
             pending: status.pending.iter().map(|p| p.id).collect(),
         };
         match self.pd.region_heartbeat(report) {

@@ -1,49 +1,130 @@
 //! `ALTER TABLE … SET COLUMN REPLICA` as the placement driver's column rules, and what the
-//! optimizer asks of it.
+//! optimizer asks of it. It must never promise columns that no running store serves.
 
-use crate::placement::Announce;
-use damask_pd::{ColumnRule, Pd, Placement};
+use crate::nodes::Content;
+use crate::placement::{Announce, Member, Members};
+use damask_env::Clock;
+use damask_kv::Cf;
+use damask_pd::{ColumnRule, Pd, Placement, RegionStatus};
 use damask_sql_lite::database::ColumnReplicas;
 use damask_sql_lite::query::{TableFacts, TableSize};
+use damask_types::codec::encode_key;
 use damask_types::key::row_range;
-use damask_types::{KeyRange, TableSchema};
+use damask_types::{KeyRange, StoreId, TableId, TableSchema};
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Bytes that a row takes with its key, about.
+/// Bytes that a row takes with its key, about, where nothing better is known.
 const ROW_BYTES: f64 = 100.0;
 /// Rows of a table whose size is not known yet: enough to prefer a key to a scan.
 const ROWS_UNKNOWN: f64 = 1000.0;
+/// A table is not measured again before this time has passed, …
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// … nor before so many times what it took: some engines can only count.
+const MEASURE_COST: u32 = 50;
+/// Tables whose size is remembered.
+const MEASURED_MAX: usize = 4096;
 
-/// Column replicas by rule; sizes by report.
+/// Column replicas by rule; sizes by what the stores hold.
 ///
 /// A table whose replicas have all caught up once stays available (TiDB's AVAILABLE) until its rule
-/// changes or a region has no replica: a learner that falls behind is waited for by its readers.
+/// changes, or a region has no replica on a store that runs: a learner that falls behind is waited
+/// for by its readers.
 pub struct Replicas {
-    /// Placement.
-    pub pd: Arc<Pd>,
+    pd: Arc<Pd>,
+    members: Members,
     /// Asked to look at once.
-    pub announce: Announce,
+    announce: Announce,
+    clock: Arc<dyn Clock>,
     /// Column stores of this cluster.
-    pub stores: u32,
+    stores: u32,
     /// Starts of the ranges that were complete once.
-    pub complete: Mutex<HashSet<Vec<u8>>>,
+    complete: Mutex<HashSet<Vec<u8>>>,
+    measured: Mutex<HashMap<TableId, Measured>>,
+}
+
+/// A table's rows, until its regions report other sizes.
+#[derive(Clone, Copy)]
+struct Measured {
+    rows: f64,
+    regions: usize,
+    bytes: u64,
+    /// Not again before.
+    next: Duration,
 }
 
 impl Replicas {
+    /// For a cluster with so many column stores.
+    pub fn new(
+        pd: Arc<Pd>,
+        members: Members,
+        announce: Announce,
+        clock: Arc<dyn Clock>,
+        stores: u32,
+    ) -> Replicas {
+        let (complete, measured) = (Mutex::default(), Mutex::default());
+        Replicas { pd, members, announce, clock, stores, complete, measured }
+    }
+
     fn is_available(&self, range: &KeyRange) -> bool {
         if self.pd.column_progress(range).is_complete() {
             self.complete.lock().insert(range.start.clone());
-            return true;
+        } else if !self.complete.lock().contains(&range.start) {
+            return false;
         }
-        self.complete.lock().contains(&range.start) && self.every_region_learns(range)
+        self.every_region_is_served(range)
     }
 
-    fn every_region_learns(&self, range: &KeyRange) -> bool {
-        let regions = self.pd.regions();
-        let mut inside = regions.iter().filter(|r| r.region.range.intersect(range).is_some());
-        inside.all(|r| r.region.learners().next().is_some())
+    /// Has each region a learner on a store that runs?
+    fn every_region_is_served(&self, range: &KeyRange) -> bool {
+        let runs = |store: StoreId| {
+            self.members.read().get(&store).is_some_and(|member| member.failed().is_none())
+        };
+        let regions = self.pd.regions_in(range);
+        regions.iter().all(|r| r.region.learners().any(|peer| runs(peer.store)))
+    }
+
+    /// Rows in the columns, of every version that is still kept in the delta.
+    fn column_rows(&self, table: &TableSchema) -> Option<f64> {
+        if !self.columns_ready(table) {
+            return None;
+        }
+        let mut rows = 0;
+        let members: Vec<_> = self.members.read().values().cloned().collect();
+        for member in members {
+            if let Content::Columns(columns) = &member.content {
+                let stats = columns.stats(table.id).ok()?;
+                rows += stats.stable_rows + stats.delta_rows;
+            }
+        }
+        Some(rows as f64 / f64::from(table.column_replicas))
+    }
+
+    /// Keys of a region's part of the table, as an engine that holds it counts them.
+    fn row_keys(&self, status: &RegionStatus, range: &KeyRange) -> Option<u64> {
+        let part = status.region.range.intersect(range)?;
+        let form = |key: &[u8]| if key.is_empty() { Vec::new() } else { encode_key(key) };
+        let (start, end) = (form(&part.start), form(&part.end));
+        let held: Vec<Member> = {
+            let members = self.members.read();
+            let peers = status.leader.iter().chain(status.region.voters());
+            peers.filter_map(|peer| members.get(&peer.store).cloned()).collect()
+        };
+        held.iter().find_map(|member| match &member.content {
+            Content::Rows(engine) => Some(engine.estimate(Cf::Write, &start, &end).ok()?.keys),
+            Content::Columns(_) => None,
+        })
+    }
+
+    fn measure(&self, table: &TableSchema, regions: &[RegionStatus]) -> f64 {
+        let range = row_range(table.id);
+        let rows = |status: &RegionStatus| match self.row_keys(status, &range) {
+            Some(keys) => keys as f64,
+            None => status.bytes as f64 / ROW_BYTES,
+        };
+        self.column_rows(table).unwrap_or_else(|| regions.iter().map(rows).sum())
     }
 }
 
@@ -79,17 +160,26 @@ impl ColumnReplicas for Replicas {
 
 impl TableFacts for Replicas {
     fn size(&self, table: &TableSchema) -> TableSize {
-        let range = row_range(table.id);
-        let (mut bytes, mut regions) = (0u64, 0usize);
-        for status in self.pd.regions() {
-            if let Some(part) = status.region.range.intersect(&range) {
-                regions += 1;
-                // A region that holds other tables too counts half: nobody has looked inside.
-                bytes += if part == status.region.range { status.bytes } else { status.bytes / 2 };
+        let regions = self.pd.regions_in(&row_range(table.id));
+        let bytes = regions.iter().map(|status| status.bytes).sum();
+        let now = self.clock.monotonic();
+        let known = self.measured.lock().get(&table.id).copied();
+        let is_fresh = |m: &Measured| now < m.next || (m.regions, m.bytes) == (regions.len(), bytes);
+        let rows = match known.filter(is_fresh) {
+            Some(measured) => measured.rows,
+            None => {
+                let rows = self.measure(table, &regions);
+                let took = self.clock.monotonic().saturating_sub(now);
+                let next = now + MEASURE_EVERY.max(took * MEASURE_COST);
+                let mut measured = self.measured.lock();
+                if measured.len() >= MEASURED_MAX {
+                    measured.clear();
+                }
+                measured.insert(table.id, Measured { rows, regions: regions.len(), bytes, next });
+                rows
             }
-        }
-        let rows = (bytes as f64 / ROW_BYTES).max(ROWS_UNKNOWN);
-        TableSize { rows, regions: regions.max(1) as f64 }
+        };
+        TableSize { rows: rows.max(ROWS_UNKNOWN), regions: regions.len().max(1) as f64 }
     }
 
     fn columns_ready(&self, table: &TableSchema) -> bool {

@@ -1,11 +1,12 @@
-//! Where learners ask what a table is: the catalog, read like any other rows.
+//! Where learners ask what a table is: the catalog, read like any other rows. It must never answer
+//! from what it remembers.
 
+use damask_env::Closing;
 use damask_learner::SchemaSource;
 use damask_txn::Client;
 use damask_types::schema::catalog;
 use damask_types::{TableId, TableSchema};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Between two attempts to read the catalog.
@@ -14,18 +15,13 @@ const RETRY_EVERY: Duration = Duration::from_millis(100);
 /// The catalog as a source of schemas.
 pub struct CatalogSchemas {
     client: Client,
-    stopping: AtomicBool,
+    closing: Arc<Closing>,
 }
 
 impl CatalogSchemas {
-    /// Reads through this client.
-    pub fn new(client: Client) -> CatalogSchemas {
-        CatalogSchemas { client, stopping: AtomicBool::new(false) }
-    }
-
-    /// Gives up waiting: the node stops.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+    /// Reads through this client; gives up waiting for the rows when it is closed.
+    pub fn new(client: Client, closing: Arc<Closing>) -> CatalogSchemas {
+        CatalogSchemas { client, closing }
     }
 }
 
@@ -40,10 +36,10 @@ impl SchemaSource for CatalogSchemas {
                     let schema = serde_json::from_slice::<TableSchema>(&json).map(Arc::new);
                     return schema.map(Some).map_err(|e| format!("schema of table {id}: {e}"));
                 }
-                Err(_) if !self.stopping.load(Ordering::SeqCst) => {
-                    std::thread::park_timeout(RETRY_EVERY);
+                Err(e) if self.closing.wait(RETRY_EVERY) => {
+                    return Err(format!("schema of table {id}: {e}"));
                 }
-                Err(e) => return Err(format!("schema of table {id}: {e}")),
+                Err(_) => {}
             }
         }
     }

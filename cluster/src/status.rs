@@ -1,10 +1,15 @@
-//! Status over HTTP: `/status` (JSON), `/regions` (JSON), `/metrics` (Prometheus text). Read-only.
+//! Status over HTTP: `/status` (JSON), `/regions` (JSON), `/metrics` (Prometheus text). It must never
+//! change anything.
+//!
+//! A store is `up`, `stopped` (by its owner), or `failed` (it stopped itself, or its background work
+//! did; the reason is said).
 
 use crate::cluster::Parts;
+use crate::placement::Member;
 use axum::Json;
 use axum::extract::State;
 use axum::routing::get;
-use damask_pd::Placement;
+use damask_pd::{Placement, StoreInfo};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -19,13 +24,25 @@ pub fn router(parts: Arc<Parts>) -> axum::Router {
 }
 
 async fn status(State(parts): State<Arc<Parts>>) -> Json<Value> {
-    let stores: Vec<Value> = parts.pd.stores().into_iter().map(|s| json!(s)).collect();
+    let stores: Vec<Value> = parts.pd.stores().iter().map(|s| store(&parts, s)).collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "cluster_id": parts.pd.cluster_id().to_string(),
         "stores": stores,
         "regions": parts.pd.regions().len(),
     }))
+}
+
+fn store(parts: &Parts, info: &StoreInfo) -> Value {
+    let mut value = json!(info);
+    let (state, reason) = match parts.members.read().get(&info.id).map(Member::failed) {
+        None => ("stopped", None),
+        Some(None) => ("up", None),
+        Some(reason) => ("failed", reason),
+    };
+    value["state"] = json!(state);
+    value["reason"] = json!(reason);
+    value
 }
 
 async fn regions(State(parts): State<Arc<Parts>>) -> Json<Value> {
@@ -61,9 +78,15 @@ async fn metrics(State(parts): State<Arc<Parts>>) -> String {
     );
     let bytes = regions.iter().map(|r| r.bytes as f64).sum();
     gauge("row_bytes", "Rough bytes of all regions' rows.", vec![(String::new(), bytes)]);
+    let members = parts.members.read().clone();
+    let up = parts.pd.stores().into_iter().map(|info| {
+        let runs = members.get(&info.id).is_some_and(|member| member.failed().is_none());
+        (format!("{{store=\"{}\"}}", info.id), f64::from(u8::from(runs)))
+    });
+    gauge("store_up", "1: the store runs; 0: it stopped, or it failed.", up.collect());
     let mut leaders = Vec::new();
     let mut replicas = Vec::new();
-    for (id, member) in parts.members.read().iter() {
+    for (id, member) in &members {
         let list = member.handle.replicas();
         let label = format!("{{store=\"{id}\"}}");
         replicas.push((label.clone(), list.len() as f64));

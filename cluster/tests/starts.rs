@@ -3,7 +3,10 @@
 mod support;
 
 use damask_cluster::{Cluster, Config, EngineName};
-use support::{COLUMNS, Client, bounded, schema, until};
+use damask_pd::Placement;
+use damask_types::{StoreId, TableSchema};
+use std::path::Path;
+use support::{COLUMNS, Client, bounded, schema, split, until};
 
 #[test]
 fn a_cluster_in_memory_needs_no_election_timeout() {
@@ -92,5 +95,173 @@ fn a_restart_on_disk_keeps_rows_columns_and_identities() {
             assert!(cluster.content(COLUMNS).is_some());
             cluster.stop();
         }
+    });
+}
+
+#[test]
+fn any_number_of_row_stores_is_a_cluster() {
+    bounded(|| {
+        for stores in 1..=9 {
+            let config = Config { stores, ..Config::memory() };
+            let mut cluster = Cluster::start(config).unwrap_or_else(|e| panic!("{stores}: {e}"));
+            let mut client = Client::new(cluster.database());
+            client.run_all(&["CREATE DATABASE d", "USE d", "CREATE TABLE t (a INT PRIMARY KEY)"]);
+            client.run("INSERT INTO t VALUES (7), (8), (9)");
+            let table = schema(&cluster, "d", "t");
+            split(&cluster, &table, &[8]);
+            client.replicate("d", "t", true);
+            for engine in ["row", "column"] {
+                client.run(&format!("SET damask_isolation_read_engines = '{engine}'"));
+                assert_eq!(client.value("SELECT sum(a) FROM t"), "24", "{stores}, {engine}");
+            }
+            cluster.stop();
+        }
+    });
+}
+
+/// On disk, with so many row stores.
+fn on_disk(data: &Path, stores: usize) -> Config {
+    let mut config = Config { data: Some(data.into()), stores, ..Config::memory() };
+    config.kv.engine = EngineName::Fjall;
+    config.raft.tick_ms = 20;
+    config
+}
+
+fn refusal(config: Config) -> String {
+    Cluster::start(config).err().expect("refused").to_string()
+}
+
+/// A cluster with `d.t`, of the rows 1 to 3, that was stopped.
+fn filled(config: &Config) {
+    let mut cluster = Cluster::start(config.clone()).expect("starts");
+    let mut client = Client::new(cluster.database());
+    client.run_all(&["CREATE DATABASE d", "USE d", "CREATE TABLE t (a INT PRIMARY KEY)"]);
+    client.run("INSERT INTO t VALUES (1), (2), (3)");
+    cluster.stop();
+}
+
+fn check_filled(cluster: &Cluster) -> std::sync::Arc<TableSchema> {
+    let mut client = Client::new(cluster.database());
+    assert_eq!(client.value("SELECT sum(a) FROM d.t"), "6");
+    schema(cluster, "d", "t")
+}
+
+#[test]
+fn stores_may_be_added_and_not_left_out() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        filled(&on_disk(&data, 3));
+        for stores in [1, 2] {
+            let refused = refusal(on_disk(&data, stores));
+            assert!(refused.contains("3 row stores"), "{refused}");
+            assert!(refused.contains(&format!("--stores {stores}")), "{refused}");
+        }
+        let refused = refusal(Config { columns: 0, ..on_disk(&data, 3) });
+        assert!(refused.contains("--columns 0 it would lack 101"), "{refused}");
+        // What was refused has changed nothing.
+        let mut cluster = Cluster::start(on_disk(&data, 3)).expect("starts again");
+        check_filled(&cluster);
+        cluster.stop();
+        drop(cluster);
+        let mut cluster =
+            Cluster::start(Config { columns: 2, ..on_disk(&data, 5) }).expect("starts with more");
+        check_filled(&cluster);
+        cluster.stop();
+        assert!(refusal(on_disk(&data, 3)).contains("--stores 3 it would lack 4 and 5"));
+    });
+}
+
+#[test]
+fn a_single_store_grows_to_three_that_bear_the_loss_of_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        filled(&on_disk(&data, 1));
+        let mut cluster = Cluster::start(on_disk(&data, 3)).expect("starts with more");
+        until("three voters everywhere", || {
+            let regions = cluster.pd().regions();
+            !regions.is_empty() && regions.iter().all(|r| r.region.voters().count() == 3)
+        });
+        let table = check_filled(&cluster);
+        let first = support::leader(&cluster, &table);
+        cluster.stop_store(first);
+        check_filled(&cluster);
+        cluster.stop();
+        drop(cluster);
+        // From now on the second one is known to hold data.
+        std::fs::rename(data.join("rows-2"), data.join("lost")).expect("renamed");
+        assert!(refusal(on_disk(&data, 3)).contains("store 2"));
+    });
+}
+
+#[test]
+fn a_store_that_lost_its_folder_does_not_come_back_empty() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        let config = on_disk(&data, 3);
+        filled(&config);
+        let moved = |name: &str| data.join(format!("moved-{name}"));
+        // A majority without memory would elect a leader without data.
+        for names in [&["rows-2"][..], &["rows-1", "rows-2"], &["rows-1", "rows-2", "rows-3"]] {
+            for name in names {
+                std::fs::rename(data.join(name), moved(name)).expect("renamed");
+            }
+            let refused = refusal(config.clone());
+            assert!(refused.contains("held data, and is empty now"), "{refused}");
+            for name in names {
+                std::fs::remove_dir_all(data.join(name)).ok();
+                std::fs::rename(moved(name), data.join(name)).expect("renamed");
+            }
+        }
+        // Without its state the placement driver would give out ids twice.
+        std::fs::rename(data.join("pd"), moved("pd")).expect("renamed");
+        let refused = refusal(config.clone());
+        assert!(refused.contains("rows-1 is there"), "{refused}");
+        std::fs::remove_dir_all(data.join("pd")).ok();
+        std::fs::rename(moved("pd"), data.join("pd")).expect("renamed");
+        let cluster = Cluster::start(config).expect("all is there again");
+        check_filled(&cluster);
+    });
+}
+
+#[test]
+fn a_first_start_that_was_cut_short_is_taken_up() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        // Only the placement driver got so far, for a cluster of one.
+        let disk = damask_env::RealDisk::open(data.join("pd")).expect("a folder");
+        let clock = damask_env::RealClock::default();
+        let one = on_disk(&data, 1);
+        let pd = damask_cluster::topology::open_pd(&one, &clock, std::sync::Arc::new(disk));
+        let first = pd.expect("opens").bootstrapped().expect("announced");
+        assert_eq!(first.peers.len(), 1);
+        // The first region is what was announced, whoever starts.
+        let cluster = Cluster::start(on_disk(&data, 3)).expect("starts");
+        let initialised = |id| cluster.pd().is_initialised(StoreId(id));
+        assert!(initialised(1));
+        until("the others to hold data", || initialised(2) && initialised(3));
+        let mut client = Client::new(cluster.database());
+        assert_eq!(client.value("SELECT 1"), "1");
+    });
+}
+
+#[test]
+fn a_log_on_files_and_columns_in_memory_serve_as_well() {
+    bounded(|| {
+        let text = "column_store = 'memory'\n[raft]\nlog = 'file'\ntick_ms = 50";
+        let mut cluster = Cluster::start(Config::parse(text).expect("valid")).expect("starts");
+        let disk = cluster.memory_disk("rows-1").expect("the log is on a disk");
+        assert!(disk.files().iter().any(|(name, _)| name.starts_with("raft/")));
+        let mut client = Client::new(cluster.database());
+        client.run_all(&["CREATE DATABASE d", "USE d", "CREATE TABLE t (a INT PRIMARY KEY)"]);
+        client.run("INSERT INTO t VALUES (1), (2)");
+        client.replicate("d", "t", true);
+        cluster.stop_store(COLUMNS);
+        cluster.start_store(COLUMNS).expect("starts again");
+        client.run("SET damask_isolation_read_engines = 'column'");
+        assert_eq!(client.value("SELECT sum(a) FROM t"), "3");
     });
 }

@@ -37,7 +37,7 @@ pub use decode::{ColumnBuilder, RowBatchBuilder};
 pub use dispatch::{Dispatch, DispatchError, Endpoints, ResolveLocks, Unit};
 pub use fragment::{CutFragments, FragmentExec};
 pub use lookup::IndexLookupExec;
-pub use rows::RowEndpoint;
+pub use rows::{Admission, RowEndpoint};
 pub use scan::{RegionScanExec, ScanPlan};
 pub use spec::{
     Endpoint, EndpointError, Part, PruneBound, RegionContext, ScanColumn, ScanSpec, Source,

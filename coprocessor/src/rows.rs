@@ -21,6 +21,15 @@ const LOCKS_MAX: usize = 256;
 /// A region is split into parts only when its handles span more than this.
 const PART_HANDLES_MIN: i64 = 4096;
 
+/// Lets a read of a store's rows happen, and speak for all that was there (`damask-txn`'s server).
+pub trait Admission: Send + Sync + 'static {
+    /// Announces a read at `ts`, before its snapshot is taken; refuses it when an unfinished write
+    /// could commit at or below `ts`, or when versions there have been collected.
+    fn begin(&self, ranges: &[KeyRange], ts: Timestamp) -> Result<(), EndpointError>;
+    /// Asked after each part of what was read: has nothing been collected meanwhile?
+    fn confirm(&self, ts: Timestamp) -> Result<(), EndpointError>;
+}
+
 /// Asks a store for permission to read a region.
 pub type ReadIndex = Box<dyn Fn(RegionId, Epoch, Done<ReadPermit>) + Send + Sync>;
 
@@ -28,12 +37,19 @@ pub type ReadIndex = Box<dyn Fn(RegionId, Epoch, Done<ReadPermit>) + Send + Sync
 pub struct RowEndpoint {
     engine: Arc<dyn Engine>,
     read_index: ReadIndex,
+    admission: Option<Arc<dyn Admission>>,
 }
 
 impl RowEndpoint {
-    /// Reads `engine` as `read_index` (the store's) permits.
+    /// Reads `engine` as `read_index` (the store's) permits. Only for a store whose transactions
+    /// all take two phases and whose versions are all kept; else see [`RowEndpoint::admitted_by`].
     pub fn new(engine: Arc<dyn Engine>, read_index: ReadIndex) -> RowEndpoint {
-        RowEndpoint { engine, read_index }
+        RowEndpoint { engine, read_index, admission: None }
+    }
+
+    /// Asks before and after each read.
+    pub fn admitted_by(self, admission: Arc<dyn Admission>) -> RowEndpoint {
+        RowEndpoint { admission: Some(admission), ..self }
     }
 
     /// A snapshot in which everything acknowledged before the call is applied. It is taken on the
@@ -60,6 +76,9 @@ impl Endpoint for RowEndpoint {
         ranges: &[KeyRange],
         spec: &Arc<ScanSpec>,
     ) -> Result<Vec<Part>, EndpointError> {
+        if let Some(admission) = &self.admission {
+            admission.begin(ranges, spec.ts)?;
+        }
         let reader = MvccReader::new(self.snapshot(context)?);
         let mut locks = Vec::new();
         for range in ranges {
@@ -82,6 +101,7 @@ impl Endpoint for RowEndpoint {
                 batch_rows: spec.batch_rows.max(1),
                 decoder: Decoder::new(spec)?,
                 block: Rows::default(),
+                admission: self.admission.clone(),
                 failed: false,
             }))
         };
@@ -225,6 +245,7 @@ struct RowPart {
     batch_rows: usize,
     decoder: Decoder,
     block: Rows,
+    admission: Option<Arc<dyn Admission>>,
     failed: bool,
 }
 
@@ -263,7 +284,10 @@ impl RowPart {
         }
         self.ranges.drain(..done);
         self.left -= self.block.len();
-        Ok(())
+        match &self.admission {
+            Some(admission) => admission.confirm(self.ts),
+            None => Ok(()),
+        }
     }
 }
 

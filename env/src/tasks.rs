@@ -32,3 +32,12 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Task {
     let builder = std::thread::Builder::new().name(name.to_owned());
     Task(builder.spawn(body).expect("the system gives a thread"))
 }
+
+/// Starts a thread whose stack may grow to this many bytes: address space, not memory, until used.
+///
+/// # Panics
+/// As [`spawn`].
+pub fn spawn_deep(name: &str, stack_bytes: usize, body: impl FnOnce() + Send + 'static) -> Task {
+    let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes);
+    Task(builder.spawn(body).expect("the system gives a thread"))
+}

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use damask_kv::engine::is_empty_range;
 use damask_kv::{
-    Capabilities, Cf, Cursor, Engine, Error, Estimate, Op, Pair, Result, Snapshot, WriteBatch,
+    BatchIngestion, Capabilities, Cf, Cursor, Engine, Error, Estimate, Ingestion, Op, Pair, Result,
+    Snapshot, WriteBatch,
 };
 use damask_types::ErrorKind;
 use parking_lot::Mutex;
@@ -56,8 +57,12 @@ impl Engine for CopyEngine {
         Err(Error::new("checkpoint", ErrorKind::Invalid, "no files"))
     }
 
+    fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>> {
+        Ok(Box::new(BatchIngestion::new(self, cf)))
+    }
+
     fn capabilities(&self) -> Capabilities {
-        Capabilities { persistent: false, checkpoint: false }
+        Capabilities { persistent: false, checkpoint: false, ingest: false }
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {

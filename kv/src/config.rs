@@ -4,6 +4,7 @@
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fjall::FjallEngine;
+use crate::gc::GcSafePoint;
 use crate::memory::MemoryEngine;
 use damask_types::ErrorKind;
 use std::fmt;
@@ -65,6 +66,8 @@ pub struct EngineConfig {
     pub write_buffer_bytes: u64,
     /// The same for the lock and the meta family: small, since a lock lives for a moment.
     pub small_write_buffer_bytes: u64,
+    /// Bytes of one file, once it is compacted (RocksDB).
+    pub file_bytes: u64,
     /// Threads that write and compact files.
     pub background_threads: u32,
     /// Files kept open.
@@ -80,6 +83,7 @@ impl Default for EngineConfig {
             block_cache_bytes: 64 << 20,
             write_buffer_bytes: 32 << 20,
             small_write_buffer_bytes: 8 << 20,
+            file_bytes: 32 << 20,
             background_threads: 2,
             open_files_max: 512,
             wal: false,
@@ -94,6 +98,7 @@ impl EngineConfig {
             ("block_cache_bytes", self.block_cache_bytes, 1 << 20, 1 << 40),
             ("write_buffer_bytes", self.write_buffer_bytes, 64 << 10, 1 << 32),
             ("small_write_buffer_bytes", self.small_write_buffer_bytes, 64 << 10, 1 << 32),
+            ("file_bytes", self.file_bytes, 16 << 10, 1 << 32),
             ("background_threads", u64::from(self.background_threads), 1, 64),
             ("open_files_max", u64::from(self.open_files_max), 16, 1 << 20),
         ];
@@ -110,21 +115,32 @@ impl EngineConfig {
 /// Opens the engine that the configuration names; makes it if the folder does not exist. `path` is
 /// not used by the memory engine.
 pub fn open(kind: EngineKind, path: &Path, config: &EngineConfig) -> Result<Arc<dyn Engine>> {
+    open_with_gc(kind, path, config, &GcSafePoint::new())
+}
+
+/// [`open`], and compaction removes versions below this safe point as it rises. The memory
+/// engine leaves all to [`crate::gc::sweep`].
+pub fn open_with_gc(
+    kind: EngineKind,
+    path: &Path,
+    config: &EngineConfig,
+    safe_point: &GcSafePoint,
+) -> Result<Arc<dyn Engine>> {
     config.validate()?;
     match kind {
         EngineKind::Memory => Ok(Arc::new(MemoryEngine::new())),
-        EngineKind::Fjall => Ok(Arc::new(FjallEngine::open(path, config)?)),
-        EngineKind::Rocks => open_rocks(path, config),
+        EngineKind::Fjall => Ok(Arc::new(FjallEngine::open_with_gc(path, config, safe_point)?)),
+        EngineKind::Rocks => open_rocks(path, config, safe_point),
     }
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_rocks(path: &Path, config: &EngineConfig) -> Result<Arc<dyn Engine>> {
-    Ok(Arc::new(crate::rocks::RocksEngine::open(path, config)?))
+fn open_rocks(path: &Path, config: &EngineConfig, gc: &GcSafePoint) -> Result<Arc<dyn Engine>> {
+    Ok(Arc::new(crate::rocks::RocksEngine::open_with_gc(path, config, gc)?))
 }
 
 #[cfg(not(feature = "rocksdb"))]
-fn open_rocks(_: &Path, _: &EngineConfig) -> Result<Arc<dyn Engine>> {
+fn open_rocks(_: &Path, _: &EngineConfig, _: &GcSafePoint) -> Result<Arc<dyn Engine>> {
     let detail = "this build has no RocksDB: build with the feature `rocksdb`, or choose fjall";
     Err(Error::new("open", ErrorKind::Invalid, detail))
 }

@@ -125,6 +125,8 @@ pub struct Capabilities {
     pub persistent: bool,
     /// `checkpoint` works.
     pub checkpoint: bool,
+    /// `ingest` goes past the log and the write buffers, so its memory is bounded.
+    pub ingest: bool,
 }
 
 /// Rough size of a range.
@@ -151,6 +153,8 @@ pub trait Engine: Send + Sync + 'static {
     /// A directory that the backend's `open` accepts, equal to a snapshot taken during the call.
     /// `into` must not exist; its parent must.
     fn checkpoint(&self, into: &Path) -> Result<()>;
+    /// Begins a bulk load of one family; dropped before its end it leaves nothing.
+    fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>>;
     /// What this backend can do.
     fn capabilities(&self) -> Capabilities;
     /// Numbers for people: name and value, in the backend's own words. Cheap.
@@ -173,6 +177,9 @@ impl<E: Engine + ?Sized> Engine for Arc<E> {
     fn checkpoint(&self, into: &Path) -> Result<()> {
         (**self).checkpoint(into)
     }
+    fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>> {
+        (**self).ingest(cf)
+    }
     fn capabilities(&self) -> Capabilities {
         (**self).capabilities()
     }
@@ -181,17 +188,44 @@ impl<E: Engine + ?Sized> Engine for Arc<E> {
     }
 }
 
+/// Sorted pairs on their way into one family.
+pub trait Ingestion {
+    /// Adds a pair; keys must rise strictly. After an error the load can only be dropped.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
+    /// All pairs become visible together, newer than everything written before, and are durable
+    /// with everything that was written before this call began. Says how many there were. A write
+    /// that runs at the same time is ordered before or after it, and is durable by the next `sync`.
+    fn finish(self: Box<Self>) -> Result<u64>;
+}
+
 /// A consistent view.
 pub trait Snapshot: Send + Sync {
     /// A key's value.
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>>;
-    /// A cursor over `[start, end)`; an empty `end` has no upper bound.
+    /// A cursor over `[start, end)`; an empty `end` has no upper bound. A range that
+    /// [`versions_end`] makes, of the write family, holds versions of one key and nothing else, so
+    /// a backend may serve it in a faster way.
     fn cursor<'a>(&'a self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Box<dyn Cursor + 'a>>;
 }
 
 /// Is `[start, end)` without any key? An empty `end` has no upper bound.
 pub fn is_empty_range(start: &[u8], end: &[u8]) -> bool {
     !end.is_empty() && start >= end
+}
+
+/// Bytes of a version at the end of a key of the write and the default family.
+pub const VERSION_BYTES: usize = 8;
+
+/// Makes of a key's bytes the end of the range of its versions (but for version 0, which no record
+/// has): the largest version there is. `end` begins as a copy of the key, without a version.
+pub fn versions_end(end: &mut Vec<u8>) {
+    end.extend_from_slice(&[0xFF; VERSION_BYTES]);
+}
+
+/// Was the range made by [`versions_end`]?
+pub fn is_versions_range(start: &[u8], end: &[u8]) -> bool {
+    let len = start.len();
+    len > 0 && end.len() == len + VERSION_BYTES && end[len..] == [0xFF; 8] && end[..len] == *start
 }
 
 /// Key and value at a cursor's position.

@@ -2,27 +2,35 @@
 //! `sync` makes it durable. It must never be asked to write one key twice in a batch: fjall gives a
 //! batch one sequence number, so the last change of a key is found here.
 
+mod filter;
+
 use crate::config::EngineConfig;
 use crate::engine::{
-    Capabilities, Cf, Cursor, Engine, Estimate, Op, Pair, Snapshot, WriteBatch, is_empty_range,
+    Capabilities, Cf, Cursor, Engine, Estimate, Ingestion, Op, Pair, Snapshot, WriteBatch,
+    is_empty_range,
 };
 use crate::error::{Error, Result};
 use crate::estimate::walk;
+use crate::gc::GcSafePoint;
+use crate::ingest::Ascending;
 use bytes::Bytes;
 use damask_types::ErrorKind;
+use filter::GcFilterFactory;
+use fjall::compaction::filter::Factory;
 use fjall::{
     Database, Iter, Keyspace, KeyspaceCreateOptions, KvPair, PersistMode, Readable, UserKey,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Smallest journal limit that fjall accepts. Bytes.
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
-/// Pairs that a checkpoint copies per batch.
-const CHECKPOINT_BATCH: usize = 1024;
 
 /// The engine. Clones are the same engine.
 #[derive(Clone)]
@@ -34,6 +42,8 @@ struct Inner {
     database: Database,
     families: [Keyspace; 4],
     config: EngineConfig,
+    /// Records that compaction removed below the safe point.
+    collected: Arc<AtomicU64>,
     /// Held over a write: a range delete reads what it removes.
     writing: Mutex<()>,
 }
@@ -41,15 +51,37 @@ struct Inner {
 impl FjallEngine {
     /// Opens or makes the engine in `path`.
     pub fn open(path: &Path, config: &EngineConfig) -> Result<FjallEngine> {
+        FjallEngine::open_with_gc(path, config, &GcSafePoint::new())
+    }
+
+    /// Opens or makes the engine in `path`; compaction removes what nobody can read at or above
+    /// the safe point, as it rises.
+    pub fn open_with_gc(
+        path: &Path,
+        config: &EngineConfig,
+        safe_point: &GcSafePoint,
+    ) -> Result<FjallEngine> {
         config.validate()?;
+        let collected = Arc::new(AtomicU64::new(0));
+        let filter = GcFilterFactory { safe_point: safe_point.clone(), removed: collected.clone() };
+        let filter: Arc<dyn Factory> = Arc::new(filter);
+        let filters = move |family: &str| (family == Cf::Write.name()).then(|| filter.clone());
         let buffers = 2 * (config.write_buffer_bytes + config.small_write_buffer_bytes);
-        let database = Database::builder(path)
+        let builder = Database::builder(path)
             .cache_size(config.block_cache_bytes)
             .worker_threads(config.background_threads as usize)
             .max_cached_files(Some(config.open_files_max as usize))
             .max_journaling_size((4 * buffers).max(JOURNAL_BYTES_MIN))
-            .open()
-            .map_err(|e| classify("open", e))?;
+            .with_compaction_filter_factories(Arc::new(filters));
+        // fjall asserts on some wrong bytes of a journal; nothing of it is left after that.
+        let opened = catch_unwind(AssertUnwindSafe(|| builder.open()));
+        let database = match opened {
+            Ok(opened) => opened.map_err(|e| classify("open", e))?,
+            Err(_) => {
+                let detail = "the journal's bytes are wrong: fjall stopped at an assertion";
+                return Err(Error::new("open", ErrorKind::Corrupt, detail));
+            }
+        };
         let family = |cf: Cf| {
             let bytes = match cf {
                 Cf::Default | Cf::Write => config.write_buffer_bytes,
@@ -60,8 +92,17 @@ impl FjallEngine {
         };
         let families =
             [family(Cf::Default)?, family(Cf::Lock)?, family(Cf::Write)?, family(Cf::Meta)?];
-        let inner = Inner { database, families, config: config.clone(), writing: Mutex::new(()) };
+        let config = config.clone();
+        let inner = Inner { database, families, config, collected, writing: Mutex::new(()) };
         Ok(FjallEngine { inner: Arc::new(inner) })
+    }
+
+    /// Rewrites all files of a family: space of removed pairs is freed, and GC takes what it may.
+    /// Takes as long as copying the family.
+    pub fn compact(&self, cf: Cf) -> Result<()> {
+        let family = self.inner.family(cf);
+        family.rotate_memtable_and_wait().map_err(|e| classify("compact", e))?;
+        family.major_compact().map_err(|e| classify("compact", e))
     }
 }
 
@@ -132,32 +173,42 @@ impl Engine for FjallEngine {
         Ok(walk(&mut *cursor, start, u64::MAX, u64::MAX)?.0)
     }
 
-    /// A copy, key by key: fjall has no links to files.
+    /// A copy, file by file and not by links: fjall has none. It grows beside `into` and gets its
+    /// name when it is whole.
     fn checkpoint(&self, into: &Path) -> Result<()> {
         if into.exists() {
             let detail = format!("{} exists", into.display());
             return Err(Error::new("checkpoint", ErrorKind::Invalid, detail));
         }
+        let mut partial = into.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = Path::new(&partial);
         let snapshot = self.snapshot();
-        let copy = FjallEngine::open(into, &self.inner.config)?;
-        for cf in Cf::ALL {
-            let mut cursor = snapshot.cursor(cf, &[], &[])?;
-            let mut batch = WriteBatch::default();
-            let mut pair = cursor.seek(&[])?;
-            while let Some((key, value)) = pair {
-                batch.put(cf, key, value);
-                if batch.ops.len() == CHECKPOINT_BATCH {
-                    copy.write(std::mem::take(&mut batch))?;
-                }
-                pair = cursor.next()?;
-            }
-            copy.write(batch)?;
+        let copied = fs::remove_dir_all(partial).or_else(absent_is_fine).map_err(io);
+        let copied = copied.and_then(|()| copy(&*snapshot, partial, &self.inner.config));
+        let done = copied.and_then(|()| fs::rename(partial, into).map_err(io));
+        if done.is_err() {
+            // What stays is removed by the next try.
+            let _ = fs::remove_dir_all(partial);
         }
-        copy.sync()
+        done
+    }
+
+    fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>> {
+        let load = self.inner.family(cf).start_ingestion().map_err(|e| classify("ingest", e))?;
+        let mut load = Some(load);
+        // fjall does not name the type of a load.
+        let step = move |step: Step<'_>| match (step, load.as_mut()) {
+            (Step::Put(key, value), Some(load)) => load.write(key, value),
+            (Step::Finish, _) => load.take().map_or(Ok(()), |load| load.finish()),
+            (Step::Put(..), None) => Ok(()),
+        };
+        let order = Ascending::default();
+        Ok(Box::new(FjallIngestion { engine: self, step: Box::new(step), order }))
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { persistent: true, checkpoint: true }
+        Capabilities { persistent: true, checkpoint: true, ingest: true }
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {
@@ -167,6 +218,7 @@ impl Engine for FjallEngine {
             ("cache_bytes".into(), database.cache_size()),
             ("journals".into(), database.journal_count() as u64),
             ("compactions_active".into(), database.active_compactions() as u64),
+            ("gc_removed_records".into(), self.inner.collected.load(Ordering::Relaxed)),
         ];
         for cf in Cf::ALL {
             let family = self.inner.family(cf);
@@ -174,6 +226,59 @@ impl Engine for FjallEngine {
             all.push((format!("{}.tables", cf.name()), family.table_count() as u64));
         }
         all
+    }
+}
+
+/// Makes an engine in `path` of all pairs of a snapshot.
+fn copy(snapshot: &dyn Snapshot, path: &Path, config: &EngineConfig) -> Result<()> {
+    let copy = FjallEngine::open(path, config)?;
+    for cf in Cf::ALL {
+        let mut load = copy.ingest(cf)?;
+        let mut cursor = snapshot.cursor(cf, &[], &[])?;
+        let mut pair = cursor.seek(&[])?;
+        while let Some((key, value)) = pair {
+            load.put(key, value)?;
+            pair = cursor.next()?;
+        }
+        load.finish()?;
+    }
+    Ok(())
+}
+
+fn absent_is_fine(e: std::io::Error) -> std::io::Result<()> {
+    if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+fn io(e: std::io::Error) -> Error {
+    classify("checkpoint", fjall::Error::Io(e))
+}
+
+enum Step<'a> {
+    Put(&'a [u8], &'a [u8]),
+    Finish,
+}
+
+/// Tables that are registered at the end.
+struct FjallIngestion<'a> {
+    engine: &'a FjallEngine,
+    step: Box<dyn FnMut(Step<'_>) -> fjall::Result<()> + 'a>,
+    order: Ascending,
+}
+
+impl Ingestion for FjallIngestion<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        // fjall panics if keys do not rise.
+        self.order.check(key, value)?;
+        (self.step)(Step::Put(key, value)).map_err(|e| classify("ingest", e))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<u64> {
+        let _writing = self.engine.inner.writing.lock();
+        self.engine.sync()?;
+        if self.order.pairs() > 0 {
+            (self.step)(Step::Finish).map_err(|e| classify("ingest", e))?;
+        }
+        Ok(self.order.pairs())
     }
 }
 
@@ -310,7 +415,9 @@ fn bounds<'a>(start: &'a [u8], end: &'a [u8]) -> (Bound<&'a [u8]>, Bound<&'a [u8
 
 fn classify(op: &'static str, error: fjall::Error) -> Error {
     let io = |e: &std::io::Error| match e.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        std::io::ErrorKind::StorageFull
+        | std::io::ErrorKind::QuotaExceeded
+        | std::io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
         std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => ErrorKind::Corrupt,
         _ => ErrorKind::Io,
     };

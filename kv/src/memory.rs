@@ -13,9 +13,10 @@ mod crash;
 mod cursor;
 
 use crate::engine::{
-    Capabilities, Cf, Cursor, Engine, Estimate, Op, Snapshot, WriteBatch, is_empty_range,
+    Capabilities, Cf, Cursor, Engine, Estimate, Ingestion, Op, Snapshot, WriteBatch, is_empty_range,
 };
 use crate::error::{Error, Result};
+use crate::ingest::BatchIngestion;
 use bytes::Bytes;
 use crash::Journal;
 use cursor::MemoryCursor;
@@ -265,8 +266,12 @@ impl Engine for MemoryEngine {
         Err(Error::new("checkpoint", ErrorKind::Invalid, detail))
     }
 
+    fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>> {
+        Ok(Box::new(BatchIngestion::new(self, cf)))
+    }
+
     fn capabilities(&self) -> Capabilities {
-        Capabilities { persistent: false, checkpoint: false }
+        Capabilities { persistent: false, checkpoint: false, ingest: false }
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {

@@ -19,7 +19,7 @@ mod tests;
 pub use rows::Rows;
 pub use scan::Scan;
 
-use crate::engine::{Cf, Cursor, Pair, Snapshot};
+use crate::engine::{Cf, Cursor, Pair, Snapshot, VERSION_BYTES, versions_end};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use damask_types::codec::{self, encode_key, encode_key_ts, split_key_ts};
@@ -286,12 +286,9 @@ fn version(pair: Option<Pair<'_>>) -> Result<Option<(Timestamp, Write)>> {
 
 /// A cursor over exactly the versions of one encoded key.
 fn versions_cursor<'a>(snapshot: &'a dyn Snapshot, encoded: &[u8]) -> Result<Box<dyn Cursor + 'a>> {
-    let len = encoded.len();
-    let mut end = Vec::with_capacity(len + 9);
+    let mut end = Vec::with_capacity(encoded.len() + VERSION_BYTES);
     end.extend_from_slice(encoded);
-    // The oldest version is all ones; the bound must lie behind it.
-    end.extend_from_slice(&[0xFF; 8]);
-    end.push(0);
+    versions_end(&mut end);
     snapshot.cursor(Cf::Write, encoded, &end)
 }
 

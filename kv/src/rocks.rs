@@ -2,23 +2,39 @@
 //! takes is replayed from the Raft log, and families are flushed together (`atomic_flush`), so that
 //! a crash keeps a prefix of the writes. It must never answer from a block whose checksum is wrong.
 //!
+//! A limit of RocksDB: a wrong length in the last block of its manifest, or of its log, looks like
+//! the torn end that a crash leaves. It then opens an earlier state, a prefix; whoever keeps an
+//! applied index in the engine sees it.
+//!
 //! ```text
 //! write ─► memtables ──(full, or sync)──► files, all families at one sequence number
+//! ingest ─────────────────────────────────► files of one family
+//!                                           compaction: the write family loses garbage (`filter`)
 //! ```
 
+mod filter;
+mod ingest;
 mod options;
 mod snapshot;
 
 use crate::config::EngineConfig;
-use crate::engine::{Capabilities, Cf, Engine, Estimate, Op, Snapshot, WriteBatch, is_empty_range};
+use crate::engine::{
+    Capabilities, Cf, Engine, Estimate, Ingestion, Op, Snapshot, WriteBatch, is_empty_range,
+};
 use crate::error::{Error, Result};
 use crate::estimate::walk;
+use crate::gc::GcSafePoint;
 use damask_types::ErrorKind;
+use filter::GcFilterFactory;
 use parking_lot::Mutex;
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{ColumnFamily, DB, FlushOptions, Range, WriteOptions};
+use rocksdb::statistics::Ticker;
+use rocksdb::{
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, Options, Range,
+    ReadOptions, WriteOptions,
+};
 use snapshot::RocksSnapshot;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -40,6 +56,14 @@ pub struct RocksEngine {
 
 struct Inner {
     db: DB,
+    path: PathBuf,
+    /// Holds the counters.
+    database: Options,
+    /// For files that are loaded, by family.
+    file_options: [Options; 4],
+    file_bytes: u64,
+    /// Records that compaction removed below the safe point.
+    collected: Arc<AtomicU64>,
     wal: bool,
     poisoned: AtomicBool,
     /// Locks removed since the last flush that was asked for here.
@@ -51,18 +75,48 @@ struct Inner {
 impl RocksEngine {
     /// Opens or makes the engine in `path`.
     pub fn open(path: &Path, config: &EngineConfig) -> Result<RocksEngine> {
+        RocksEngine::open_with_gc(path, config, &GcSafePoint::new())
+    }
+
+    /// Opens or makes the engine in `path`; compaction removes what nobody can read at or above
+    /// the safe point, as it rises.
+    pub fn open_with_gc(
+        path: &Path,
+        config: &EngineConfig,
+        safe_point: &GcSafePoint,
+    ) -> Result<RocksEngine> {
         config.validate()?;
-        let (database, families) = options::of(config);
-        let db =
-            DB::open_cf_descriptors(&database, path, families).map_err(|e| classify("open", e))?;
+        let collected = Arc::new(AtomicU64::new(0));
+        let filter = GcFilterFactory { safe_point: safe_point.clone(), removed: collected.clone() };
+        let all = options::of(config, filter);
+        let db = DB::open_cf_descriptors(&all.database, path, all.families)
+            .map_err(|e| classify("open", e))?;
+        ingest::clean(path)?;
         let inner = Inner {
             db,
+            path: path.to_owned(),
+            database: all.database,
+            file_options: all.files,
+            file_bytes: config.file_bytes,
+            collected,
             wal: config.wal,
             poisoned: AtomicBool::new(false),
             removed_locks: AtomicU64::new(0),
             unbounded: Mutex::new(()),
         };
         Ok(RocksEngine { inner: Arc::new(inner) })
+    }
+
+    /// Rewrites the files of `[start, end)` of a family (an empty `end` has no upper bound), down
+    /// to the last level: space of removed pairs is freed, and GC takes what it may. Takes as long
+    /// as copying the range.
+    pub fn compact(&self, cf: Cf, start: &[u8], end: &[u8]) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        let end = (!end.is_empty()).then_some(end);
+        let db = &self.inner.db;
+        db.compact_range_cf_opt(family(db, cf), Some(start), end, &options);
     }
 }
 
@@ -110,7 +164,9 @@ impl Inner {
     /// The first key after all keys, for a range delete without an end; `puts` are those of the
     /// same batch. `None` if there is no key.
     fn after_last(&self, cf: Cf, puts: &[Op]) -> Result<Option<Vec<u8>>> {
-        let mut iter = self.db.raw_iterator_cf(family(&self.db, cf));
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        let mut iter = self.db.raw_iterator_cf_opt(family(&self.db, cf), options);
         iter.seek_to_last();
         iter.status().map_err(|e| classify("write", e))?;
         let written = puts.iter().filter_map(|op| match op {
@@ -213,8 +269,13 @@ impl Engine for RocksEngine {
         checkpoint.create_checkpoint(into).map_err(|e| classify("checkpoint", e))
     }
 
+    fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>> {
+        self.inner.check("ingest")?;
+        Ok(Box::new(ingest::RocksIngestion::new(self, cf)?))
+    }
+
     fn capabilities(&self) -> Capabilities {
-        Capabilities { persistent: true, checkpoint: true }
+        Capabilities { persistent: true, checkpoint: true, ingest: true }
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {
@@ -222,6 +283,21 @@ impl Engine for RocksEngine {
             "block_cache_bytes".into(),
             self.inner.property(Cf::Default, "rocksdb.block-cache-usage"),
         )];
+        for (name, ticker) in [
+            ("written_bytes", Ticker::BytesWritten),
+            ("flushed_bytes", Ticker::FlushWriteBytes),
+            ("compaction_written_bytes", Ticker::CompactWriteBytes),
+            ("compaction_read_bytes", Ticker::CompactReadBytes),
+            ("block_cache_hits", Ticker::BlockCacheHit),
+            ("block_cache_misses", Ticker::BlockCacheMiss),
+            ("filter_spared_gets", Ticker::BloomFilterUseful),
+            ("filter_spared_seeks", Ticker::LastLevelSeekFiltered),
+            ("filter_spared_upper_seeks", Ticker::NonLastLevelSeekFiltered),
+            ("write_stall_us", Ticker::StallMicros),
+        ] {
+            all.push((name.into(), self.inner.database.get_ticker_count(ticker)));
+        }
+        all.push(("gc_removed_records".into(), self.inner.collected.load(Ordering::Relaxed)));
         for cf in Cf::ALL {
             for (name, property) in [
                 ("memtable_bytes", "rocksdb.cur-size-all-mem-tables"),
@@ -245,7 +321,8 @@ fn classify(op: &'static str, error: rocksdb::Error) -> Error {
 
 /// RocksDB's C interface tells what failed only in words: the class, a colon, then details.
 fn class(words: &str) -> ErrorKind {
-    let no_space = ["No space left", "Space limit reached", "Disk quota exceeded"];
+    let no_space =
+        ["No space left", "Space limit reached", "Disk quota exceeded", "File too large"];
     if no_space.iter().any(|part| words.contains(part)) {
         return ErrorKind::NoSpace;
     }

@@ -2,7 +2,7 @@
 //! the case's name at the first difference. It must never know which backend it runs.
 //!
 //! ```text
-//! suite(|dir| MyEngine::open(dir))                 contract, reopen, copy of a live folder
+//! suite(|dir| MyEngine::open(dir))                 contract, reopen, live copies, loads
 //! crash_suite(MyEngine::new, |e, keep| ..)         engines that can say what a crash leaves
 //! Faulty::new(engine, nth, kind)                   an engine whose n-th operation fails
 //! ```
@@ -10,6 +10,8 @@
 mod cases;
 mod durability;
 mod faulty;
+#[cfg(test)]
+pub(crate) mod history;
 
 pub use faulty::Faulty;
 
@@ -33,6 +35,7 @@ pub fn suite<E: Engine>(open: impl Fn(&Path) -> Result<E>) {
     if probe.persistent {
         durability::reopen(&open);
         durability::copy_of_a_live_folder(&open);
+        durability::load(&open);
     }
     if probe.checkpoint {
         durability::checkpoint(&open);

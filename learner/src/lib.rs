@@ -9,7 +9,7 @@
 //!            locks ────────────────────────────► locks dropped, applied   2. then what hid them goes
 //!  sync ──► mark per region {state, locks, values} ─► ColumnStore::sync   3. both, or neither
 //!
-//!  view ──► read index, wait ──► locks that block ts? ──► snapshot ──► still the same region?
+//!  view ──► leader at ts, wait ──► locks that block ts? ──► snapshot ──► still the same region?
 //! ```
 //!
 //! Invariants:
@@ -40,6 +40,6 @@ pub mod transpose;
 
 pub use error::{Error, Result};
 pub use machine::{ColumnMachine, MachineStats};
-pub use read::{ColumnView, LearnerRead, ReadError, ReadIndex};
+pub use read::{AskLeader, ColumnView, LearnerRead, ReadError, ReadIndex, StoreReads};
 pub use rows::SchemaSource;
 pub use transpose::{RowDecoder, RowError};

@@ -2,9 +2,13 @@
 //! or the reader is told why not. It must never take the snapshot before it has checked the locks.
 //!
 //! ```text
-//!  read index ──► applied here ──► region, locks ──► snapshot ──► region again ──► ColumnView
-//!     │ leader, epoch    │ timeout     │ Locked                      │ changed: Reroute or Retry
+//!  leader ──► applied here ──► region, locks ──► snapshot ──► region again ──► ColumnView
+//!    │ index      │ timeout        │ Locked                      │ changed: Reroute or Retry
+//!    │ Locked
 //! ```
+//!
+//! The leader is asked at the timestamp: after its answer nothing that the index does not cover
+//! commits at or below it, in however few phases (`raftstore-txn-pd.md` §3.5).
 
 use crate::machine::ColumnMachine;
 use crate::ranges::{handles_in, table_of};
@@ -15,15 +19,53 @@ use damask_types::{Epoch, ErrorKind, KeyLock, KeyRange, RegionId, TableId, Times
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// Where read permits come from; a running store, or a test.
+/// Where read permits come from; a running store and its regions' leaders, or a test.
 pub trait ReadIndex: Send + Sync + 'static {
-    /// See `damask_raftstore`'s `StoreHandle::read_index`.
-    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>);
+    /// Announces a read to the region's leader; blocks. The index from which on the region has
+    /// all that commits at or below `ts` in these ranges, or the locks that forbid to say so.
+    fn ask(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ranges: &[KeyRange],
+        ts: Timestamp,
+    ) -> Result<u64, ReadError>;
+
+    /// Answers once that index is applied here.
+    fn wait(&self, region: RegionId, epoch: Epoch, index: u64, done: Done<ReadPermit>);
 }
 
-impl ReadIndex for StoreHandle {
-    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
-        StoreHandle::read_index(self, region, epoch, done);
+/// Asks the region's leader; see [`ReadIndex::ask`].
+pub type AskLeader = Box<
+    dyn Fn(RegionId, Epoch, &[KeyRange], Timestamp) -> Result<u64, ReadError> + Send + Sync,
+>;
+
+/// A running store, whose regions are led elsewhere.
+pub struct StoreReads {
+    store: StoreHandle,
+    leader: AskLeader,
+}
+
+impl StoreReads {
+    /// This store's replicas, behind the leaders that `leader` asks.
+    pub fn new(store: StoreHandle, leader: AskLeader) -> StoreReads {
+        StoreReads { store, leader }
+    }
+}
+
+impl ReadIndex for StoreReads {
+    fn ask(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ranges: &[KeyRange],
+        ts: Timestamp,
+    ) -> Result<u64, ReadError> {
+        (self.leader)(region, epoch, ranges, ts)
+    }
+
+    fn wait(&self, region: RegionId, epoch: Epoch, index: u64, done: Done<ReadPermit>) {
+        self.store.read_at(region, epoch, index, done);
     }
 }
 
@@ -106,7 +148,8 @@ impl LearnerRead {
         ts: Timestamp,
     ) -> Result<ColumnView, ReadError> {
         let table = one_table(ranges)?;
-        let permit = self.permit(region, epoch)?;
+        let index = self.index.ask(region, epoch, &self.inside(region, epoch, ranges), ts)?;
+        let permit = self.permit(region, epoch, index)?;
         let slot = self.machine.slot(region).ok_or(Error::RegionNotFound(region))?;
         let (generation, ranges) = {
             let seen = slot.seen.lock();
@@ -130,13 +173,31 @@ impl LearnerRead {
         Ok(ColumnView { table, snapshot, handles, applied: permit.applied })
     }
 
-    fn permit(&self, region: RegionId, epoch: Epoch) -> Result<ReadPermit, ReadError> {
+    /// The parts that lie in the region, as far as it is known here.
+    fn inside(&self, region: RegionId, epoch: Epoch, ranges: &[KeyRange]) -> Vec<KeyRange> {
+        let own = self.machine.slot(region).and_then(|slot| {
+            let seen = slot.seen.lock();
+            let own = &seen.state.region;
+            (own.epoch.version == epoch.version).then(|| own.range.clone())
+        });
+        match own {
+            Some(own) => ranges.iter().filter_map(|range| range.intersect(&own)).collect(),
+            None => ranges.to_vec(),
+        }
+    }
+
+    fn permit(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        index: u64,
+    ) -> Result<ReadPermit, ReadError> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let done = Box::new(move |answer| {
             // Nobody waits any more after a timeout.
             let _ = sender.send(answer);
         });
-        self.index.read_index(region, epoch, done);
+        self.index.wait(region, epoch, index, done);
         match receiver.recv_timeout(self.timeout) {
             Ok(answer) => Ok(answer?),
             Err(mpsc::RecvTimeoutError::Timeout) => {

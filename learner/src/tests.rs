@@ -4,5 +4,6 @@ mod apply;
 mod crash;
 mod fixture;
 mod live;
+mod phases;
 mod regions;
 mod view;

@@ -12,8 +12,8 @@ use damask_types::{KeyRange, Peer, PeerRole, Region, RegionId, StoreId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Where a region's log starts: 0 means "nothing yet", so newcomers get a snapshot.
-pub const INITIAL: Applied = Applied { index: 5, term: 5 };
+/// Where a new region's log starts: 0 means "nothing yet", so newcomers get a snapshot.
+pub const LOG_START: Applied = Applied { index: 5, term: 5 };
 
 /// Work for the apply thread, in order.
 #[derive(Debug)]
@@ -187,9 +187,9 @@ impl Applier {
             let prior = std::mem::replace(&mut known.applied, at);
             applied = Some(at);
             let before = changes.len();
-            let outcome = self.one(id, entry, &mut effects, &mut changes)?;
+            let outcome = self.decide(id, entry, &mut effects, &mut changes)?;
             while let Some((index, who)) = waiting.next_if(|(index, _)| *index <= at.index) {
-                debug_assert_eq!(index, at.index);
+                assert_eq!(index, at.index, "who waits, waits for an entry of the log");
                 self.outcomes.push((who, outcome.clone(), at));
             }
             if changes.len() == before {
@@ -237,7 +237,7 @@ impl Applier {
     }
 
     /// Decides one entry. An undecodable one is damage, and stops the store.
-    fn one(
+    fn decide(
         &mut self,
         id: RegionId,
         entry: LogEntry,
@@ -264,53 +264,70 @@ impl Applier {
         if !same {
             return Ok(Outcome::Refused(Error::EpochNotMatch { current: self.current(id) }));
         }
-        let applied = known.applied;
         match command.body {
             Body::Write(records) => {
                 effects.push(Effect::Write(records));
                 Ok(Outcome::Written)
             }
-            Body::Change(change) => {
-                let region = match change_region(&known.region, change) {
-                    Ok(region) => region,
-                    Err(why) => return Ok(Outcome::Refused(Error::Invalid(why))),
-                };
-                if region.peer_on(self.store).is_some() {
-                    let state = RegionState { region: region.clone(), applied, tombstone: false };
-                    effects.push(Effect::Regions(vec![state]));
+            Body::Change(change) => Ok(match self.decide_change(id, change, effects) {
+                Ok(region) => {
+                    changes.push(Change::Replicas { change, region: region.clone() });
+                    Outcome::Changed(region)
                 }
-                self.regions.get_mut(&id).expect("looked up above").region = region.clone();
-                changes.push(Change::Replicas { change, region: region.clone() });
-                Ok(Outcome::Changed(region))
-            }
+                Err(why) => Outcome::Refused(Error::Invalid(why)),
+            }),
             Body::Split { keys, children } => {
-                let (parent, children) = match split_region(&known.region, &keys, &children) {
-                    Ok(parts) => parts,
-                    Err(why) => return Ok(Outcome::Refused(Error::Invalid(why))),
-                };
-                let state = |region: &Region, applied| RegionState {
-                    region: region.clone(),
-                    applied,
-                    tombstone: false,
-                };
-                let mut states = vec![state(&parent, applied)];
-                states.extend(children.iter().map(|child| state(child, INITIAL)));
-                effects.push(Effect::Regions(states));
-                let ids = |except: RegionId| {
-                    let all = children.iter().map(|c| c.id).chain([id]);
-                    all.filter(|r| *r != except).collect::<Vec<_>>()
-                };
-                for region in children.iter().chain([&parent]) {
-                    let applied = if region.id == id { applied } else { INITIAL };
-                    let (region, siblings) = (region.clone(), ids(region.id));
-                    self.regions.insert(region.id, Known::new(region, applied, siblings));
-                }
-                let mut all = children.clone();
-                all.push(parent.clone());
-                changes.push(Change::Split { parent, children });
-                Ok(Outcome::Split(all))
+                Ok(match self.decide_split(id, &keys, &children, effects) {
+                    Ok((parent, children)) => {
+                        let all = children.iter().chain([&parent]).cloned().collect();
+                        changes.push(Change::Split { parent, children });
+                        Outcome::Split(all)
+                    }
+                    Err(why) => Outcome::Refused(Error::Invalid(why)),
+                })
             }
         }
+    }
+
+    fn decide_change(
+        &mut self,
+        id: RegionId,
+        change: PeerChange,
+        effects: &mut Vec<Effect>,
+    ) -> std::result::Result<Region, String> {
+        let known = self.regions.get_mut(&id).expect("its entry is decided");
+        let region = change_region(&known.region, change)?;
+        if region.peer_on(self.store).is_some() {
+            let (region, applied) = (region.clone(), known.applied);
+            effects.push(Effect::Regions(vec![RegionState { region, applied, tombstone: false }]));
+        }
+        known.region = region.clone();
+        Ok(region)
+    }
+
+    fn decide_split(
+        &mut self,
+        id: RegionId,
+        keys: &[Vec<u8>],
+        children: &[SplitChild],
+        effects: &mut Vec<Effect>,
+    ) -> std::result::Result<(Region, Vec<Region>), String> {
+        let known = self.regions.get(&id).expect("its entry is decided");
+        let (parent, children) = split_region(&known.region, keys, children)?;
+        let applied = known.applied;
+        let applied_of = |region: &Region| if region.id == id { applied } else { LOG_START };
+        let parts = || std::iter::once(&parent).chain(&children);
+        let state = |region: &Region| {
+            let (region, applied) = (region.clone(), applied_of(region));
+            RegionState { region, applied, tombstone: false }
+        };
+        effects.push(Effect::Regions(parts().map(state).collect()));
+        for region in parts() {
+            let siblings = parts().map(|r| r.id).filter(|r| *r != region.id).collect();
+            let known = Known::new(region.clone(), applied_of(region), siblings);
+            self.regions.insert(region.id, known);
+        }
+        Ok((parent, children))
     }
 
     fn current(&self, id: RegionId) -> Vec<Region> {

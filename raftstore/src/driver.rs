@@ -12,7 +12,7 @@
 //! are answered, messages by bytes until they are stepped.
 
 use crate::answer::{Answer, Charge};
-use crate::apply::{Applier, ApplyTask, INITIAL};
+use crate::apply::{Applier, ApplyTask, LOG_START};
 use crate::command;
 use crate::error::{Error, Result};
 use crate::handle::{
@@ -90,8 +90,10 @@ pub struct StoreOptions {
     pub id: StoreId,
     /// How it behaves.
     pub config: StoreConfig,
-    /// The first region, to be made if the store is empty.
+    /// The first region, to be made if the store is empty and is to have a replica of it.
     pub bootstrap: Option<Region>,
+    /// The store is known to have held data: if it is empty now, it does not start.
+    pub held_data: bool,
     /// Who wants to know of changes.
     pub on_change: Option<OnChange>,
     /// Who makes the store reachable, so that the answers to its first messages find it.
@@ -102,7 +104,8 @@ impl StoreOptions {
     /// With nothing but an id.
     pub fn new(id: StoreId) -> StoreOptions {
         let config = StoreConfig::default();
-        StoreOptions { id, config, bootstrap: None, on_change: None, on_open: None }
+        let (bootstrap, held_data) = (None, false);
+        StoreOptions { id, config, bootstrap, held_data, on_change: None, on_open: None }
     }
 }
 
@@ -125,9 +128,42 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(id: StoreId, config: StoreConfig, inbox: Sender<Event>) -> Shared {
+        Shared {
+            id,
+            config,
+            inbox,
+            requests: Arc::default(),
+            messages: AtomicUsize::new(0),
+            applying: AtomicUsize::new(0),
+            statuses: RwLock::default(),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// A thread of the store, whose failure stops the store.
+    fn spawn(
+        self: &Arc<Shared>,
+        name: &str,
+        body: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Task {
+        let shared = self.clone();
+        let run = move || match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => shared.fail(e),
+            Err(panic) => shared.fail(panicked(panic.as_ref())),
+        };
+        spawn(&format!("{name}-{}", self.id), run)
+    }
+
+    /// Keeps the first reason; others follow from it.
     fn fail(&self, e: Error) {
-        tracing::error!(store = %self.id, error = %e, "the store stops");
-        self.failed.lock().get_or_insert(e);
+        let mut failed = self.failed.lock();
+        if failed.is_none() {
+            tracing::error!(store = %self.id, error = %e, "the store stops");
+            *failed = Some(e);
+        }
+        drop(failed);
         // Without a receiver it has stopped already.
         let _ = self.inbox.send(Event::Stop);
     }
@@ -157,69 +193,45 @@ impl Store {
         transport: Arc<dyn Transport>,
         clock: Arc<dyn Clock>,
     ) -> Result<Store> {
-        let StoreOptions { id, config, bootstrap, on_change, on_open } = options;
+        let StoreOptions { id, config, bootstrap: first, held_data, on_change, on_open } = options;
         config.validate()?;
-        let mut states = machine.recover()?;
-        if let Some(region) = bootstrap.filter(|_| states.is_empty()) {
-            states.push(write_first(machine.as_ref(), region)?);
+        if let Some(first) = first {
+            bootstrap(machine.as_ref(), id, first)?;
+        }
+        let states = machine.recover()?;
+        if held_data && states.is_empty() {
+            return Err(Error::corrupt(format!(
+                "store {id} held data, and is empty now: it has forgotten its votes and what it \
+                 acknowledged, and must not take part again"
+            )));
         }
         let mut core_config = config.core.clone();
         core_config.nonce = clock.wall_ms();
         let core = StoreCore::new(id, core_config, log.clone(), &states)?;
         let applier = Applier::new(id, machine.clone(), log.clone(), &states);
         let (inbox, events) = unbounded();
-        let shared = Arc::new(Shared {
-            id,
-            config,
-            inbox,
-            requests: Arc::default(),
-            messages: AtomicUsize::new(0),
-            applying: AtomicUsize::new(0),
-            statuses: RwLock::default(),
-            failed: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(id, config, inbox));
         let handle = StoreHandle { shared: shared.clone() };
         if let Some(on_open) = on_open {
             on_open(handle.clone());
         }
         let (writer, writes) = unbounded();
-        let (apply, tasks) = unbounded();
+        let (apply, applies) = unbounded();
         let (maintenance, works) = crossbeam_channel::bounded(1);
-        let raft = Raft {
-            shared: shared.clone(),
-            core,
-            transport: transport.clone(),
-            clock,
-            on_change,
-            writer,
-            apply,
-            maintenance,
-        };
-        let guard = |name: &str, body: Box<dyn FnOnce() -> Result<()> + Send>| {
-            let shared = shared.clone();
-            spawn(&format!("{name}-{id}"), move || match catch_unwind(AssertUnwindSafe(body)) {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => shared.fail(e),
-                Err(panic) => shared.fail(panicked(panic.as_ref())),
-            })
-        };
-        let s = shared.clone();
-        let writer_log = log.clone();
+        let (sender, owner) = (transport.clone(), shared.clone());
+        let raft =
+            Raft { shared: owner, core, transport, clock, on_change, writer, apply, maintenance };
+        let (log_inbox, inbox) = (shared.inbox.clone(), shared.inbox.clone());
+        let apply_shared = shared.clone();
+        let synced = log.clone();
         let tasks = vec![
-            guard("raft", Box::new(move || raft.run(&events))),
-            guard(
-                "log",
-                Box::new(move || {
-                    write_loop(&writes, writer_log.as_ref(), transport.as_ref(), &s.inbox)
-                }),
-            ),
-            guard("apply", {
-                let shared = shared.clone();
-                Box::new(move || apply_loop(&tasks, applier, &shared))
+            shared.spawn("raft", move || raft.run(&events)),
+            shared.spawn("log", move || {
+                write_loop(&writes, synced.as_ref(), sender.as_ref(), &log_inbox)
             }),
-            guard("compact", {
-                let inbox = shared.inbox.clone();
-                Box::new(move || maintain_loop(&works, machine.as_ref(), log.as_ref(), &inbox))
+            shared.spawn("apply", move || apply_loop(&applies, applier, &apply_shared)),
+            shared.spawn("compact", move || {
+                maintain_loop(&works, machine.as_ref(), log.as_ref(), &inbox)
             }),
         ];
         Ok(Store { handle, tasks })
@@ -257,13 +269,23 @@ impl Drop for Store {
     }
 }
 
-/// Writes the first region's state; durable on return.
-fn write_first(machine: &dyn StateMachine, region: Region) -> Result<RegionState> {
-    let state = RegionState { region, applied: INITIAL, tombstone: false };
-    let effects = vec![Effect::Regions(vec![state.clone()])];
-    machine.apply(vec![ApplyBatch { region: state.region.id, applied: INITIAL, effects }])?;
+/// Makes the first region, durable on return, if the machine holds nothing yet and the store is to
+/// have a replica of the region. False: there was nothing to do.
+///
+/// Only for a store that was never started: one that lost its data would forget its votes.
+///
+/// # Errors
+/// Storage that fails.
+pub fn bootstrap(machine: &dyn StateMachine, store: StoreId, first: Region) -> Result<bool> {
+    if first.peer_on(store).is_none() || !machine.recover()?.is_empty() {
+        return Ok(false);
+    }
+    let (region, applied) = (first.id, LOG_START);
+    let state = RegionState { region: first, applied, tombstone: false };
+    let effects = vec![Effect::Regions(vec![state])];
+    machine.apply(vec![ApplyBatch { region, applied, effects }])?;
     machine.sync()?;
-    Ok(state)
+    Ok(true)
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
@@ -305,6 +327,16 @@ impl StoreHandle {
             return done(Err(Error::Busy("too many reads are in flight")));
         };
         self.send(Event::Read { region, epoch, answer: Answer::charged(done, charge) });
+    }
+
+    /// A view of this replica as soon as it has applied `index`, which the region's leader has named
+    /// when it was asked for a read (by another way than the log's).
+    pub fn read_at(&self, region: RegionId, epoch: Epoch, index: u64, done: Done<ReadPermit>) {
+        let max = self.shared.config.requests_bytes_max;
+        let Some(charge) = Charge::take(&self.shared.requests, 256, max) else {
+            return done(Err(Error::Busy("too many reads are in flight")));
+        };
+        self.send(Event::ReadAt { region, epoch, index, answer: Answer::charged(done, charge) });
     }
 
     /// Splits a region at keys; `children` get the parts on the left. Answers with all parts, from
@@ -394,6 +426,8 @@ impl Raft {
     fn run(mut self, events: &Receiver<Event>) -> Result<()> {
         // A panic inside raft-rs for a log that cannot be read has its reason in the group.
         let result = catch_unwind(AssertUnwindSafe(|| self.turns(events)));
+        // It leads nothing any more.
+        self.shared.statuses.write().clear();
         match result {
             Ok(result) => result,
             Err(panic) => Err(self.core.take_failure().unwrap_or_else(|| panicked(panic.as_ref()))),

@@ -2,8 +2,10 @@
 //! per call of `sync`. It never writes in place, and removes files from the oldest on only.
 //!
 //! `append` encodes into a buffer and is visible through an index in memory; `sync` writes the
-//! buffer as one record. So at most one record is unsynced at any time, and a bad record with a
-//! good one after it is damage, which is reported, while a bad last one is a write cut short.
+//! buffer as one record. So at most one record is unsynced at any time: one at the end that lacks
+//! bytes is a write cut short, and forgotten; any other bad record is damage, which is reported.
+//! A read takes hold of its files together with the places of its entries, so that neither a move
+//! of the entries nor the removal of the files comes between.
 //!
 //! ```text
 //!   append ──► buffer + index ── sync ──► [segment 7][segment 8][segment 9 …]
@@ -155,10 +157,8 @@ impl FileLogStore {
         Ok(file)
     }
 
-    fn read(&self, place: Place) -> Result<LogEntry> {
+    fn read(&self, place: Place, file: &dyn File) -> Result<LogEntry> {
         let name = || format::segment_name(&self.folder, place.segment);
-        let file = self.state.lock().files.get(&place.segment).cloned();
-        let file = file.ok_or_else(|| Error::corrupt(format!("{} is gone", name())))?;
         let bytes = file.read_at(place.offset, place.len as usize);
         let bytes = bytes.map_err(|e| Error::io(name(), &e))?;
         let entry = format::take_entry(&mut bytes.as_slice());
@@ -171,9 +171,9 @@ impl FileLogStore {
     /// Moves what is still needed of the oldest segment, when that is little.
     fn rewrite_oldest(&self) -> Result<()> {
         let mut live = Vec::new();
-        {
+        let file = {
             let state = self.state.lock();
-            let Some(&oldest) = state.files.keys().next() else { return Ok(()) };
+            let Some((&oldest, file)) = state.files.iter().next() else { return Ok(()) };
             if state.files.len() <= self.config.segments_max || oldest == state.tail.0 {
                 return Ok(());
             }
@@ -181,14 +181,15 @@ impl FileLogStore {
                 let inside = log.iter().filter(|(_, _, slot)| slot.place.segment == oldest);
                 live.extend(inside.map(|(index, _, slot)| (*id, index, slot.place)));
             }
-        }
+            file.clone()
+        };
         let bytes: u64 = live.iter().map(|(_, _, place)| u64::from(place.len)).sum();
         if bytes > self.config.segment_bytes / 2 {
             return Ok(());
         }
         // From the last to the first, as the index takes them back.
         for (group, index, place) in live.into_iter().rev() {
-            let entry = self.read(place)?;
+            let entry = self.read(place, file.as_ref())?;
             self.state.lock().rewrite(group, index, place, &entry, &self.config);
         }
         Ok(())
@@ -228,7 +229,11 @@ impl State {
     fn take_piece(&mut self) -> Result<Option<(Piece, u64)>> {
         let Some(mut piece) = self.piece.take() else { return Ok(None) };
         let sequence = self.sequence;
-        format::seal(&mut piece.bytes[piece.record..], sequence)?;
+        if let Err(e) = format::seal(&mut piece.bytes, piece.record, sequence) {
+            // What it holds is visible and would never be durable.
+            self.poisoned = Some(e.to_string());
+            return Err(e);
+        }
         self.sequence += 1;
         self.tail = (piece.segment, piece.offset + piece.bytes.len() as u64);
         Ok(Some((piece, sequence)))
@@ -379,13 +384,15 @@ impl LogStore for FileLogStore {
                     break;
                 }
                 if slot.cached.is_none() {
-                    places.push((out.len(), slot.place));
+                    let file = state.files.get(&slot.place.segment);
+                    let file = file.expect("only entries in files leave the cache").clone();
+                    places.push((out.len(), slot.place, file));
                 }
                 out.push(slot.cached.clone().unwrap_or_default());
             }
         }
-        for (at, place) in places {
-            out[at] = self.read(place)?;
+        for (at, place, file) in places {
+            out[at] = self.read(place, file.as_ref())?;
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 //! (`raftstore-txn-pd.md` §2.2). It owns no clock and no chance: the election timeout comes from a
 //! seed. Nothing may call it between `ready` and the `advance` that gives the ready back.
 //!
-//! Guards: the randomised election timeout is ours (a); only a leader takes proposals (b); the
-//! commit index is raised to the applied one at start (c); stale rejections are dropped (d);
-//! messages that would abort raft-rs are refused (h).
+//! Guards: the randomised election timeout is ours (a); only a leader takes proposals, and where
+//! they landed is checked (b); the commit index is raised to the applied one at start (c); stale
+//! rejections are dropped (d); messages that would abort raft-rs are refused (h).
 
 use crate::error::{Error, Result};
 use crate::log_store::{EntryKind, HardState, LogEntry, LogStore};
@@ -289,7 +289,7 @@ impl Group {
                 Some(pr) => m.index > pr.matched && m.reject_hint >= pr.matched,
                 None => false,
             },
-            // Guard h: raft-rs aborts if told to commit what it lacks.
+            // Guard h: raft-rs aborts if told to commit what it lacks, by a leader, …
             MessageType::MsgHeartbeat if m.term >= raft.term && m.commit > last => {
                 tracing::error!(
                     peer = raft.id,
@@ -299,8 +299,14 @@ impl Group {
                 );
                 false
             }
-            MessageType::MsgAppend => contiguous(m),
-            MessageType::MsgSnapshot => m.snapshot.as_ref().is_some_and(|s| !s.is_empty()),
+            // … or by a follower that acknowledges it.
+            MessageType::MsgAppendResponse if m.term == raft.term && m.index > last => {
+                let (peer, from, index) = (raft.id, m.from, m.index);
+                tracing::error!(peer, from, index, last, "an entry is acknowledged that never was");
+                false
+            }
+            MessageType::MsgAppend => contiguous(m) && self.agrees_with_committed(m),
+            MessageType::MsgSnapshot => m.snapshot.as_ref().is_some_and(restorable),
             MessageType::MsgReadIndex => self.is_leader() && m.entries.len() == 1,
             MessageType::MsgAppendResponse
             | MessageType::MsgRequestVote
@@ -315,6 +321,25 @@ impl Group {
         }
     }
 
+    /// Guard h: raft-rs aborts on a leader that lacks an entry which is committed here.
+    fn agrees_with_committed(&self, m: &Message) -> bool {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        if m.term < raft.term || m.index >= log.committed {
+            return true; // it will be told the newer term; or speaks of nothing committed
+        }
+        let previous = (m.index, m.log_term);
+        let named = std::iter::once(previous).chain(m.entries.iter().map(|e| (e.index, e.term)));
+        // Entries that were compacted have no term any more, but the position they end at.
+        let differs = |(index, term): &(u64, u64)| {
+            *index > 0 && *index <= log.committed && log.term(*index).is_ok_and(|own| own != *term)
+        };
+        let Some((index, term)) = named.into_iter().find(differs) else { return true };
+        let (peer, from) = (raft.id, m.from);
+        tracing::error!(peer, from, index, term, "a leader lacks an entry that is committed here");
+        false
+    }
+
     /// Appends commands to the leader's log, all or none: index of the first, and the term.
     pub fn propose(&mut self, commands: Vec<Vec<u8>>) -> std::result::Result<(u64, u64), Refused> {
         self.may_propose()?;
@@ -325,7 +350,7 @@ impl Group {
         m.set_msg_type(MessageType::MsgPropose);
         m.entries = commands.into_iter().map(entry).collect();
         self.raw.raft.step(m).map_err(|_| Refused::Full)?;
-        debug_assert_eq!(self.raw.raft.raft_log.last_index() + 1, first + count);
+        self.appended(first, count);
         Ok((first, self.raw.raft.term))
     }
 
@@ -341,7 +366,14 @@ impl Group {
         }
         let index = self.raw.raft.raft_log.last_index() + 1;
         self.raw.propose_conf_change(context, change).map_err(|_| Refused::Full)?;
+        self.appended(index, 1);
         Ok((index, self.raw.raft.term))
+    }
+
+    /// Guard b, second half: what was proposed is in this log, where its answers wait for it.
+    fn appended(&self, first: u64, count: u64) {
+        let last = self.raw.raft.raft_log.last_index();
+        assert_eq!(last + 1, first + count, "raft-rs took a proposal and did not append it here");
     }
 
     /// Guard b: a follower would forward it, and the answer would go astray.
@@ -480,6 +512,18 @@ impl Group {
     }
 }
 
+/// Replicas that raft-rs can be set up with: it aborts on others.
+fn restorable(snapshot: &Snapshot) -> bool {
+    let Some(conf) = snapshot.metadata.as_ref().and_then(|m| m.conf_state.as_ref()) else {
+        return false;
+    };
+    let mut ids: Vec<u64> = conf.voters.iter().chain(&conf.learners).copied().collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    !snapshot.is_empty() && !conf.voters.is_empty() && ids.len() == count && ids[0] != 0
+}
+
 fn contiguous(m: &Message) -> bool {
     let follows = |(at, entry): (usize, &Entry)| entry.index == m.index + 1 + at as u64;
     m.term != 0 && m.entries.iter().enumerate().all(follows)
@@ -498,3 +542,6 @@ fn mix(x: u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,17 +25,17 @@
 //!
 //! Reading order: as the modules below.
 
-pub mod error;
-pub mod handle;
-pub mod machine;
+mod error;
+mod handle;
+mod machine;
 
-pub mod command;
+mod command;
 pub mod snapshot;
-pub mod wire;
+mod wire;
 
-pub mod file_log;
+mod file_log;
 mod log_index;
-pub mod log_store;
+mod log_store;
 
 mod answer;
 mod group;
@@ -44,17 +44,19 @@ mod replica;
 mod apply;
 mod store_core;
 
-pub mod driver;
-pub mod row_machine;
+mod driver;
+mod row_machine;
 pub mod testing;
 
-pub use apply::INITIAL;
-pub use driver::{OnChange, OnOpen, Store, StoreConfig, StoreHandle, StoreOptions};
+pub use apply::LOG_START;
+pub use driver::{OnChange, OnOpen, Store, StoreConfig, StoreHandle, StoreOptions, bootstrap};
 pub use error::{Error, Result};
 pub use file_log::{FileLogConfig, FileLogStore};
 pub use group::RaftConfig;
 pub use handle::*;
-pub use log_store::{LogStore, MemoryLogStore};
+pub use log_store::{
+    EntryKind, GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore,
+};
 pub use machine::*;
 pub use row_machine::RowMachine;
 pub use store_core::CoreConfig;

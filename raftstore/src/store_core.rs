@@ -19,7 +19,7 @@ mod readies;
 #[cfg(test)]
 mod tests;
 
-use crate::apply::{ApplyTask, INITIAL};
+use crate::apply::{ApplyTask, LOG_START};
 use crate::error::{Error, Result};
 use crate::group::{Group, RaftConfig};
 use crate::handle::{Envelope, ReplicaStatus};
@@ -189,7 +189,7 @@ impl StoreCore {
         }
         let first = |r: &Replica| {
             let alone = r.region.voters().all(|p| p.id == r.peer.id);
-            let fresh = r.group.last_index() == INITIAL.index;
+            let fresh = r.group.last_index() == LOG_START.index;
             alone || fresh && r.region.voters().next().is_some_and(|p| p.id == r.peer.id)
         };
         for (id, replica) in &mut core.replicas {
@@ -217,7 +217,7 @@ impl StoreCore {
         })?;
         let there = group.last.index > 0 && self.log.term(id, applied.index)? == Some(applied.term);
         if !there {
-            let fresh = applied == INITIAL && group.last.index == 0;
+            let fresh = applied == LOG_START && group.last.index == 0;
             if !fresh && group.restoring != Some(applied) {
                 return Err(Error::corrupt(format!(
                     "region {id} is applied up to {}@{}, but its log ends at {}@{}: entries that \

@@ -249,6 +249,33 @@ fn one_store_alone_elects_itself_and_compacts_its_log() {
     cluster.wait_for(1, "k", 299);
 }
 
+/// A follower is read at the index that the leader has named, once it is there.
+#[test]
+fn a_replica_is_read_at_an_index_that_its_leader_named() {
+    let cluster = Cluster::new(3);
+    cluster.write(FIRST, "k", 1);
+    let (leader, region) = cluster.leader(FIRST);
+    let behind = (1..=3).find(|id| *id != leader).expect("three");
+    cluster.network.isolate(StoreId(behind));
+    cluster.write(FIRST, "k", 2);
+    let index = cluster.read_at(leader, &region).unwrap().applied.index;
+    let (sender, receiver) = mpsc::channel();
+    let read = |epoch| {
+        let sender = sender.clone();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        cluster.handle(behind).read_at(FIRST, epoch, index, done);
+    };
+    read(region.epoch);
+    assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err(), "it cannot be there yet");
+    cluster.network.heal();
+    let permit = receiver.recv_timeout(DEADLINE).expect("an answer").unwrap();
+    assert!(permit.applied.index >= index);
+    assert_eq!(cluster.get(behind, "k"), Some(2));
+    read(Epoch { version: region.epoch.version - 1, ..region.epoch });
+    let refused = receiver.recv_timeout(DEADLINE).expect("an answer");
+    assert!(matches!(refused, Err(Error::EpochNotMatch { .. })), "{refused:?}");
+}
+
 #[test]
 fn another_leader_takes_over_and_the_old_one_refuses_reads() {
     let cluster = Cluster::new(3);
@@ -446,6 +473,44 @@ fn a_log_that_lost_acknowledged_entries_is_refused() {
 }
 
 #[test]
+fn only_stores_of_the_first_region_begin_with_it() {
+    let mut cluster = Cluster::new(1);
+    cluster.write(FIRST, "k", 1);
+    // It is offered the first region, has no part in it, and starts empty.
+    cluster.add(2, true);
+    assert!(cluster.handle(2).replicas().is_empty());
+    let learner = Peer { role: PeerRole::Learner, ..peer(30, 2) };
+    cluster.change(FIRST, PeerChange::AddLearner(learner));
+    cluster.wait_for(2, "k", 1);
+}
+
+#[test]
+fn a_store_that_lost_its_data_does_not_start() {
+    let mut cluster = Cluster::new(3);
+    cluster.write(FIRST, "k", 1);
+    cluster.stop(3);
+    let start = |engine: &MemoryEngine, disk: &MemoryDisk, held_data| {
+        let log = FileLogStore::open(Arc::new(disk.clone()), "raft", FileLogConfig::default());
+        let options = StoreOptions { held_data, ..StoreOptions::new(StoreId(3)) };
+        Store::start(
+            options,
+            Arc::new(log.unwrap()),
+            Arc::new(RowMachine::new(Arc::new(engine.clone()))),
+            Arc::new(cluster.network.clone()),
+            Arc::new(RealClock::default()),
+        )
+    };
+    let (engine, disk) = (MemoryEngine::with_crashes(), MemoryDisk::new());
+    let e = start(&engine, &disk, true).err().expect("it must not start");
+    assert_eq!(e.kind(), damask_types::ErrorKind::Corrupt);
+    assert!(e.to_string().contains("store 3"), "{e}");
+    // One that never held data may be empty, and one that holds it starts.
+    start(&engine, &disk, false).unwrap().stop().unwrap();
+    let node = &cluster.nodes[&3];
+    start(&node.engine, &node.disk, true).unwrap().stop().unwrap();
+}
+
+#[test]
 fn a_failing_disk_stops_the_store_with_a_reason() {
     let cluster = Cluster::new(1);
     cluster.write(FIRST, "k", 1);
@@ -456,6 +521,7 @@ fn a_failing_disk_stops_the_store_with_a_reason() {
     assert!(matches!(result, Err(Error::Undetermined(_))), "{result:?}");
     let why = eventually("the reason", || cluster.handle(1).failed());
     assert!(why.to_string().contains("injected"), "{why}");
+    eventually("it leads nothing", || cluster.handle(1).replicas().is_empty().then_some(()));
     let result = cluster.propose_at(1, &region, vec![value("k", 3)]);
     assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
 }

@@ -8,7 +8,7 @@ use damask_types::{TableId, TableSchema};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-pub use store::{Catalog, Change};
+pub use store::{Catalog, Change, Garbage};
 
 /// Databases that have no key in the catalog and cannot be changed.
 pub const SYSTEM_DATABASES: [&str; 3] = ["information_schema", "mysql", "performance_schema"];

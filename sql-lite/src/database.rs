@@ -3,7 +3,7 @@
 //! of scans, and somebody who places column replicas.
 
 use crate::catalog::Catalog;
-use crate::ddl::collect::Collector;
+use crate::ddl::{self, collect::Collector};
 use crate::error::Result;
 use crate::outcome::{ConnectionInfo, Session, Sessions};
 use crate::query::{QueryServices, TableFacts};
@@ -62,6 +62,8 @@ impl Database {
     /// Opens the catalog; an empty cluster gets its first databases.
     pub fn open(services: Services) -> Result<Arc<Database>> {
         let catalog = Arc::new(Catalog::open(services.client.clone())?);
+        catalog.remove_unfinished()?;
+        ddl::place_replicas(&catalog, services.replicas.as_ref());
         let collector = Collector::start(catalog.clone(), services.client.clone());
         let query = QueryServices::new(
             Arc::new(services.client.clone()),
@@ -95,9 +97,19 @@ impl Database {
             user: activity.user,
             host: activity.host,
             database: activity.database,
-            command: if activity.statement.is_some() { "Query" } else { "Sleep" }.to_owned(),
+            command: match (&activity.statement, activity.killed) {
+                (Some(_), true) => "Killed",
+                (Some(_), false) => "Query",
+                (None, _) => "Sleep",
+            }
+            .to_owned(),
             seconds: now.saturating_sub(activity.since_ms) / 1000,
-            state: if activity.statement.is_some() { "executing" } else { "" }.to_owned(),
+            state: match (&activity.statement, activity.locking) {
+                (Some(_), true) => "waiting for row locks",
+                (Some(_), false) => "executing",
+                (None, _) => "",
+            }
+            .to_owned(),
             info: activity.statement,
         };
         self.connections.list().into_iter().map(process).collect()

@@ -90,18 +90,24 @@ errors! {
     lock_wait_timeout = 1205, "HY000";
     /// ER_LOCK_DEADLOCK.
     deadlock = 1213, "40001";
+    /// ER_WRONG_USAGE.
+    wrong_usage = 1221, "HY000";
     /// ER_WRONG_VALUE_FOR_VAR.
     wrong_variable_value = 1231, "42000";
     /// ER_NOT_SUPPORTED_YET.
     not_supported = 1235, "42000";
     /// ER_INCORRECT_GLOBAL_LOCAL_VAR.
     read_only_variable = 1238, "HY000";
+    /// ER_OPERAND_COLUMNS.
+    operand_columns = 1241, "21000";
     /// ER_UNKNOWN_STMT_HANDLER.
     unknown_statement = 1243, "HY000";
     /// ER_WARN_DATA_OUT_OF_RANGE.
     out_of_range = 1264, "22003";
     /// WARN_DATA_TRUNCATED.
     data_truncated = 1265, "01000";
+    /// ER_OPTION_PREVENTS_STATEMENT.
+    option_prevents = 1290, "HY000";
     /// ER_TRUNCATED_WRONG_VALUE.
     wrong_value = 1292, "22007";
     /// ER_NO_DEFAULT_FOR_FIELD.
@@ -120,12 +126,18 @@ errors! {
     invalid_query = 1111, "HY000";
     /// ER_QUERY_INTERRUPTED.
     interrupted = 1317, "70100";
+    /// ER_CANT_CHANGE_TX_CHARACTERISTICS.
+    transaction_in_progress = 1568, "25001";
     /// ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION.
     read_only_transaction = 1792, "25006";
+    /// ER_LOCK_NOWAIT.
+    lock_not_available = 3572, "HY000";
     /// ER_LOAD_INFO and LOCAL INFILE refused.
     local_infile_disabled = 3948, "42000";
     /// TiDB's transaction too large.
     transaction_too_large = 8004, "HY000";
+    /// TiDB's "The isolation level is not supported".
+    unsupported_isolation = 8048, "HY000";
     /// TiDB's undetermined result.
     undetermined = 8501, "HY000";
     /// TiDB's "Information schema is changed".

@@ -18,16 +18,34 @@ pub fn convert<T>(result: std::result::Result<T, TxnError>, view: &CatalogView) 
     result.map_err(|e| error(e, view))
 }
 
+/// What an outdated statement says, should it be said at all.
+const OUTDATED: &str = "Write conflict, a newer version of a row that the statement has read \
+    exists [try again later]";
+
 /// May the transaction be run again from its start?
 pub fn is_conflict(error: &Error) -> bool {
     error.code == 9007
 }
 
+/// Is the statement to be run again in its transaction, which goes on?
+pub fn is_outdated(error: &Error) -> bool {
+    error.code == 9007 && error.message == OUTDATED
+}
+
+/// Is the whole transaction to be rolled back, and not only the statement?
+pub fn ends_transaction(error: &Error) -> bool {
+    error.code == 1213
+}
+
 fn error(error: TxnError, view: &CatalogView) -> Error {
     let text = error.to_string();
     match error {
-        TxnError::Conflict { .. } => {
-            Error::write_conflict(format!("Write conflict, {text} [try again later]"))
+        TxnError::Conflict { start_ts, detail } => {
+            // The details begin with the same words.
+            let detail = detail.trim_start_matches("write conflict").trim_start_matches([':', ' ']);
+            Error::write_conflict(format!(
+                "Write conflict, txnStartTS={start_ts}, reason={detail} [try again later]"
+            ))
         }
         TxnError::AlreadyExists { key } => duplicate(&key, view),
         TxnError::Undetermined { .. } => {
@@ -36,8 +54,15 @@ fn error(error: TxnError, view: &CatalogView) -> Error {
         TxnError::TooLarge { .. } => {
             Error::transaction_too_large(format!("Transaction is too large: {text}"))
         }
+        TxnError::Outdated { .. } => Error::write_conflict(OUTDATED),
         TxnError::LockTimeout { .. } => Error::lock_wait_timeout(
             "Lock wait timeout exceeded; try restarting transaction".to_owned(),
+        ),
+        TxnError::Deadlock { .. } => {
+            Error::deadlock("Deadlock found when trying to get lock; try restarting transaction")
+        }
+        TxnError::LockNotAvailable { .. } => Error::lock_not_available(
+            "Statement aborted because lock(s) could not be acquired immediately and NOWAIT is set.",
         ),
         TxnError::Unavailable { .. } => {
             Error::unavailable(format!("Region is unavailable: {text}"))

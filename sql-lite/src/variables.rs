@@ -6,8 +6,11 @@ mod known;
 mod mode;
 
 use crate::error::{Error, Result};
+use damask_txn::{Isolation, Mode, Wait};
 use damask_types::Datum;
-pub use known::{CHARSETS, COLLATIONS, Charset, Definition, Kind, Scope, definitions};
+pub use known::{
+    CHARSETS, COLLATIONS, Charset, Definition, Kind, Scope, definitions, unsupported_isolation,
+};
 pub use mode::SqlMode;
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -107,6 +110,11 @@ impl Variables {
             None if global => None,
             None => self.get_global(definition.name),
         };
+        if definition.name == "transaction_isolation"
+            && let Some(level) = &value
+        {
+            self.check_isolation(level)?;
+        }
         if global {
             let mut globals = self.globals.0.write();
             match value {
@@ -119,6 +127,32 @@ impl Variables {
         self.session.insert(definition.name, value);
         self.decode(definition.name);
         Ok(())
+    }
+
+    /// 8048 for a level that there is not, unless tidb_skip_isolation_level_check is on.
+    pub fn check_isolation(&self, level: &Datum) -> Result<()> {
+        match unsupported_isolation(level) {
+            Some(error) if self.number("tidb_skip_isolation_level_check") == 0 => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a transaction is that does not say it (`tidb_txn_mode`; empty is optimistic).
+    pub fn transaction_mode(&self) -> Mode {
+        match self.text("tidb_txn_mode").as_str() {
+            "pessimistic" => Mode::Pessimistic,
+            _ => Mode::Optimistic,
+        }
+    }
+
+    /// `innodb_lock_wait_timeout`.
+    pub fn lock_wait(&self) -> Wait {
+        Wait::Millis(self.number("innodb_lock_wait_timeout").saturating_mul(1_000))
+    }
+
+    /// `transaction_isolation`.
+    pub fn isolation(&self) -> Isolation {
+        isolation_of(&self.text("transaction_isolation"))
     }
 
     /// Sets what the server itself keeps (last_insert_id, warning_count); no checks.
@@ -206,6 +240,14 @@ impl Variables {
             }
             _ => {}
         }
+    }
+}
+
+/// What a level's name means here.
+pub fn isolation_of(level: &str) -> Isolation {
+    match level {
+        "READ-COMMITTED" => Isolation::ReadCommitted,
+        _ => Isolation::RepeatableRead,
     }
 }
 

@@ -1,4 +1,5 @@
-//! The bound's bytes on disk. It must never return a bound that was not written whole.
+//! Where the bound of an oracle is kept: the seam, and a file. It must never return a bound that
+//! was not written whole.
 //!
 //! ```text
 //! "DTSO"  version u32  bound u64  crc32 u32        big-endian; the crc covers the 16 bytes before
@@ -7,7 +8,9 @@
 use crate::error::Error;
 use damask_env::Disk;
 use damask_types::{ErrorKind, Timestamp};
+use parking_lot::Mutex;
 use std::io;
+use std::sync::Arc;
 
 const MAGIC: &[u8; 4] = b"DTSO";
 const VERSION: u32 = 1;
@@ -41,19 +44,98 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Timestamp, Error> {
     Ok(Timestamp(u64::from_be_bytes(bytes[8..16].try_into().expect("8 bytes"))))
 }
 
-/// The saved bound; `None` if nothing was ever saved.
-pub(crate) fn load(disk: &dyn Disk, name: &str) -> Result<Option<Timestamp>, Error> {
-    match disk.map(name) {
-        Ok(content) => decode(&content).map(Some),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e.into()),
+/// Where an oracle keeps its bound. One oracle at a time writes; a replicated store makes sure.
+pub trait BoundStore: Send + Sync {
+    /// The bound that was saved last, by whichever oracle; ZERO if none ever was. A replicated
+    /// store answers only as the leader, with everything that was committed before it became one.
+    fn load(&self) -> Result<Timestamp, Error>;
+    /// Saves a bound; durable when it returns. After an error it may be saved or not.
+    fn save(&self, bound: Timestamp) -> Result<(), Error>;
+    /// May timestamps that have been taken below the saved bound be given out? Asked after they
+    /// were taken: a replicated store refuses (`Reroute`) once its lease may have ended, since a
+    /// successor gives out later ones.
+    fn may_serve(&self) -> Result<(), Error>;
+}
+
+/// A file on a disk of this process's own.
+pub struct FileBound {
+    disk: Arc<dyn Disk>,
+    name: String,
+}
+
+impl FileBound {
+    /// In the file of this name.
+    pub fn new(disk: Arc<dyn Disk>, name: &str) -> FileBound {
+        FileBound { disk, name: name.to_owned() }
     }
 }
 
-/// Saves the bound; durable when it returns.
-pub(crate) fn save(disk: &dyn Disk, name: &str, bound: Timestamp) -> Result<(), Error> {
-    disk.replace(name, &encode(bound))?;
-    Ok(())
+impl BoundStore for FileBound {
+    fn load(&self) -> Result<Timestamp, Error> {
+        match self.disk.map(&self.name) {
+            Ok(content) => decode(&content),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Timestamp::ZERO),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn save(&self, bound: Timestamp) -> Result<(), Error> {
+        self.disk.replace(&self.name, &encode(bound))?;
+        Ok(())
+    }
+
+    fn may_serve(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A bound in memory that several oracles may share, of which one holds the lease: the model of a
+/// replicated store.
+#[derive(Clone, Default)]
+pub struct MemoryBound {
+    shared: Arc<Mutex<(Timestamp, u64)>>,
+    /// The lease that this handle has taken.
+    lease: u64,
+}
+
+impl MemoryBound {
+    /// Nothing was saved yet.
+    pub fn new() -> MemoryBound {
+        MemoryBound::default()
+    }
+
+    /// A handle for the next leader. From here on every earlier handle is refused.
+    pub fn elect(&self) -> MemoryBound {
+        let mut shared = self.shared.lock();
+        shared.1 += 1;
+        MemoryBound { shared: self.shared.clone(), lease: shared.1 }
+    }
+
+    fn check(&self, lease: u64) -> Result<(), Error> {
+        if lease == self.lease {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Reroute, "another oracle is the leader"))
+    }
+}
+
+impl BoundStore for MemoryBound {
+    fn load(&self) -> Result<Timestamp, Error> {
+        let shared = self.shared.lock();
+        self.check(shared.1)?;
+        Ok(shared.0)
+    }
+
+    fn save(&self, bound: Timestamp) -> Result<(), Error> {
+        let mut shared = self.shared.lock();
+        self.check(shared.1)?;
+        shared.0 = bound;
+        Ok(())
+    }
+
+    fn may_serve(&self) -> Result<(), Error> {
+        self.check(self.shared.lock().1)
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +151,15 @@ mod tests {
         assert_eq!(bytes[..16], expected);
         assert_eq!(bytes[16..], crc32fast::hash(&expected).to_be_bytes());
         assert_eq!(decode(&bytes).expect("whole"), Timestamp(0x0102_0304_0506_0708));
+    }
+
+    #[test]
+    fn conforms() {
+        let disk = Arc::new(damask_env::MemoryDisk::new());
+        crate::testing::bound_suite(|round| {
+            Box::new(FileBound::new(disk.clone(), &format!("bound-{round}")))
+        });
+        crate::testing::bound_suite(|_| Box::new(MemoryBound::new()));
     }
 
     #[test]

@@ -2,30 +2,33 @@
 //! restarts and a wall clock that jumps. It must never give out what a crash could make it repeat.
 //!
 //! ```text
-//!  callers ──► BatchingOracle ──► LocalOracle ──► AtomicU64      next timestamp, fetch_add
+//!  callers ──► BatchingOracle ──► LocalOracle ──► Window      next timestamp: one fetch_add
 //!              one inner call       │   ▲
-//!              for all waiting      ▼   │ served only below it
-//!                                 Disk: `bound`, written before it is served up to
+//!              for all waiting      ▼   │ served only below it, and while the lease holds
+//!                                 BoundStore: a file, or a value that a group replicates
 //! ```
 //!
 //! Invariants:
 //! * a timestamp is given out once, and after every one whose call had ended before;
-//! * every timestamp given out is below the bound on the disk;
+//! * every timestamp given out is below the bound that is saved;
 //! * the bound never goes back, whatever the clock says.
 //!
-//! Not here: a replicated oracle (a bound kept by the placement driver's own group) and a remote
-//! one (a wire in front of this trait).
+//! Not here: a store that replicates the bound (the placement driver's own group; it implements
+//! [`BoundStore`] and opens [`LocalOracle::over`] it at each election), and a remote oracle (a wire
+//! in front of [`Oracle`]).
 //!
-//! Reading order: `bound`, `local`, `batching`, `memory`, `testing`.
+//! Reading order: `window`, `bound`, `local`, `batching`, `memory`, `testing`.
 
 pub mod batching;
-mod bound;
+pub mod bound;
 pub mod error;
 pub mod local;
 pub mod memory;
 pub mod testing;
+mod window;
 
 pub use batching::BatchingOracle;
+pub use bound::{BoundStore, FileBound, MemoryBound};
 pub use error::Error;
 pub use local::{LocalOracle, WINDOW_MS};
 pub use memory::MemoryOracle;

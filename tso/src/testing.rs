@@ -1,7 +1,7 @@
 //! What every oracle must do, as a suite that an implementation's tests call in one line. It must
 //! never look behind the trait.
 
-use crate::{Oracle, REQUEST_MAX};
+use crate::{BoundStore, Oracle, REQUEST_MAX};
 use damask_env::spawn;
 use damask_types::{ErrorKind, Timestamp};
 use parking_lot::Mutex;
@@ -38,6 +38,22 @@ pub fn restarts(mut open: impl FnMut(u64) -> Arc<dyn Oracle>) {
             greatest = Timestamp(first.0 + u64::from(n) - 1);
         }
     }
+}
+
+/// What every store of a bound must do; `make(round)` gives a fresh one, allowed to serve.
+///
+/// # Panics
+/// If the store breaks the contract.
+pub fn bound_suite(make: impl Fn(u32) -> Box<dyn BoundStore>) {
+    let store = make(0);
+    assert_eq!(store.load().expect("loads"), Timestamp::ZERO, "nothing was saved");
+    store.may_serve().expect("allowed");
+    for bound in [1, 2, 1 << 40, u64::MAX - 1].map(Timestamp) {
+        store.save(bound).expect("saves");
+        assert_eq!(store.load().expect("loads"), bound);
+        store.may_serve().expect("allowed");
+    }
+    assert_eq!(make(1).load().expect("loads"), Timestamp::ZERO, "stores are apart");
 }
 
 fn ranges_follow_one_another(oracle: &dyn Oracle) {

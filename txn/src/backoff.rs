@@ -176,6 +176,16 @@ impl<'a> Backoff<'a> {
         Ok(())
     }
 
+    /// A store has waited for a lock in our place.
+    pub fn add_lock_wait(&mut self, time: Duration) {
+        self.lock_waited += time;
+    }
+
+    /// How long locks may be waited for yet.
+    pub fn lock_left(&self) -> Duration {
+        self.lock_limit.saturating_sub(self.lock_waited)
+    }
+
     fn next(&mut self, kind: Wait) {
         self.total += 1;
         self.attempts[kind as usize] += 1;

@@ -129,6 +129,15 @@ impl Buffer {
         Mark(self.marks.len() - 1)
     }
 
+    /// The keys written or locked since the mark, in key order, and what they have come to.
+    pub fn since(&self, mark: &Mark) -> BTreeMap<&[u8], &Entry> {
+        let from = self.marks.get(mark.0).expect("a mark ends once, with those made after it");
+        let keys = self.undo[*from..].iter().map(|(key, _)| key.as_slice());
+        keys.filter_map(|key| self.entries.get_key_value(key))
+            .map(|(key, entry)| (key.as_slice(), entry))
+            .collect()
+    }
+
     /// Takes back every write since the mark, and ends it.
     pub fn rollback_to(&mut self, mark: Mark) {
         let len = *self.marks.get(mark.0).expect("a mark ends once, with those made after it");
@@ -165,6 +174,11 @@ impl Buffer {
         };
         let bounds = (Bound::Included(start), end);
         self.entries.range::<[u8], _>(bounds).map(|(key, entry)| (key.as_slice(), entry))
+    }
+
+    /// All entries, in key order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &Entry)> {
+        self.entries.iter().map(|(key, entry)| (key.as_slice(), entry))
     }
 
     /// Keys that were inserted and deleted again.

@@ -5,6 +5,7 @@ use crate::backoff::Closing;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
+use crate::options::Options;
 use crate::region::{Core, Services};
 use crate::resolve::Outcomes;
 use crate::snapshot::SnapshotReader;
@@ -60,23 +61,36 @@ impl Client {
             config,
             outcomes: Outcomes::default(),
             closing: Closing::default(),
+            running: Arc::default(),
         });
         let keeper = Keeper::new(Arc::clone(&core));
         Ok(Client { inner: Arc::new(Inner { core, background, parallel, keeper }) })
     }
 
-    /// A transaction that reads at a new timestamp.
+    /// An optimistic transaction that reads at a new timestamp.
     pub fn begin(&self) -> Result<Transaction> {
-        let start_ts = self.timestamp()?;
-        Ok(Transaction::new(self.clone(), start_ts, self.core().clock.monotonic()))
+        self.begin_with(Options::default())
     }
 
-    /// A transaction that reads at a timestamp taken before, by nobody else as a start.
+    /// A transaction that starts at a new timestamp.
+    pub fn begin_with(&self, options: Options) -> Result<Transaction> {
+        let open = self.core().running.begin(|| self.timestamp())?;
+        Ok(Transaction::new(self.clone(), open, self.core().clock.monotonic(), options))
+    }
+
+    /// An optimistic transaction that reads at a timestamp taken before, by nobody else as a start.
     pub fn begin_at(&self, start_ts: Timestamp) -> Transaction {
         let clock = &self.core().clock;
         let age_ms = clock.wall_ms().saturating_sub(start_ts.physical_ms()).min(AGE_MAX_MS);
         let began = clock.monotonic().saturating_sub(Duration::from_millis(age_ms));
-        Transaction::new(self.clone(), start_ts, began)
+        let open = self.core().running.at(start_ts);
+        Transaction::new(self.clone(), open, began, Options::default())
+    }
+
+    /// No transaction of this client that is open now began before it; `None`: none is open. A
+    /// transaction that is just beginning counts.
+    pub fn oldest_running(&self) -> Option<Timestamp> {
+        self.core().running.oldest()
     }
 
     /// A new timestamp.

@@ -1,91 +1,131 @@
-//! Two-phase commit (`raftstore-txn-pd.md` §3.3). It must never commit at a version that was not
-//! taken after every lock stood, change the primary, or report an unknown outcome as known.
+//! The commit (`raftstore-txn-pd.md` §3.3, §3.5). It must never commit at a version that a reader
+//! may have passed, change the primary, or report an unknown outcome as known.
 //!
 //! ```text
-//!   prewrite all groups side by side ─► commit_ts ─► commit the primary's group ─► answer
-//!            │ a key refuses                              the decision              │
-//!            ▼                                                                      ▼
-//!   roll back what was locked                          the other groups, in the background
+//!                  ┌── one request, one phase: decided by its answer
+//!   prewrite ──────┼── small, async: decided when all keys are locked ─────────┐
+//!   side by side   └── commit_ts ─► commit the primary's group: decided ──────┤
+//!       │ a key refuses                                                   answer, and
+//!       ▼                                                     all other keys in the background
+//!   roll back what was locked
 //! ```
+//!
+//! In one phase and async the stores choose the version: above every read that they have served,
+//! and above a timestamp that is taken here before the first request, so that who begins after the
+//! answer sees the commit and who had ended before the call is not overtaken (tikv#8589).
 //!
 //! Waiting for locks cannot end in a cycle: a transaction waits only for older ones (smaller
 //! `start_ts`). A younger one in the way that is alive could only commit above this one's start,
 //! which would be a write conflict anyway: so it is one at once.
 
-use crate::backoff::Backoff;
+mod prewrite;
+mod settle;
+
+pub(crate) use prewrite::Change;
+
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::region::{Core, Failed, Group};
-use crate::request::{KeyError, Mutation, Prewrite, Request};
-use damask_types::key::Hex;
-use damask_types::{KeyLock, Timestamp};
+use crate::request::{KeyError, Mutation, Request};
+use damask_types::Timestamp;
+use prewrite::{Failure, Locked, Txn, Way, prewrite};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What all groups of a transaction share.
-struct Txn {
-    start_ts: Timestamp,
-    primary: Vec<u8>,
-    ttl_ms: u64,
-    size: u64,
-    /// A group has failed: the others need not go on.
-    failed: AtomicBool,
+/// A transaction to be committed.
+pub(crate) struct Work {
+    pub start_ts: Timestamp,
+    /// When it began, on the client's monotonic clock.
+    pub began: Duration,
+    /// At least one, sorted by key.
+    pub changes: Vec<Change>,
+    /// Pessimistic: its locks.
+    pub held: Option<Held>,
 }
 
-/// What became of a group's prewrite.
-struct Prewritten {
-    /// Keys that are locked, or may be.
-    locked: Vec<Vec<u8>>,
-    result: Result<()>,
+/// Commits it. Its locks are gone then, or known to the stores as its own; with an error they are
+/// given back.
+pub(crate) fn commit(client: &Client, work: Work) -> Result<Timestamp> {
+    let Work { start_ts, began, mut changes, mut held } = work;
+    name_primary(&mut changes, held.as_ref());
+    let result = run(client, start_ts, began, changes, held.as_ref());
+    if let Some(held) = &mut held {
+        match result {
+            Ok(_) => held.forget(),
+            Err(_) => held.release(),
+        }
+    }
+    result
 }
 
-/// Commits mutations sorted by key, at least one.
-pub(crate) fn commit(
+/// Locks may name a primary that was not confirmed itself: then it has to be locked now.
+fn name_primary(changes: &mut Vec<Change>, held: Option<&Held>) {
+    let Some(primary) = held.and_then(Held::primary) else { return };
+    if let Err(at) = changes.binary_search_by(|change| change.key().cmp(primary)) {
+        changes.insert(at, Change::new(Mutation::Lock { key: primary.to_vec() }, false));
+    }
+}
+
+fn run(
     client: &Client,
     start_ts: Timestamp,
     began: Duration,
-    mutations: Vec<Mutation>,
+    changes: Vec<Change>,
+    held: Option<&Held>,
 ) -> Result<Timestamp> {
     let core = client.core();
-    let bytes = mutations.iter().map(Mutation::bytes).sum();
-    let primary = choose_primary(&mutations);
-    let age = core.clock.monotonic().saturating_sub(began);
-    let txn = Arc::new(Txn {
-        start_ts,
-        ttl_ms: lifetime_ms(core, bytes) + age.as_millis() as u64,
-        size: mutations.len() as u64,
-        failed: AtomicBool::new(false),
-        primary,
-    });
-    let _alive = client.keeper().watch(start_ts, &txn.primary, began);
-    let mut groups = prewrite(client, &txn, mutations)?;
-    let primary_group = groups
-        .iter()
-        .position(|keys| keys.binary_search(&txn.primary).is_ok())
-        .ok_or_else(|| Error::unexpected("prewrite", "the primary is in no group"))?;
-    let first = groups.swap_remove(primary_group);
-    let mut rest: Vec<Vec<u8>> = Vec::new();
-    groups.into_iter().for_each(|keys| rest.extend(keys));
-    let commit_ts = match commit_primary(core, &txn, first, &mut rest) {
-        Ok(commit_ts) => commit_ts,
-        Err(Decided::Known(error)) => return Err(error),
-        Err(Decided::NotSent(error, first)) => {
-            rest.extend(first);
-            roll_back(core, &txn, rest);
-            return Err(error);
-        }
+    let bytes = changes.iter().map(Change::bytes).sum();
+    let primary = match held.and_then(Held::primary) {
+        Some(primary) => primary.to_vec(),
+        None => choose_primary(&changes),
     };
-    core.outcomes.put(start_ts, Some(commit_ts));
-    commit_rest(client, start_ts, commit_ts, rest);
-    Ok(commit_ts)
+    let age = core.clock.monotonic().saturating_sub(began);
+    let size = changes.len() as u64;
+    let secondaries = secondaries(core, &changes, &primary);
+    let groups = core.group(changes, Change::key, Change::bytes, &mut core.backoff())?;
+    let way = choose_way(core, &groups, secondaries.is_some());
+    let mut txn = Txn::new(start_ts, primary, way);
+    txn.ttl_ms = lifetime_ms(core, bytes) + age.as_millis() as u64;
+    txn.size = size;
+    txn.for_update_ts = held.map_or(Timestamp::ZERO, Held::newest);
+    txn.secondaries = secondaries;
+    if way != Way::TwoPhase {
+        txn.min_commit_ts = core.timestamp(&mut core.backoff())?.next();
+    }
+    let txn = Arc::new(txn);
+    let kept = held.is_some_and(Held::is_kept_alive);
+    let _alive = (!kept).then(|| client.keeper().watch(start_ts, &txn.primary, began));
+    match prewrite(client, &txn, groups) {
+        Ok(locked) => decide(client, &txn, locked),
+        Err(failure) => fail(client, &txn, failure),
+    }
 }
 
 /// The first key that changes: its record decides, and a lock alone leaves none to readers.
-fn choose_primary(mutations: &[Mutation]) -> Vec<u8> {
-    let changes = |m: &&Mutation| !matches!(m, Mutation::Lock { .. });
-    let primary = mutations.iter().find(changes).or(mutations.first());
-    primary.map(|m| m.key().to_vec()).unwrap_or_default()
+fn choose_primary(changes: &[Change]) -> Vec<u8> {
+    let written = |change: &&Change| !matches!(change.mutation, Mutation::Lock { .. });
+    let primary = changes.iter().find(written).or(changes.first());
+    primary.map(|change| change.key().to_vec()).unwrap_or_default()
+}
+
+/// All keys but the primary, if few enough to be named in its lock.
+fn secondaries(core: &Core, changes: &[Change], primary: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let config = &core.config;
+    if !config.async_commit || changes.len() > config.async_keys_max {
+        return None;
+    }
+    let bytes: usize = changes.iter().map(|change| change.key().len()).sum();
+    let others = changes.iter().map(Change::key).filter(|key| *key != primary);
+    (bytes <= config.async_key_bytes_max).then(|| others.map(<[u8]>::to_vec).collect())
+}
+
+fn choose_way(core: &Core, groups: &[Group<Change>], few: bool) -> Way {
+    match groups.len() {
+        1 if core.config.one_phase => Way::OnePhase,
+        _ if few => Way::Async,
+        _ => Way::TwoPhase,
+    }
 }
 
 /// TiDB's rule: 3 s, or 6 s times the square root of the MiB, up to 20 s.
@@ -95,124 +135,61 @@ fn lifetime_ms(core: &Core, bytes: usize) -> u64 {
     ((6_000.0 * mebibytes.sqrt()) as u64).clamp(config.lock_ttl_ms, config.lock_ttl_max_ms)
 }
 
-/// Locks every key, or rolls back those that it locked. The keys in groups of one region each,
-/// sorted within.
-fn prewrite(
-    client: &Client,
-    txn: &Arc<Txn>,
-    mutations: Vec<Mutation>,
-) -> Result<Vec<Vec<Vec<u8>>>> {
+/// Every key is locked.
+fn decide(client: &Client, txn: &Txn, locked: Locked) -> Result<Timestamp> {
     let core = client.core();
-    let groups = core.group(mutations, Mutation::key, Mutation::bytes, &mut core.backoff())?;
-    let shared = Arc::clone(txn);
-    let run = move |core: &Core, group| prewrite_group(core, &shared, group);
-    let mut locked = Vec::new();
-    let mut failures = Vec::new();
-    for done in client.side_by_side(groups, run) {
-        locked.push(done.locked);
-        failures.extend(done.result.err());
-    }
-    // The first failure that is a reason of its own, not the echo of another's.
-    let echo = |e: &Error| matches!(e, Error::Unavailable { attempts: 0, .. });
-    let at = failures.iter().position(|e| !echo(e)).unwrap_or(0);
-    if failures.is_empty() {
-        return Ok(locked);
-    }
-    roll_back(core, txn, locked.into_iter().flatten().collect());
-    Err(failures.swap_remove(at))
-}
-
-fn prewrite_group(core: &Core, txn: &Txn, group: Group<Mutation>) -> Prewritten {
-    let mut locked = Vec::new();
-    let mut backoff = core.backoff();
-    let result = lock_group(core, txn, group, &mut locked, &mut backoff);
-    if result.is_err() {
-        txn.failed.store(true, Ordering::Relaxed);
-    }
-    Prewritten { locked, result }
-}
-
-fn lock_group(
-    core: &Core,
-    txn: &Txn,
-    group: Group<Mutation>,
-    locked: &mut Vec<Vec<u8>>,
-    backoff: &mut Backoff<'_>,
-) -> Result<()> {
-    let mut work = vec![group];
-    while let Some(group) = work.pop() {
-        if txn.failed.load(Ordering::Relaxed) {
-            let cause = "another part of the transaction failed".to_owned();
-            return Err(Error::Unavailable { attempts: 0, waited_ms: 0, cause });
-        }
-        let request = Request::Prewrite(Prewrite {
-            mutations: group.items.clone(),
-            primary: txn.primary.clone(),
-            start_ts: txn.start_ts,
-            ttl_ms: txn.ttl_ms,
-            txn_size: txn.size,
-            ..Prewrite::default()
-        });
-        let outcome = core.call(&group.route, request, backoff);
-        if backoff.take_unknown() {
-            // They may be locked: a failure must roll them back.
-            locked.extend(group.items.iter().map(|m| m.key().to_vec()));
-        }
-        match outcome {
-            Ok(_) => locked.extend(group.items.into_iter().map(Mutation::into_key)),
-            Err(Failed::Again) => {
-                let items = group.items;
-                work.extend(core.group(items, Mutation::key, Mutation::bytes, backoff)?);
-            }
-            Err(Failed::Fatal(e)) => return Err(e),
-            Err(Failed::Keys(errors)) => {
-                wait_for_locks(core, txn, refused(txn, errors)?, backoff)?;
-                work.push(group);
-            }
-        }
-    }
-    // A key noted as perhaps locked was then locked for certain.
-    locked.sort_unstable();
-    locked.dedup();
-    Ok(())
-}
-
-/// The locks in the way, or what else makes the prewrite hopeless.
-fn refused(txn: &Txn, errors: Vec<KeyError>) -> Result<Vec<KeyLock>> {
+    let Locked { mut groups, min_commit_ts, decided } = locked;
     let start_ts = txn.start_ts;
-    let mut locks = Vec::with_capacity(errors.len());
-    for error in errors {
-        match error {
-            KeyError::Locked(lock) => locks.push(*lock),
-            KeyError::AlreadyExists { key } => return Err(Error::AlreadyExists { key }),
-            KeyError::WriteConflict { ref key, .. } => {
-                let detail = format!("{error} on key {}", Hex(key));
-                return Err(Error::Conflict { start_ts, detail });
-            }
-            other => return Err(Error::unexpected("prewrite", other)),
+    let early = decided.or((txn.way() == Way::Async).then_some(min_commit_ts));
+    if let Some(commit_ts) = early {
+        core.outcomes.put(start_ts, Some(commit_ts));
+        if txn.way() != Way::OnePhase {
+            let keys = groups.into_iter().flatten().collect();
+            commit_rest(client, start_ts, commit_ts, keys);
         }
+        return Ok(commit_ts);
     }
-    Ok(locks)
-}
-
-/// Ends the locks of transactions that have ended; waits for older ones.
-fn wait_for_locks(
-    core: &Core,
-    txn: &Txn,
-    locks: Vec<KeyLock>,
-    backoff: &mut Backoff<'_>,
-) -> Result<()> {
-    let start_ts = txn.start_ts;
-    let resolution = core.resolve(&locks, Timestamp::ZERO, backoff)?;
-    let Some((holder, left)) = resolution.alive else {
-        return backoff.turn(&"locks of transactions that had ended");
+    let with_primary = |keys: &Vec<Vec<u8>>| keys.binary_search(&txn.primary).is_ok();
+    let primary_group = groups
+        .iter()
+        .position(with_primary)
+        .ok_or_else(|| Error::unexpected("prewrite", "the primary is in no group"))?;
+    let first = groups.swap_remove(primary_group);
+    let mut rest: Vec<Vec<u8>> = groups.into_iter().flatten().collect();
+    let commit_ts = match commit_primary(core, txn, min_commit_ts, first, &mut rest) {
+        Ok(commit_ts) => commit_ts,
+        Err(Decided::Known(error)) => return Err(error),
+        Err(Decided::NotSent(error, first)) => {
+            rest.extend(first);
+            roll_back(core, txn, rest);
+            return Err(error);
+        }
     };
-    let younger = resolution.living.iter().find(|holder| **holder > start_ts);
-    if let Some(younger) = younger {
-        let detail = format!("transaction {younger}, which began later, holds a lock");
-        return Err(Error::Conflict { start_ts, detail });
+    core.outcomes.put(start_ts, Some(commit_ts));
+    commit_rest(client, start_ts, commit_ts, rest);
+    Ok(commit_ts)
+}
+
+/// A key is not locked.
+fn fail(client: &Client, txn: &Txn, failure: Failure) -> Result<Timestamp> {
+    let Failure { error, locked } = failure;
+    let (core, start_ts) = (client.core(), txn.start_ts);
+    if txn.is_unknown() {
+        match settle::settle(core, txn) {
+            Ok(Some(commit_ts)) => {
+                core.outcomes.put(start_ts, Some(commit_ts));
+                commit_rest(client, start_ts, commit_ts, locked);
+                return Ok(commit_ts);
+            }
+            Ok(None) => core.outcomes.put(start_ts, None),
+            Err(unknown) => {
+                let detail = format!("{error}; and nobody can tell: {unknown}");
+                return Err(Error::Undetermined { start_ts, detail });
+            }
+        }
     }
-    backoff.wait_lock(holder, left.min(Duration::from_secs(1)))
+    roll_back(core, txn, locked);
+    Err(error)
 }
 
 /// How a commit of the primary failed.
@@ -228,6 +205,7 @@ enum Decided {
 fn commit_primary(
     core: &Core,
     txn: &Txn,
+    min_commit_ts: Timestamp,
     mut keys: Vec<Vec<u8>>,
     rest: &mut Vec<Vec<u8>>,
 ) -> std::result::Result<Timestamp, Decided> {
@@ -240,7 +218,7 @@ fn commit_primary(
         false => Decided::NotSent(error, keys),
     };
     let mut commit_ts = match core.timestamp(&mut backoff) {
-        Ok(ts) => ts,
+        Ok(ts) => ts.max(min_commit_ts),
         Err(e) => return Err(fail(e, false, keys)),
     };
     // Ends: every turn decides or takes time from the back-off.
@@ -267,7 +245,7 @@ fn commit_primary(
                     // A reader pushed the primary. No commit at the old version can have happened.
                     unknown = false;
                     commit_ts = match core.timestamp(&mut backoff) {
-                        Ok(ts) => ts,
+                        Ok(ts) => ts.max(min_commit_ts),
                         Err(e) => return Err(fail(e, unknown, keys)),
                     };
                     if let Err(e) = backoff.turn(&"readers pushed the commit") {
@@ -291,6 +269,7 @@ fn commit_rest(client: &Client, start_ts: Timestamp, commit_ts: Timestamp, mut k
         return;
     }
     keys.sort_unstable();
+    keys.dedup();
     client.in_background(move |core| {
         let request = |keys| Request::Commit { keys, start_ts, commit_ts };
         if let Err(e) = core.finish_keys(keys, &mut core.brief_backoff(), request) {

@@ -21,6 +21,17 @@ pub struct Config {
     pub transaction_bytes_max: usize,
     /// A key and its value, bytes (TiDB: 6 MiB).
     pub entry_bytes_max: usize,
+    /// Longest life of a pessimistic transaction, milliseconds: then its locks are no longer kept
+    /// alive (TiDB: 1 h).
+    pub transaction_ms_max: u64,
+    /// A transaction that fits into one request to one region is committed by that request.
+    pub one_phase: bool,
+    /// A small transaction is committed when its last key is prewritten.
+    pub async_commit: bool,
+    /// Keys of a transaction committed so: the primary's lock names them all (TiDB: 256).
+    pub async_keys_max: usize,
+    /// Bytes of these keys (TiDB: 4 KiB).
+    pub async_key_bytes_max: usize,
     /// Threads for requests that go out side by side; 0: one after the other.
     pub parallel: usize,
     /// Threads that commit secondary keys after the answer.
@@ -40,6 +51,11 @@ impl Default for Config {
             batch_keys: 8_192,
             transaction_bytes_max: 100 << 20,
             entry_bytes_max: 6 << 20,
+            transaction_ms_max: 3_600_000,
+            one_phase: true,
+            async_commit: true,
+            async_keys_max: 256,
+            async_key_bytes_max: 4 << 10,
             parallel: 4,
             background: 2,
             background_queue: 1_024,
@@ -57,6 +73,7 @@ impl Config {
             ("batch_bytes", self.batch_bytes as u64),
             ("batch_keys", self.batch_keys as u64),
             ("entry_bytes_max", self.entry_bytes_max as u64),
+            ("transaction_ms_max", self.transaction_ms_max),
             ("background", self.background as u64),
             ("background_queue", self.background_queue as u64),
         ];

@@ -48,6 +48,36 @@ pub enum Error {
         /// How long, milliseconds.
         waited_ms: u64,
     },
+    /// Pessimistic: what the statement read is not the newest any more. Take back its writes, begin
+    /// it again, run it again; the transaction goes on.
+    #[error("a version newer than {read_ts} of key {} exists", Hex(.key))]
+    Outdated {
+        /// Of what.
+        key: Vec<u8>,
+        /// What the statement read.
+        read_ts: Timestamp,
+    },
+    /// Waiting for a lock would never end: transactions wait for each other in a circle, and this
+    /// one is to give way. Roll it back, all of it.
+    #[error("deadlock: transaction {start_ts} waits for {holder}")]
+    Deadlock {
+        /// The victim.
+        start_ts: Timestamp,
+        /// Whom it would wait for.
+        holder: Timestamp,
+        /// The key.
+        key: Vec<u8>,
+        /// (waiter, holder) around the circle, the victim's wait last.
+        circle: Vec<(Timestamp, Timestamp)>,
+    },
+    /// A lock is in the way and the caller does not wait.
+    #[error("key {} is locked by transaction {holder}", Hex(.key))]
+    LockNotAvailable {
+        /// The key.
+        key: Vec<u8>,
+        /// Who holds it.
+        holder: Timestamp,
+    },
     /// Retried until the time was up.
     #[error("gave up after {attempts} attempts in {waited_ms} ms; the last: {cause}")]
     Unavailable {
@@ -75,9 +105,13 @@ impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Conflict { .. } => ErrorKind::Conflict,
+            Error::Conflict { .. } | Error::Outdated { .. } | Error::Deadlock { .. } => {
+                ErrorKind::Conflict
+            }
             Error::Undetermined { .. } => ErrorKind::Undetermined,
-            Error::LockTimeout { .. } | Error::Unavailable { .. } => ErrorKind::Retry,
+            Error::LockTimeout { .. }
+            | Error::LockNotAvailable { .. }
+            | Error::Unavailable { .. } => ErrorKind::Retry,
             Error::AlreadyExists { .. } | Error::TooLarge { .. } | Error::Invalid(_) => {
                 ErrorKind::Invalid
             }

@@ -1,5 +1,6 @@
-//! Heartbeats: the primaries of commits that take long are kept alive. It must never keep alive a
-//! commit whose client has gone: it lives in the client, and ends with it.
+//! Heartbeats: the primaries of pessimistic transactions, and of commits that take long, are kept
+//! alive. It must never keep alive what its client has left: it lives in the client, and ends with
+//! it; and no transaction lives longer than the configuration allows.
 
 use crate::region::{Core, Failed};
 use crate::request::Request;
@@ -13,7 +14,7 @@ use std::time::Duration;
 /// How often the keeper looks at least; more often when locks live shorter.
 const TICK_MAX: Duration = Duration::from_millis(500);
 
-/// One commit under way.
+/// One transaction with locks.
 #[derive(Clone)]
 struct Beat {
     primary: Vec<u8>,
@@ -22,20 +23,20 @@ struct Beat {
     last: Duration,
 }
 
-/// The commits under way, and the thread that keeps them alive.
+/// The transactions with locks, and the thread that keeps them alive.
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
     task: Option<Task>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     core: Arc<Core>,
-    commits: Mutex<HashMap<Timestamp, Beat>>,
+    alive: Mutex<HashMap<Timestamp, Beat>>,
 }
 
 impl Keeper {
     pub fn new(core: Arc<Core>) -> Keeper {
-        let shared = Arc::new(Shared { core, commits: Mutex::default() });
+        let shared = Arc::new(Shared { core, alive: Mutex::default() });
         let task = spawn("txn-keeper", {
             let shared = Arc::clone(&shared);
             move || shared.run()
@@ -44,41 +45,43 @@ impl Keeper {
     }
 
     /// Keeps the transaction alive until the guard is dropped.
-    pub fn watch(&self, start_ts: Timestamp, primary: &[u8], began: Duration) -> Watch<'_> {
+    pub fn watch(&self, start_ts: Timestamp, primary: &[u8], began: Duration) -> Watch {
         let last = self.shared.core.clock.monotonic();
         let beat = Beat { primary: primary.to_vec(), began, last };
-        self.shared.commits.lock().insert(start_ts, beat);
-        Watch { keeper: self, start_ts }
+        self.shared.alive.lock().insert(start_ts, beat);
+        Watch { shared: Arc::clone(&self.shared), start_ts }
     }
 }
 
-/// A commit under way.
-pub(crate) struct Watch<'a> {
-    keeper: &'a Keeper,
+/// A transaction that is kept alive.
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
     start_ts: Timestamp,
 }
 
-impl Drop for Watch<'_> {
+impl Drop for Watch {
     fn drop(&mut self) {
-        self.keeper.shared.commits.lock().remove(&self.start_ts);
+        self.shared.alive.lock().remove(&self.start_ts);
     }
 }
 
 impl Shared {
     fn run(&self) {
         let due = Duration::from_millis(self.core.config.lock_ttl_ms / 3);
+        let oldest = Duration::from_millis(self.core.config.transaction_ms_max);
         let tick = TICK_MAX.min(due / 2).max(Duration::from_millis(1));
         while !self.core.closing.wait(tick) {
-            let mut commits = self.commits.lock();
+            let mut alive = self.alive.lock();
             let now = self.core.clock.monotonic();
             let mut late = Vec::new();
-            for (start_ts, beat) in commits.iter_mut() {
-                if now.saturating_sub(beat.last) >= due {
+            for (start_ts, beat) in alive.iter_mut() {
+                let young = now.saturating_sub(beat.began) < oldest;
+                if young && now.saturating_sub(beat.last) >= due {
                     beat.last = now;
                     late.push((*start_ts, beat.clone()));
                 }
             }
-            drop(commits);
+            drop(alive);
             for (start_ts, beat) in late {
                 self.beat(start_ts, beat, now);
             }

@@ -25,11 +25,15 @@
 //! Reading order: `request`, `percolator`, `latch`, `replica`, `server`; then `client`,
 //! `transaction`, `buffer`, `snapshot`, `commit`, `resolve`, `region`, `backoff`, `keeper`.
 
+pub mod concurrency;
+pub mod deadlock;
 pub mod latch;
 pub mod percolator;
 pub mod replica;
 pub mod request;
 pub mod server;
+mod sync;
+pub mod waits;
 
 mod backoff;
 mod buffer;
@@ -37,19 +41,28 @@ pub mod client;
 mod commit;
 pub mod config;
 pub mod error;
+pub mod gc;
+mod held;
+pub mod history;
 mod keeper;
 pub mod local;
+pub mod options;
 mod region;
 mod resolve;
+mod running;
 pub mod snapshot;
 pub mod transaction;
 mod workers;
 
 pub use buffer::Mark;
 pub use client::Client;
+pub use concurrency::Manager;
 pub use config::Config;
+pub use deadlock::{Deadlocks, LocalDeadlocks};
 pub use error::{Error, Result};
+pub use gc::Gc;
 pub use local::LocalCluster;
+pub use options::{Isolation, Mode, Options, Reads, Wait};
 pub use region::Services;
 pub use replica::{LocalReplica, Replica};
 pub use request::*;

@@ -9,7 +9,7 @@ use crate::replica::LocalReplica;
 use crate::request::Service;
 use crate::server::TxnServer;
 use damask_env::{Clock, RealClock};
-use damask_kv::Engine;
+use damask_kv::{Engine, GcSafePoint};
 use damask_pd::{Locate, Route};
 use damask_tso::{MemoryOracle, Oracle};
 use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Timestamp};
@@ -31,6 +31,7 @@ pub struct LocalCluster {
     replica: Arc<LocalReplica>,
     server: Arc<TxnServer>,
     oracle: Arc<MemoryOracle>,
+    safe_point: GcSafePoint,
     /// By start key.
     cache: RwLock<BTreeMap<Vec<u8>, Region>>,
     next_region: AtomicU64,
@@ -43,13 +44,18 @@ impl LocalCluster {
         let epoch = Epoch { conf_ver: 1, version: 1 };
         let region = Region { id: RegionId(1), range: KeyRange::all(), epoch, peers: vec![PEER] };
         replica.host(region, 1);
-        let server = Arc::new(TxnServer::new(Arc::clone(&replica), Arc::clone(&engine)));
         let now = Timestamp::compose(RealClock::default().wall_ms(), 0);
+        let oracle = Arc::new(MemoryOracle::new(now.0));
+        let safe_point = GcSafePoint::new();
+        let server = TxnServer::new(Arc::clone(&replica), Arc::clone(&engine))
+            .with_oracle(Arc::clone(&oracle) as Arc<dyn Oracle>)
+            .with_safe_point(safe_point.clone());
         Arc::new(LocalCluster {
             engine,
             replica,
-            server,
-            oracle: Arc::new(MemoryOracle::new(now.0)),
+            server: Arc::new(server),
+            oracle,
+            safe_point,
             cache: RwLock::default(),
             next_region: AtomicU64::new(2),
         })
@@ -89,6 +95,11 @@ impl LocalCluster {
     pub fn pass_ms(&self, ms: u64) {
         let now = self.oracle.get(1).expect("a counter").physical_ms();
         self.oracle.advance_to(Timestamp::compose(now + ms, 0));
+    }
+
+    /// What its store refuses to read below; to be published to by a [`crate::Gc`].
+    pub fn safe_point(&self) -> GcSafePoint {
+        self.safe_point.clone()
     }
 
     /// What it writes to.

@@ -2,20 +2,30 @@
 //! replicate and an answer out. It must never write, wait, read a clock or know who leads.
 //!
 //! ```text
+//!   lock       no lock of another, no version unread        ─► Lock(pessimistic)
 //!   prewrite   no lock of another, no newer version         ─► Lock [Value]
+//!              in one phase                                 ─► [Value] Write(min_commit_ts) [Unlock]
 //!   commit     my lock is there                             ─► Write(commit_ts) Unlock
 //!   rollback   my lock is there: Write(R at start_ts) Unlock [DropValue]
 //!              nothing is there: Write(R at start_ts), so that a late prewrite fails
 //!   status     primary's lock expired                       ─► as rollback
+//!   secondaries   a lock is missing                         ─► Write(R at start_ts, protected)
 //! ```
+//!
+//! Async and one-phase commit: the caller computes `Prewrite::min_commit_ts` (above every read that
+//! was served here) while the keys are in its table of locks (`concurrency`); here it only rises,
+//! above the versions that the keys have.
 //!
 //! The caller keeps other commands off the keys (latches) from before the view was taken until the
 //! records are applied. The meaning is TiKV's (`src/storage/txn/{actions,commands}`): every command
 //! may come twice, late, or never, and answers the same.
 
 mod finish;
+mod pessimistic;
 mod prewrite;
+mod probe;
 mod read;
+mod secondaries;
 mod status;
 
 pub(crate) use status::is_expired;
@@ -78,11 +88,7 @@ pub fn decide(reader: &MvccReader, request: Request) -> Result<Decision> {
             let locks = reader.scan_locks(&range, |lock| lock.start_ts <= ts, limit)?;
             Ok(Decision::answer(Response::Locks(locks)))
         }
-        Request::Prewrite(request) => {
-            let crate::request::Prewrite { mutations, primary, start_ts, ttl_ms, txn_size, .. } = request;
-            let batch = prewrite::Batch { primary, start_ts, ttl_ms, txn_size };
-            prewrite::prewrite(reader, mutations, &batch)
-        }
+        Request::Prewrite(request) => prewrite::prewrite(reader, request),
         Request::Commit { keys, start_ts, commit_ts } => {
             finish::commit(reader, keys, start_ts, commit_ts)
         }
@@ -96,17 +102,31 @@ pub fn decide(reader: &MvccReader, request: Request) -> Result<Decision> {
             caller_start_ts,
             current_ts,
             rollback_if_not_exist,
-            ..
+            force_sync_commit,
+            resolving_pessimistic,
         } => {
-            let ask = status::Ask { lock_ts, caller_start_ts, current_ts, rollback_if_not_exist };
+            let ask = status::Ask {
+                lock_ts,
+                caller_start_ts,
+                current_ts,
+                rollback_if_not_exist,
+                force_sync_commit,
+                resolving_pessimistic,
+            };
             status::check(reader, primary, &ask)
         }
         Request::HeartBeat { primary, start_ts, ttl_ms } => {
             status::heart_beat(reader, primary, start_ts, ttl_ms)
         }
-        Request::CheckSecondaryLocks { .. }
-        | Request::PessimisticLock(_)
-        | Request::PessimisticRollback { .. }
-        | Request::ReadIndex { .. } => Err(Error::Invalid("not served here".to_owned())),
+        Request::CheckSecondaryLocks { keys, start_ts } => {
+            secondaries::check(reader, keys, start_ts)
+        }
+        Request::PessimisticLock(request) => pessimistic::lock(reader, &request),
+        Request::PessimisticRollback { keys, start_ts, for_update_ts } => {
+            pessimistic::rollback(reader, keys, start_ts, for_update_ts)
+        }
+        Request::ReadIndex { .. } => {
+            Err(Error::Invalid("a read index is the replica's to give".to_owned()))
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::request::{Context, KeyError, Request, RequestError, Response, Service};
 use crate::resolve::Outcomes;
+use crate::running::Running;
 use damask_env::Clock;
 use damask_pd::{Locate, Route};
 use damask_raftstore::Error as RegionError;
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub config: Config,
     pub outcomes: Outcomes,
     pub closing: Closing,
+    pub running: Arc<Running>,
 }
 
 /// Why a request has no answer.
@@ -51,8 +53,12 @@ pub(crate) struct Group<T> {
 
 impl Core {
     pub fn backoff(&self) -> Backoff<'_> {
+        self.lock_backoff(Duration::from_millis(self.config.lock_wait_ms))
+    }
+
+    /// The same with another limit for locks.
+    pub fn lock_backoff(&self, lock_limit: Duration) -> Backoff<'_> {
         let limit = Duration::from_millis(self.config.request_ms);
-        let lock_limit = Duration::from_millis(self.config.lock_wait_ms);
         Backoff::new(self.clock.as_ref(), &self.closing, limit, lock_limit)
     }
 
@@ -194,6 +200,10 @@ impl Core {
                 backoff.mark_unknown();
                 let (kind, detail) = (ErrorKind::Corrupt, detail.clone());
                 return Failed::Fatal(Error::Storage { kind, detail });
+            }
+            // A read below the safe point: nothing was done, and nothing will be.
+            RegionError::Storage { kind: ErrorKind::Invalid, detail } => {
+                return Failed::Fatal(Error::Invalid(detail.clone()));
             }
             RegionError::Storage { kind, .. } => {
                 backoff.mark_unknown();

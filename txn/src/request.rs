@@ -233,7 +233,8 @@ pub struct Prewrite {
     pub ttl_ms: u64,
     /// Keys of the whole transaction.
     pub txn_size: u64,
-    /// Pessimistic: the newest version that a statement saw. ZERO: optimistic.
+    /// Pessimistic: the newest version that a statement saw, not below that of any key which it
+    /// writes and holds. ZERO: optimistic.
     pub for_update_ts: Timestamp,
     /// Pessimistic: for each mutation, must the transaction hold a pessimistic lock? The others
     /// are checked for newer versions, as all are in an optimistic transaction (empty).
@@ -298,7 +299,8 @@ pub enum TxnStatus {
     Committed(Timestamp),
     /// Rolled back (perhaps just now).
     RolledBack,
-    /// A pessimistic lock was asked about and nothing is known: nothing was written.
+    /// A pessimistic lock was asked about and nothing is known, or the primary was only locked and
+    /// its lock has just been removed: nothing was written, the owner may go on.
     Unknown,
 }
 
@@ -405,7 +407,9 @@ pub enum Response {
     Prewritten {
         /// Async commit: no version below it. ZERO: two phases are needed.
         min_commit_ts: Timestamp,
-        /// One phase: committed at this version. ZERO: only prewritten.
+        /// The transaction is committed at this version: in one phase, or (whatever was asked for)
+        /// this is a second try and the first one came further than its answer. ZERO: only
+        /// prewritten.
         commit_ts: Timestamp,
     },
     /// PessimisticLock, in the order asked.

@@ -7,14 +7,23 @@
 //!        rolled back      ─► resolve k: roll back            (an expired one is rolled back now)
 //!        alive            ─► wait, or read below it: its primary was pushed above the reader
 //!        unknown          ─► the primary is not prewritten yet: alive until this lock expires
+//!        async, expired   ─► its keys tell: all locked: committed at the largest min_commit_ts;
+//!                            one missing: rolled back, and a rollback there keeps it so
 //! ```
+//!
+//! A pessimistic lock says nothing of an outcome: one whose transaction is gone is taken off
+//! without a trace, and nothing is concluded for the transaction's other locks.
+
+mod secondaries;
+
+pub(crate) use secondaries::Secondaries;
 
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::percolator::is_expired;
 use crate::region::{Core, Failed};
 use crate::request::{KeyError, Request, Response, TxnStatus};
-use damask_types::{KeyLock, Timestamp};
+use damask_types::{KeyLock, Lock, LockKind, Timestamp};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -62,8 +71,31 @@ pub(crate) struct Resolution {
 
 enum Fate {
     Ended(Option<Timestamp>),
-    /// For so long yet, and (ZERO = any) not below that version.
-    Alive(Duration, Timestamp),
+    /// A pessimistic lock whose transaction has gone; of prewritten keys nothing is known.
+    Gone,
+    Alive(Alive),
+}
+
+/// A transaction that has not ended.
+struct Alive {
+    /// Its lock stands for so long yet.
+    left: Duration,
+    /// Not below that version; ZERO: any.
+    min_commit_ts: Timestamp,
+    /// It may be committed without any record saying so.
+    is_async: bool,
+}
+
+impl Alive {
+    /// May a reader at this timestamp ignore its locks? A reader of the latest version asks now,
+    /// and now the transaction is not committed.
+    fn is_passed_by(&self, caller: Timestamp) -> bool {
+        match caller {
+            Timestamp::ZERO => false,
+            Timestamp::MAX => !self.is_async,
+            _ => self.min_commit_ts > caller,
+        }
+    }
 }
 
 impl Core {
@@ -75,19 +107,23 @@ impl Core {
         caller_start_ts: Timestamp,
         backoff: &mut Backoff<'_>,
     ) -> Result<Resolution> {
-        let mut by_txn: BTreeMap<Timestamp, Vec<&KeyLock>> = BTreeMap::new();
+        let mut by_txn: BTreeMap<(Timestamp, bool), Vec<&KeyLock>> = BTreeMap::new();
         for lock in locks {
-            by_txn.entry(lock.lock.start_ts).or_default().push(lock);
+            let pessimistic = lock.lock.kind == LockKind::Pessimistic;
+            by_txn.entry((lock.lock.start_ts, pessimistic)).or_default().push(lock);
         }
         let mut resolution = Resolution::default();
-        for (start_ts, locks) in by_txn {
-            match self.fate(locks[0], caller_start_ts, backoff)? {
+        for ((start_ts, pessimistic), locks) in by_txn {
+            match self.fate(&locks[0].lock, caller_start_ts, backoff)? {
+                Fate::Ended(_) | Fate::Gone if pessimistic => {
+                    self.end_pessimistic(start_ts, &locks, backoff)?;
+                }
+                Fate::Gone => {}
                 Fate::Ended(commit_ts) => self.end_locks(start_ts, commit_ts, &locks, backoff)?,
-                Fate::Alive(left, min_commit_ts) => {
-                    if caller_start_ts != Timestamp::ZERO && min_commit_ts > caller_start_ts {
-                        resolution.bypass.push(start_ts);
-                        continue;
-                    }
+                Fate::Alive(alive) if alive.is_passed_by(caller_start_ts) => {
+                    resolution.bypass.push(start_ts);
+                }
+                Fate::Alive(Alive { left, .. }) => {
                     resolution.living.push(start_ts);
                     if resolution.alive.is_none_or(|(_, shortest)| left < shortest) {
                         resolution.alive = Some((start_ts, left));
@@ -100,57 +136,98 @@ impl Core {
 
     fn fate(
         &self,
-        lock: &KeyLock,
+        lock: &Lock,
         caller_start_ts: Timestamp,
         backoff: &mut Backoff<'_>,
     ) -> Result<Fate> {
-        let lock = &lock.lock;
-        let start_ts = lock.start_ts;
-        if let Some(outcome) = self.outcomes.get(start_ts) {
+        if let Some(outcome) = self.outcomes.get(lock.start_ts) {
             return Ok(Fate::Ended(outcome));
         }
         let current_ts = self.timestamp(backoff)?;
-        let mut rollback_if_not_exist = false;
+        let mut ask = Ask { current_ts, caller_start_ts, roll_back: false, force_sync: false };
         // Ends: every turn answers, asks for more once, or takes time from the back-off.
         loop {
-            let request = Request::CheckTxnStatus {
-                primary: lock.primary.clone(),
-                lock_ts: start_ts,
-                caller_start_ts,
-                current_ts,
-                rollback_if_not_exist,
-                force_sync_commit: false,
-                resolving_pessimistic: false,
-            };
             let route = self.locate(&lock.primary, backoff)?;
-            match self.call(&route, request, backoff) {
-                Ok(Response::Status(TxnStatus::Committed(commit_ts))) => {
-                    self.outcomes.put(start_ts, Some(commit_ts));
-                    return Ok(Fate::Ended(Some(commit_ts)));
-                }
-                Ok(Response::Status(TxnStatus::RolledBack)) => {
-                    self.outcomes.put(start_ts, None);
-                    return Ok(Fate::Ended(None));
-                }
-                Ok(Response::Status(TxnStatus::Locked { lock })) => {
-                    let left = time_left(start_ts, lock.ttl_ms, current_ts);
-                    return Ok(Fate::Alive(left, lock.min_commit_ts));
+            match self.call(&route, ask.request(lock), backoff) {
+                Ok(Response::Status(status)) => {
+                    if let Some(fate) = self.fate_of(lock, status, &mut ask, backoff)? {
+                        return Ok(fate);
+                    }
                 }
                 Ok(other) => return Err(Error::unexpected("transaction status", other)),
                 Err(Failed::Again) => {}
                 Err(Failed::Fatal(e)) => return Err(e),
                 Err(Failed::Keys(errors)) => match errors.first() {
-                    Some(KeyError::TxnNotFound { .. }) if !rollback_if_not_exist => {
-                        if !is_expired(start_ts, lock.ttl_ms, current_ts) {
-                            let left = time_left(start_ts, lock.ttl_ms, current_ts);
-                            return Ok(Fate::Alive(left, Timestamp::ZERO));
+                    Some(KeyError::TxnNotFound { .. }) if !ask.roll_back => {
+                        if !is_expired(lock.start_ts, lock.ttl_ms, current_ts) {
+                            return Ok(Fate::Alive(unknown(lock, current_ts)));
                         }
-                        rollback_if_not_exist = true;
+                        ask.roll_back = true;
                     }
                     _ => return Err(Error::unexpected("transaction status", errors)),
                 },
             }
         }
+    }
+
+    /// What a status means for the lock; `None`: ask again, as noted in `ask`.
+    fn fate_of(
+        &self,
+        lock: &Lock,
+        status: TxnStatus,
+        ask: &mut Ask,
+        backoff: &mut Backoff<'_>,
+    ) -> Result<Option<Fate>> {
+        let (start_ts, current_ts) = (lock.start_ts, ask.current_ts);
+        let fate = match status {
+            TxnStatus::Committed(commit_ts) => {
+                self.outcomes.put(start_ts, Some(commit_ts));
+                Fate::Ended(Some(commit_ts))
+            }
+            // Nothing may have been written: the transaction can still be prewritten.
+            TxnStatus::RolledBack if lock.kind == LockKind::Pessimistic => Fate::Gone,
+            TxnStatus::RolledBack => {
+                self.outcomes.put(start_ts, None);
+                Fate::Ended(None)
+            }
+            TxnStatus::Unknown if is_expired(start_ts, lock.ttl_ms, current_ts) => Fate::Gone,
+            TxnStatus::Unknown => Fate::Alive(unknown(lock, current_ts)),
+            TxnStatus::Locked { lock: primary } => {
+                let is_async = primary.secondaries.is_some();
+                let expired = is_expired(start_ts, primary.ttl_ms, current_ts);
+                if is_async && expired && !ask.force_sync {
+                    match self.check_secondaries(&primary, backoff)? {
+                        Secondaries::Decided(outcome) => {
+                            self.outcomes.put(start_ts, outcome);
+                            self.end_async(&primary, outcome, backoff)?;
+                            return Ok(Some(Fate::Ended(outcome)));
+                        }
+                        Secondaries::NotAsync => ask.force_sync = true,
+                    }
+                    return Ok(None);
+                }
+                let left = time_left(start_ts, primary.ttl_ms, current_ts);
+                let min_commit_ts = primary.min_commit_ts;
+                Fate::Alive(Alive { left, min_commit_ts, is_async })
+            }
+        };
+        Ok(Some(fate))
+    }
+
+    /// Takes off pessimistic locks whose transaction has gone. One that was taken anew meanwhile
+    /// stays.
+    fn end_pessimistic(
+        &self,
+        start_ts: Timestamp,
+        locks: &[&KeyLock],
+        backoff: &mut Backoff<'_>,
+    ) -> Result<()> {
+        let newest = locks.iter().map(|lock| lock.lock.for_update_ts).max().unwrap_or_default();
+        let keys = keys_of(locks);
+        self.finish_keys(keys, backoff, |keys| {
+            let for_update_ts = newest;
+            Request::PessimisticRollback { keys, start_ts, for_update_ts }
+        })
     }
 
     fn end_locks(
@@ -160,9 +237,7 @@ impl Core {
         locks: &[&KeyLock],
         backoff: &mut Backoff<'_>,
     ) -> Result<()> {
-        let mut keys: Vec<Vec<u8>> = locks.iter().map(|lock| lock.key.clone()).collect();
-        keys.sort_unstable();
-        keys.dedup();
+        let keys = keys_of(locks);
         let whole_region = locks.iter().any(|lock| lock.lock.txn_size >= WHOLE_REGION_KEYS);
         let commit_ts = commit_ts.unwrap_or(Timestamp::ZERO);
         self.finish_keys(keys, backoff, |keys| {
@@ -193,6 +268,42 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// A question about a transaction.
+struct Ask {
+    current_ts: Timestamp,
+    caller_start_ts: Timestamp,
+    /// Where nothing is known: leave a rollback.
+    roll_back: bool,
+    force_sync: bool,
+}
+
+impl Ask {
+    fn request(&self, lock: &Lock) -> Request {
+        Request::CheckTxnStatus {
+            primary: lock.primary.clone(),
+            lock_ts: lock.start_ts,
+            caller_start_ts: self.caller_start_ts,
+            current_ts: self.current_ts,
+            rollback_if_not_exist: self.roll_back,
+            force_sync_commit: self.force_sync,
+            resolving_pessimistic: lock.kind == LockKind::Pessimistic,
+        }
+    }
+}
+
+/// Nothing is known of a transaction that has this lock: its primary comes later.
+fn unknown(lock: &Lock, current_ts: Timestamp) -> Alive {
+    let left = time_left(lock.start_ts, lock.ttl_ms, current_ts);
+    Alive { left, min_commit_ts: Timestamp::ZERO, is_async: false }
+}
+
+fn keys_of(locks: &[&KeyLock]) -> Vec<Vec<u8>> {
+    let mut keys: Vec<Vec<u8>> = locks.iter().map(|lock| lock.key.clone()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
 }
 
 fn time_left(start_ts: Timestamp, ttl_ms: u64, current_ts: Timestamp) -> Duration {

@@ -3,21 +3,33 @@
 //!
 //! ```text
 //!   call ─► latches ─► read index (term) ─► snapshot ─► percolator ─► propose(term) ─► answer
-//!              └───────────── held until the log has answered ────────────┘
+//!              │            └─ table of locks, min_commit_ts (async and one-phase commit)
+//!              └───────────── both held until the log has answered ────────────┘
+//!
+//!   read ─► max_ts ─► read index ─► table of locks ─► safe point ─► snapshot ─► safe point again
 //! ```
 //!
 //! Why this is enough: within a term every decision on a key sees all records decided before it.
 //! Records decided in an older term are refused by the term; those already in the log are applied
 //! before a read index of the new term is granted.
 
+mod locking;
+mod scope;
+
+use crate::concurrency::{self, Manager};
+use crate::deadlock::{Deadlocks, LocalDeadlocks};
 use crate::latch::{Guard, Latches};
 use crate::percolator::{self, Decision, decide};
 use crate::replica::Replica;
-use crate::request::{Context, Mutation, Request, RequestError, Response, SCAN_PAIRS_MAX, Service};
+use crate::request::{Context, KeyError, Request, RequestError, Response, SCAN_PAIRS_MAX, Service};
+use crate::waits::{Change, Waits};
 use crossbeam_channel::{Receiver, bounded};
-use damask_kv::{Engine, MvccReader};
+use damask_env::{Clock, RealClock};
+use damask_kv::{Engine, GcSafePoint, MvccReader};
 use damask_raftstore::{Done, Error as RegionError, Proposal, ReadPermit};
-use damask_types::{KeyRange, Region, Timestamp};
+use damask_tso::Oracle;
+use damask_types::{KeyLock, KeyRange, Timestamp};
+use scope::{check_keys, keys_of, reads_of, starts_of, version_of};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,20 +45,84 @@ pub struct TxnServer {
     replica: Box<dyn Replica>,
     engine: Arc<dyn Engine>,
     latches: Arc<Latches>,
+    manager: Arc<Manager>,
+    waits: Arc<Waits>,
+    safe_point: GcSafePoint,
+    clock: Arc<dyn Clock>,
     patience: Duration,
 }
 
 impl TxnServer {
-    /// Over a store and the engine that it applies to.
+    /// Over a store and the engine that it applies to. Without an oracle every transaction takes
+    /// two phases; deadlocks are looked for among this server's own waiters.
     pub fn new(replica: impl Replica, engine: Arc<dyn Engine>) -> TxnServer {
-        let latches = Arc::default();
-        TxnServer { replica: Box::new(replica), engine, latches, patience: PATIENCE }
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
+        let deadlocks = Arc::new(LocalDeadlocks::new(Arc::clone(&clock)));
+        TxnServer {
+            replica: Box::new(replica),
+            engine,
+            latches: Arc::default(),
+            manager: Arc::new(Manager::new(None)),
+            waits: Arc::new(Waits::new(deadlocks)),
+            safe_point: GcSafePoint::new(),
+            clock,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Serves async and one-phase commit too: this oracle is the one that clients ask.
+    pub fn with_oracle(mut self, oracle: Arc<dyn Oracle>) -> TxnServer {
+        self.manager = Arc::new(Manager::new(Some(oracle)));
+        self
+    }
+
+    /// Looks for deadlocks among the waiters of all servers that share the detector.
+    pub fn with_deadlocks(mut self, deadlocks: Arc<dyn Deadlocks>) -> TxnServer {
+        self.waits = Arc::new(Waits::new(deadlocks));
+        self
+    }
+
+    /// Refuses what would read below this.
+    pub fn with_safe_point(mut self, safe_point: GcSafePoint) -> TxnServer {
+        self.safe_point = safe_point;
+        self
+    }
+
+    /// Measures waits by this clock.
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> TxnServer {
+        self.clock = clock;
+        self
     }
 
     /// Waits so long instead of [`PATIENCE`].
     pub fn with_patience(mut self, patience: Duration) -> TxnServer {
         self.patience = patience;
         self
+    }
+
+    /// Announces a read of this store's engine that does not come through [`Service::call`]: the
+    /// read index and the snapshot come after this. The locks in its way, if there are any.
+    ///
+    /// # Errors
+    /// If the timestamp lies in the future, or below the safe point.
+    pub fn admit(
+        &self,
+        ranges: &[KeyRange],
+        ts: Timestamp,
+    ) -> std::result::Result<Vec<KeyLock>, RegionError> {
+        self.confirm(ts)?;
+        let reading = self.manager.begin_read(ts)?;
+        let locks =
+            ranges.iter().flat_map(|range| self.manager.blocking_range(reading, range, &[]));
+        Ok(locks.collect())
+    }
+
+    /// Is what such a read has seen so far all that was there? Asked after the last part of it.
+    ///
+    /// # Errors
+    /// If versions at the timestamp may have been collected meanwhile.
+    pub fn confirm(&self, ts: Timestamp) -> std::result::Result<(), RegionError> {
+        Ok(self.safe_point.check(ts).map_err(damask_kv::Error::from)?)
     }
 
     fn permit(&self, context: Context) -> Result<ReadPermit> {
@@ -62,41 +138,101 @@ impl TxnServer {
         MvccReader::new(self.engine.snapshot())
     }
 
+    fn latch(&self, request: &Request) -> Result<Guard> {
+        let guard = self.latches.acquire(keys_of(request), self.patience);
+        Ok(guard.ok_or(RegionError::Busy("keys are latched by other commands"))?)
+    }
+
     fn read(&self, context: Context, request: Request) -> Result<Response> {
+        let ts = version_of(&request);
+        let reading = self.manager.begin_read(ts)?;
         let permit = self.permit(context)?;
         check_keys(&permit.region, &request)?;
+        unlocked(self.blocking(reading, &request))?;
+        self.not_collected(ts)?;
         let decision = decide(&self.reader(), request).map_err(request_error)?;
         debug_assert!(decision.records.is_empty(), "a read writes nothing");
+        self.not_collected(ts)?;
         Ok(decision.response)
     }
 
-    fn write(&self, context: Context, request: Request) -> Result<Response> {
-        let guard = self.latches.acquire(keys_of(&request), self.patience);
-        let guard = guard.ok_or(RegionError::Busy("keys are latched by other commands"))?;
+    /// Unfinished prewrites that a reading request must not overlook.
+    fn blocking(&self, reading: concurrency::Reading, request: &Request) -> Vec<KeyLock> {
+        match request {
+            Request::Scan { range, bypass, .. } => {
+                self.manager.blocking_range(reading, range, bypass)
+            }
+            Request::ScanLocks { range, .. } => self.manager.blocking_range(reading, range, &[]),
+            Request::Get { bypass, .. } | Request::BatchGet { bypass, .. } => {
+                self.manager.blocking_keys(reading, keys_of(request), bypass)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A learner's read, which will look at a later state of the region elsewhere. What is not in
+    /// the table now is either applied, and then below the index, or will commit above `ts`.
+    fn read_index(&self, context: Context, range: &KeyRange, ts: Timestamp) -> Result<Response> {
+        self.not_collected(ts)?;
+        let reading = self.manager.begin_read(ts)?;
+        unlocked(self.manager.blocking_range(reading, range, &[]))?;
+        let permit = self.permit(context)?;
+        Ok(Response::ReadIndex(permit.applied.index))
+    }
+
+    fn not_collected(&self, ts: Timestamp) -> Result<()> {
+        self.confirm(ts).map_err(RequestError::Region)
+    }
+
+    fn write(&self, context: Context, mut request: Request) -> Result<Response> {
+        let guard = self.latch(&request)?;
+        self.announce(&request)?;
         let permit = self.permit(context)?;
         check_keys(&permit.region, &request)?;
-        let Decision { records, response } =
-            decide(&self.reader(), request).map_err(request_error)?;
+        let pending = match &mut request {
+            Request::Prewrite(prewrite) => self.manager.prepare(&permit, prewrite),
+            _ => None,
+        };
+        let start_ts = starts_of(&request);
+        let decision = decide(&self.reader(), request).map_err(request_error)?;
+        self.not_collected(start_ts)?;
+        self.replicate(context, &permit, decision, Held { guard, pending })
+    }
+
+    /// Commands that look at versions are reads too: nobody may commit below what they saw.
+    fn announce(&self, request: &Request) -> Result<()> {
+        let ts = reads_of(request);
+        if ts != Timestamp::ZERO {
+            self.manager.begin_read(ts)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the log. What is held goes with the proposal: when nobody waits any more, it is
+    /// held until the proposal's fate is known.
+    fn replicate(
+        &self,
+        context: Context,
+        permit: &ReadPermit,
+        decision: Decision,
+        held: Held,
+    ) -> Result<Response> {
+        let Decision { records, response } = decision;
         if records.is_empty() {
             return Ok(response);
         }
-        let term = Some(permit.term);
-        let Context { region, epoch } = context;
-        self.replicate(Proposal { region, epoch, term, records }, guard)?;
-        Ok(response)
-    }
-
-    /// Waits for the log. The latches go with the proposal: when nobody waits any more, they stay
-    /// until its fate is known.
-    fn replicate(&self, proposal: Proposal, guard: Guard) -> Result<()> {
         let (done, answer) = one_shot();
+        let changes = self.waits.changes(&records);
+        let waits = Arc::clone(&self.waits);
         let release: Done<_> = Box::new(move |result| {
-            drop(guard);
+            held.release(result.is_ok().then_some((waits.as_ref(), changes)));
             done(result);
         });
+        let Context { region, epoch } = context;
+        let proposal = Proposal { region, epoch, term: Some(permit.term), records };
         self.replica.propose(proposal, release);
         match answer.recv_timeout(self.patience) {
-            Ok(applied) => applied.map(|_| ()).map_err(RequestError::Region),
+            Ok(applied) => applied.map(|_| response).map_err(RequestError::Region),
             Err(_) => {
                 let detail = "the log has not answered in time".to_owned();
                 Err(RegionError::Undetermined(detail).into())
@@ -127,6 +263,25 @@ impl TxnServer {
     }
 }
 
+/// What a command holds while its records are on their way.
+struct Held {
+    guard: Guard,
+    pending: Option<concurrency::Guard>,
+}
+
+impl Held {
+    /// The log has answered; with what has changed for waiters, if it is applied. They are told
+    /// under the latch, so that the order of what they hear is the order of what happened.
+    fn release(self, applied: Option<(&Waits, Vec<Change>)>) {
+        let Held { guard, pending } = self;
+        drop(pending);
+        if let Some((waits, changes)) = applied {
+            waits.applied(changes);
+        }
+        drop(guard);
+    }
+}
+
 impl Service for TxnServer {
     fn call(&self, context: Context, request: Request) -> Result<Response> {
         match request {
@@ -138,9 +293,11 @@ impl Service for TxnServer {
                 }
                 self.read(context, request)
             }
+            Request::ReadIndex { range, ts } => self.read_index(context, &range, ts),
             Request::ResolveLock { start_ts, commit_ts, ref keys } if keys.is_empty() => {
                 self.resolve_region(context, start_ts, commit_ts)
             }
+            Request::PessimisticLock(request) => self.lock(context, &request),
             _ => self.write(context, request),
         }
     }
@@ -161,43 +318,12 @@ fn request_error(error: percolator::Error) -> RequestError {
     }
 }
 
-/// The keys that a writing command decides about.
-fn keys_of(request: &Request) -> Box<dyn Iterator<Item = &[u8]> + '_> {
-    match request {
-        Request::Prewrite(prewrite) => Box::new(prewrite.mutations.iter().map(Mutation::key)),
-        Request::PessimisticLock(lock) => Box::new(lock.keys.iter().map(Vec::as_slice)),
-        Request::Commit { keys, .. }
-        | Request::Rollback { keys, .. }
-        | Request::ResolveLock { keys, .. }
-        | Request::CheckSecondaryLocks { keys, .. }
-        | Request::PessimisticRollback { keys, .. }
-        | Request::BatchGet { keys, .. } => Box::new(keys.iter().map(Vec::as_slice)),
-        Request::CheckTxnStatus { primary: key, .. }
-        | Request::HeartBeat { primary: key, .. }
-        | Request::Get { key, .. } => Box::new(std::iter::once(key.as_slice())),
-        Request::Scan { .. } | Request::ScanLocks { .. } | Request::ReadIndex { .. } => {
-            Box::new(std::iter::empty())
-        }
+fn unlocked(locks: Vec<KeyLock>) -> Result<()> {
+    if locks.is_empty() {
+        return Ok(());
     }
-}
-
-/// Refuses keys outside of the region: another region's leader decides about them.
-fn check_keys(region: &Region, request: &Request) -> Result<()> {
-    let inside = match request {
-        Request::Scan { range, .. }
-        | Request::ScanLocks { range, .. }
-        | Request::ReadIndex { range, .. } => {
-            range.is_empty() || region.range.intersect(range).as_ref() == Some(range)
-        }
-        _ => keys_of(request).all(|key| region.range.contains(key)),
-    };
-    match inside {
-        true => Ok(()),
-        false => {
-            let range = region.range.clone();
-            Err(RegionError::KeyNotInRegion { region: region.id, range }.into())
-        }
-    }
+    let named = locks.into_iter().map(|lock| KeyError::Locked(Box::new(lock)));
+    Err(RequestError::Keys(named.collect()))
 }
 
 #[cfg(test)]

@@ -1,130 +1,18 @@
 //! The client against stores in memory: isolation, crashes of clients, lost answers, splits.
 
-use damask_env::spawn;
-use damask_kv::{MemoryEngine, MvccReader};
-use damask_raftstore::Error as RegionError;
-use damask_txn::{
-    Client, Config, Context, Error, LocalCluster, Mutation, Request, RequestError, Response,
-    Service, Services,
+mod common;
+
+use common::{
+    Spoil, brief, cluster, get, locks, prewrite_and_die, put_all, region_of, send, spoiled_client,
+    two_phase,
 };
-use damask_types::{ErrorKind, KeyRange, Region, StoreId, Timestamp};
+use damask_env::spawn;
+use damask_txn::{Config, Context, Error, Mutation, Prewrite, Request, RequestError, Services};
+use damask_types::{ErrorKind, KeyRange, StoreId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-fn cluster(splits: &[&str]) -> Arc<LocalCluster> {
-    let cluster = LocalCluster::new(Arc::new(MemoryEngine::new()));
-    splits.iter().for_each(|key| cluster.split(key.as_bytes()));
-    cluster
-}
-
-fn put_all(client: &Client, pairs: &[(&str, &str)]) -> Timestamp {
-    let mut txn = client.begin().expect("begins");
-    for (key, value) in pairs {
-        txn.put(*key, *value).expect("fits");
-    }
-    txn.commit().expect("commits").expect("not read-only")
-}
-
-fn get(client: &Client, key: &str) -> Option<String> {
-    let ts = client.timestamp().expect("a timestamp");
-    let value = client.snapshot(ts).get(key.as_bytes()).expect("read");
-    value.map(|v| String::from_utf8(v).expect("text"))
-}
-
-fn locks(cluster: &LocalCluster) -> usize {
-    let reader = MvccReader::new(cluster.engine().snapshot());
-    reader.scan_locks(&KeyRange::all(), |_| true, usize::MAX).expect("read").len()
-}
-
-fn region_of(cluster: &LocalCluster, key: &str) -> Region {
-    let regions = cluster.replica().regions();
-    regions.into_iter().find(|r| r.range.contains(key.as_bytes())).expect("all keys have one")
-}
-
-/// Sends one request as a client that knows its way.
-fn send(cluster: &LocalCluster, key: &str, request: Request) -> Response {
-    let region = region_of(cluster, key);
-    let context = Context { region: region.id, epoch: region.epoch };
-    let service = cluster.service(StoreId(1)).expect("the store");
-    service.call(context, request).expect("answered")
-}
-
-/// A client that prewrites these keys (each in its own region) and then dies.
-fn prewrite_and_die(cluster: &Arc<LocalCluster>, keys: &[&str], value: &str) -> Timestamp {
-    let start_ts = cluster.client().timestamp().expect("a timestamp");
-    for key in keys {
-        let value = value.into();
-        let mutations = vec![Mutation::Put { key: key.as_bytes().to_vec(), value }];
-        let primary = keys[0].into();
-        let request =
-            Request::Prewrite { mutations, primary, start_ts, ttl_ms: 3_000, txn_size: 3 };
-        send(cluster, key, request);
-    }
-    start_ts
-}
-
-/// Stands between a client and the store, and spoils a part of the traffic.
-struct Spoiled<F> {
-    inner: Arc<dyn Service>,
-    rule: F,
-}
-
-/// What happens to one request.
-enum Spoil {
-    Nothing,
-    /// It never arrives, and the client is told so.
-    Refuse,
-    /// It arrives, the answer does not.
-    LoseAnswer,
-    /// It does not arrive, and the client cannot know.
-    LoseRequest,
-    /// It arrives twice.
-    Twice,
-}
-
-impl<F: Fn(&Request) -> Spoil + Send + Sync + 'static> Service for Spoiled<F> {
-    fn call(&self, context: Context, request: Request) -> Result<Response, RequestError> {
-        let lost = || Err(RegionError::Undetermined("no answer".to_owned()).into());
-        match (self.rule)(&request) {
-            Spoil::Nothing => self.inner.call(context, request),
-            Spoil::Refuse => Err(RegionError::Stale.into()),
-            Spoil::LoseRequest => lost(),
-            Spoil::LoseAnswer => {
-                // Whatever it was: nobody will know.
-                drop(self.inner.call(context, request));
-                lost()
-            }
-            Spoil::Twice => {
-                drop(self.inner.call(context, request.clone()));
-                self.inner.call(context, request)
-            }
-        }
-    }
-}
-
-struct Only(Arc<dyn Service>);
-
-impl Services for Only {
-    fn service(&self, _: StoreId) -> Option<Arc<dyn Service>> {
-        Some(Arc::clone(&self.0))
-    }
-}
-
-fn spoiled_client(
-    cluster: &Arc<LocalCluster>,
-    config: Config,
-    rule: impl Fn(&Request) -> Spoil + Send + Sync + 'static,
-) -> Client {
-    let inner = cluster.service(StoreId(1)).expect("the store");
-    let services = Arc::new(Only(Arc::new(Spoiled { inner, rule })));
-    cluster.client_with(services, config).expect("valid")
-}
-
-fn brief() -> Config {
-    Config { request_ms: 300, lock_wait_ms: 300, ..Config::default() }
-}
 
 #[test]
 fn reads_its_own_writes_over_what_is_stored() {
@@ -341,7 +229,10 @@ fn a_dead_secondary_whose_primary_was_never_locked_is_rolled_back() {
     let start_ts = client.timestamp().expect("a timestamp");
     let mutations = vec![Mutation::Put { key: b"z".to_vec(), value: b"1".to_vec() }];
     let primary = b"a".to_vec();
-    let prewrite = Request::Prewrite { mutations, primary, start_ts, ttl_ms: 3_000, txn_size: 2 };
+    let (ttl_ms, txn_size) = (3_000, 2);
+    let prewrite =
+        Prewrite { mutations, primary, start_ts, ttl_ms, txn_size, ..Prewrite::default() };
+    let prewrite = Request::Prewrite(prewrite);
     send(&cluster, "z", prewrite);
     let impatient =
         cluster.client_with(Arc::clone(&cluster) as Arc<dyn Services>, brief()).expect("valid");
@@ -358,7 +249,7 @@ fn many_locks_of_a_dead_transaction_are_ended_at_once() {
     let cluster = cluster(&["k500"]);
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
-    let client = spoiled_client(&cluster, Config::default(), move |_| {
+    let client = spoiled_client(&cluster, two_phase(), move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         Spoil::Nothing
     });
@@ -369,7 +260,9 @@ fn many_locks_of_a_dead_transaction_are_ended_at_once() {
         let mutations = half.iter().map(put).collect();
         let primary = keys[0].clone();
         let (ttl_ms, txn_size) = (10, 1_000);
-        let request = Request::Prewrite { mutations, primary, start_ts, ttl_ms, txn_size };
+        let prewrite =
+            Prewrite { mutations, primary, start_ts, ttl_ms, txn_size, ..Prewrite::default() };
+        let request = Request::Prewrite(prewrite);
         send(&cluster, std::str::from_utf8(&half[0]).expect("text"), request);
     }
     cluster.pass_ms(100);
@@ -385,7 +278,7 @@ fn a_lost_answer_to_the_commit_is_asked_for_again() {
     for spoil_first in [0, 1] {
         let cluster = cluster(&["m"]);
         let commits = AtomicU64::new(0);
-        let client = spoiled_client(&cluster, Config::default(), move |request| match request {
+        let client = spoiled_client(&cluster, two_phase(), move |request| match request {
             Request::Commit { .. } if commits.fetch_add(1, Ordering::SeqCst) == 0 => {
                 match spoil_first {
                     0 => Spoil::LoseAnswer,
@@ -458,7 +351,7 @@ fn regions_may_split_under_a_transaction() {
     // And between its phases.
     let inner = Arc::clone(&cluster);
     let at = Mutex::new(vec!["k10", "k30", "k70"]);
-    let splitting = spoiled_client(&cluster, Config::default(), move |request| {
+    let splitting = spoiled_client(&cluster, two_phase(), move |request| {
         if matches!(request, Request::Commit { .. })
             && let Some(key) = at.lock().pop()
         {
@@ -572,87 +465,6 @@ fn a_counter_counts_every_run() {
     assert_eq!(client.get_latest(b"n").expect("read"), Some(vec![200]));
 }
 
-/// Transfers between accounts in several regions, with lost and doubled requests, splits and
-/// readers: no snapshot ever shows another total, and every acknowledged transfer is there.
-#[test]
-fn the_bank_keeps_its_money() {
-    const ACCOUNTS: u64 = 12;
-    const START: u64 = 100;
-    let account = |i: u64| format!("acc{i:02}").into_bytes();
-    let cluster = cluster(&["acc03", "acc06", "acc09"]);
-    let chance = AtomicU64::new(42);
-    let client = spoiled_client(&cluster, Config::default(), move |_| {
-        let seed = chance.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst);
-        let mixed = (seed ^ (seed >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40;
-        match mixed % 200 {
-            0 => Spoil::LoseAnswer,
-            1 => Spoil::LoseRequest,
-            2..6 => Spoil::Refuse,
-            6..16 => Spoil::Twice,
-            _ => Spoil::Nothing,
-        }
-    });
-    let mut txn = client.begin().expect("begins");
-    (0..ACCOUNTS).for_each(|i| txn.put(account(i), vec![START as u8]).expect("fits"));
-    txn.commit().expect("commits");
-    let done = Arc::new(AtomicU64::new(0));
-    let mut tasks = Vec::new();
-    for thread in 0..4u64 {
-        let (client, done) = (client.clone(), Arc::clone(&done));
-        tasks.push(spawn("teller", move || {
-            let mut seed = thread + 1;
-            let mut below = move |n: u64| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(thread | 1);
-                (seed >> 33) % n
-            };
-            for _ in 0..60 {
-                let (from, to) = (below(ACCOUNTS), below(ACCOUNTS));
-                if from == to {
-                    continue;
-                }
-                let mut txn = client.begin().expect("begins");
-                let read = |key: &[u8]| txn.get(key).expect("read").expect("an account")[0];
-                let (a, b) = (read(&account(from)), read(&account(to)));
-                if a == 0 || b == u8::MAX {
-                    continue;
-                }
-                txn.put(account(from), vec![a - 1]).expect("fits");
-                txn.put(account(to), vec![b + 1]).expect("fits");
-                match txn.commit() {
-                    Ok(_) => drop(done.fetch_add(1, Ordering::SeqCst)),
-                    Err(e) => assert_eq!(e.kind(), ErrorKind::Conflict, "{e}"),
-                }
-            }
-        }));
-    }
-    let reader = client.clone();
-    let split = Arc::clone(&cluster);
-    tasks.push(spawn("auditor", move || {
-        for round in 0..40u64 {
-            let ts = reader.timestamp().expect("a timestamp");
-            let snapshot = reader.snapshot(ts);
-            let keys: Vec<_> = (0..ACCOUNTS).map(account).collect();
-            let balances = snapshot.batch_get(&keys).expect("read");
-            let total: u64 = balances.iter().flatten().map(|v| u64::from(v[0])).sum();
-            assert_eq!(total, ACCOUNTS * START, "at {ts}");
-            let again = snapshot.scan(&KeyRange::all(), 100, round % 2 == 0).expect("read");
-            let again: u64 = again.iter().map(|(_, v)| u64::from(v[0])).sum();
-            assert_eq!(again, total, "snapshot_read at {ts}");
-            if round % 10 == 5 {
-                split.split(&account(round / 4));
-            }
-        }
-    }));
-    tasks.into_iter().for_each(|task| task.join().expect("no panic"));
-    client.flush();
-    assert!(done.load(Ordering::SeqCst) > 20, "too few transfers to mean anything");
-    let ts = client.timestamp().expect("a timestamp");
-    let pairs = client.snapshot(ts).scan(&KeyRange::all(), 100, false).expect("read");
-    let total: u64 = pairs.iter().map(|(_, v)| u64::from(v[0])).sum();
-    assert_eq!(total, ACCOUNTS * START);
-    assert_eq!(locks(&cluster), 0);
-}
-
 #[test]
 fn dropping_the_client_ends_its_threads_and_loses_nothing() {
     let cluster = cluster(&["m"]);
@@ -670,7 +482,7 @@ fn a_commit_that_takes_long_is_kept_alive() {
     let cluster = cluster(&["m"]);
     let beats = Arc::new(AtomicU64::new(0));
     let (inner, seen) = (Arc::clone(&cluster), Arc::clone(&beats));
-    let config = Config { lock_ttl_ms: 60, ..Config::default() };
+    let config = Config { lock_ttl_ms: 60, ..two_phase() };
     let client = spoiled_client(&cluster, config, move |request| {
         match request {
             Request::HeartBeat { .. } => drop(seen.fetch_add(1, Ordering::SeqCst)),

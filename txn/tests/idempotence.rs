@@ -3,7 +3,7 @@
 
 use damask_kv::{Cf, Engine, MemoryEngine, MvccReader, records_to_batch};
 use damask_txn::percolator::{Decision, decide};
-use damask_txn::{Mutation, Request, Response, TxnStatus};
+use damask_txn::{Mutation, Prewrite, Request, Response, TxnStatus};
 use damask_types::codec::{decode_key, split_key_ts};
 use damask_types::{Lock, Record, Timestamp, Write, WriteKind};
 use std::collections::HashMap;
@@ -93,6 +93,8 @@ impl World {
                         _ => Timestamp(self.clock),
                     },
                     rollback_if_not_exist: self.chance.below(2) == 0,
+                    force_sync_commit: false,
+                    resolving_pessimistic: false,
                 };
                 match self.send(request) {
                     Some(Response::Status(TxnStatus::RolledBack)) => self.decided(at, None),
@@ -129,13 +131,14 @@ impl World {
         if txn.prewritten.contains(&key) {
             return;
         }
-        let request = Request::Prewrite {
+        let request = Request::Prewrite(Prewrite {
             mutations: vec![mutation],
             primary: txn.primary.into(),
             start_ts: Timestamp(txn.start),
             ttl_ms: 3,
             txn_size: txn.keys.len() as u64,
-        };
+            ..Prewrite::default()
+        });
         if self.send(request).is_some() {
             self.txns[at].prewritten.push(key);
         }

@@ -5,11 +5,16 @@
 //! A line `> command` runs; the lines after it are what it prints. Every command is run twice: the
 //! second time it must write nothing new, or the script shows it.
 //!
-//! Times: `10` is the timestamp 10; `3ms` is the first one of the third millisecond.
+//! Times: `10` is the timestamp 10; `3ms` is the first one of the third millisecond. Prewrites end
+//! in two phases, or by `async` (`async=b,c` with the primary), or in `1pc`; `min` and `max` bound
+//! their versions; with `update` they are pessimistic, and `held=101` says which keys are locked.
 
 use damask_kv::{Engine, MemoryEngine, MvccReader, records_to_batch};
 use damask_txn::percolator::{Decision, Error, decide};
-use damask_txn::{KeyError, Mutation, Request, Response, TxnStatus};
+use damask_txn::{
+    Finish, KeyError, LockWait, LockedKey, Mutation, PessimisticLock, Prewrite, Request, Response,
+    TxnStatus,
+};
 use damask_types::ts::LOGICAL_BITS;
 use damask_types::{KeyRange, Lock, LockKind, Record, Timestamp, Write, WriteKind};
 use std::collections::HashMap;
@@ -94,7 +99,12 @@ fn words(command: &str) -> (HashMap<&str, &str>, Vec<&str>) {
     (named, rest)
 }
 
-const NAMES: [&str; 9] = ["ts", "at", "primary", "ttl", "caller", "now", "limit", "size", "bypass"];
+const NAMES: [&str; 14] = [
+    "ts", "at", "primary", "ttl", "caller", "now", "limit", "size", "bypass", "update", "held",
+    "min", "max", "async",
+];
+const FLAGS: [&str; 7] =
+    ["async", "1pc", "force", "pessimistic", "rollback-if-absent", "values", "allow-conflict"];
 
 fn parse(command: &str) -> Request {
     let (named, rest) = words(command);
@@ -102,7 +112,9 @@ fn parse(command: &str) -> Request {
     let number = |name: &str, default| {
         named.get(name).map_or(default, |text| text.parse::<u64>().expect("a number"))
     };
-    let args = &rest[1..];
+    let (flags, args): (Vec<_>, Vec<_>) =
+        rest[1..].iter().copied().partition(|word| FLAGS.contains(word));
+    let flag = |name| flags.contains(&name);
     let keys = || args.iter().map(|key| key.as_bytes().to_vec()).collect::<Vec<_>>();
     let bypass = || named.get("bypass").iter().map(|text| parse_ts(text)).collect::<Vec<_>>();
     let range = || match args.first() {
@@ -114,13 +126,44 @@ fn parse(command: &str) -> Request {
     };
     let limit = number("limit", 100) as usize;
     match rest[0] {
-        "prewrite" => Request::Prewrite {
+        "prewrite" => Request::Prewrite(Prewrite {
             mutations: args.iter().map(|word| parse_mutation(word)).collect(),
             primary: named["primary"].as_bytes().to_vec(),
             start_ts: ts("ts"),
             ttl_ms: number("ttl", 10),
             txn_size: number("size", 0),
+            for_update_ts: ts("update"),
+            locked: named
+                .get("held")
+                .map_or_else(Vec::new, |bits| bits.bytes().map(|bit| bit == b'1').collect()),
+            min_commit_ts: ts("min"),
+            max_commit_ts: ts("max"),
+            finish: match named.get("async") {
+                Some(keys) => {
+                    let secondaries = keys.split(',').map(|key| key.into()).collect();
+                    Finish::Async { secondaries }
+                }
+                None if flag("async") => Finish::Async { secondaries: Vec::new() },
+                None if flag("1pc") => Finish::OnePhase,
+                None => Finish::TwoPhase,
+            },
+        }),
+        "lock" => Request::PessimisticLock(PessimisticLock {
+            keys: keys(),
+            primary: named["primary"].as_bytes().to_vec(),
+            start_ts: ts("ts"),
+            for_update_ts: ts("update"),
+            ttl_ms: number("ttl", 10),
+            wait: LockWait::No,
+            return_values: flag("values"),
+            allow_conflict: flag("allow-conflict"),
+        }),
+        "unlock" => Request::PessimisticRollback {
+            keys: keys(),
+            start_ts: ts("ts"),
+            for_update_ts: ts("update"),
         },
+        "secondaries" => Request::CheckSecondaryLocks { keys: keys(), start_ts: ts("ts") },
         "commit" => Request::Commit { keys: keys(), start_ts: ts("ts"), commit_ts: ts("at") },
         "rollback" => Request::Rollback { keys: keys(), start_ts: ts("ts") },
         "resolve" => Request::ResolveLock { start_ts: ts("ts"), commit_ts: ts("at"), keys: keys() },
@@ -129,7 +172,9 @@ fn parse(command: &str) -> Request {
             lock_ts: ts("ts"),
             caller_start_ts: ts("caller"),
             current_ts: ts("now"),
-            rollback_if_not_exist: args.contains(&"rollback-if-absent"),
+            rollback_if_not_exist: flag("rollback-if-absent"),
+            force_sync_commit: flag("force"),
+            resolving_pessimistic: flag("pessimistic"),
         },
         "heartbeat" => Request::HeartBeat {
             primary: args[0].as_bytes().to_vec(),
@@ -210,6 +255,16 @@ fn show_lock(lock: &Lock) -> String {
     if lock.min_commit_ts != Timestamp::ZERO {
         write!(text, " not below {}", show_ts(lock.min_commit_ts)).expect("a string");
     }
+    if lock.for_update_ts != Timestamp::ZERO {
+        write!(text, " update {}", show_ts(lock.for_update_ts)).expect("a string");
+    }
+    if let Some(keys) = &lock.secondaries {
+        let keys: Vec<_> = keys.iter().map(|key| show_bytes(key)).collect();
+        write!(text, " async [{}]", keys.join(" ")).expect("a string");
+    }
+    for ts in &lock.rollback_ts {
+        write!(text, " remembers {}", show_ts(*ts)).expect("a string");
+    }
     if let Some(value) = &lock.short_value {
         write!(text, " = {}", show_bytes(value)).expect("a string");
     }
@@ -282,6 +337,33 @@ fn show_response(response: &Response) -> String {
         Response::Status(TxnStatus::Committed(ts)) => format!("committed at {}", show_ts(*ts)),
         Response::Status(TxnStatus::RolledBack) => "rolled back".to_owned(),
         Response::Status(TxnStatus::Locked { lock }) => format!("alive: {}", show_lock(lock)),
+        Response::Status(TxnStatus::Unknown) => "not known".to_owned(),
+        Response::Prewritten { min_commit_ts, commit_ts } => match (*min_commit_ts, *commit_ts) {
+            (Timestamp::ZERO, Timestamp::ZERO) => "prewritten".to_owned(),
+            (min, Timestamp::ZERO) => format!("prewritten, not below {}", show_ts(min)),
+            (_, at) => format!("committed at {}", show_ts(at)),
+        },
+        Response::PessimisticLocked(keys) => {
+            format!("locked {}", keys.iter().map(show_locked).collect::<Vec<_>>().join(" "))
+        }
+        Response::SecondaryLocks { locks, commit_ts } if *commit_ts == Timestamp::ZERO => {
+            let lines = locks.iter();
+            let lines = lines.map(|l| format!("{}: {}", show_bytes(&l.key), show_lock(&l.lock)));
+            let lines: Vec<_> = lines.collect();
+            format!("{} stand {}", lines.len(), lines.join(", ")).trim_end().to_owned()
+        }
+        Response::SecondaryLocks { commit_ts, .. } => {
+            format!("committed at {}", show_ts(*commit_ts))
+        }
+        Response::ReadIndex(_) => unreachable!("decisions give no read index"),
+    }
+}
+
+fn show_locked(key: &LockedKey) -> String {
+    match (key.conflict_ts, &key.value) {
+        (Timestamp::ZERO, None) => "-".to_owned(),
+        (Timestamp::ZERO, Some(value)) => show_bytes(value),
+        (ts, value) => format!("{} of {}", show_value(value), show_ts(ts)),
     }
 }
 

@@ -2,7 +2,7 @@
 //! MySQL port, by LOAD DATA LOCAL INFILE in transactions. It must never read a file: every row
 //! is generated (crate `tpchgen`).
 
-use damask_env::{Clock, RealClock};
+use damask_env::{Clock, Closing, RealClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use mysql::prelude::Queryable;
 use mysql::{Conn, LocalInfileHandler, OptsBuilder};
@@ -17,6 +17,8 @@ use tpchgen::generators::*;
 const ROWS_PER_STATEMENT: usize = 10_000;
 /// How long column replicas may take to come up.
 const REPLICA_WAIT: Duration = Duration::from_secs(300);
+/// Between two looks at them.
+const REPLICA_POLL: Duration = Duration::from_millis(100);
 
 const SCHEMA: &str = include_str!("tpch_schema.sql");
 
@@ -207,12 +209,13 @@ fn wait_for_replicas(options: &LoadTpch, conn: &mut Conn, clock: &dyn Clock) -> 
          WHERE table_schema = '{}' AND available = 1",
         options.database
     );
+    let pause = Closing::new(); // nobody closes it
     while clock.monotonic() < deadline {
         let ready: Option<u64> = conn.query_first(&query)?;
         if ready == Some(TABLES.len() as u64) {
             return Ok(());
         }
-        std::thread::park_timeout(Duration::from_millis(100));
+        pause.wait(REPLICA_POLL);
     }
     Err(format!("column replicas were not ready after {} s", REPLICA_WAIT.as_secs()).into())
 }

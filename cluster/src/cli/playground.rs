@@ -3,57 +3,73 @@
 use crate::cli::Error;
 use crate::{Cluster, Config, EngineName};
 use damask_env::{Clock, RealClock};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
-/// Options of the playground.
-#[derive(Clone, Debug, clap::Args)]
+/// Where MySQL clients connect, unless said otherwise.
+const MYSQL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
+/// Where status and metrics are served, unless said otherwise.
+const STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10080);
+
+/// Options of the playground. What is said here wins over the configuration file.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
+    /// Configuration file, in TOML.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Folder of all data [default: the user's data folder, `damask/playground`].
     #[arg(long, value_name = "DIR", conflicts_with = "memory")]
     data: Option<PathBuf>,
     /// Keep everything in memory; it is gone at the end.
     #[arg(long)]
     memory: bool,
-    /// Row stores.
-    #[arg(long, default_value_t = 3)]
-    stores: usize,
-    /// Column stores.
-    #[arg(long, default_value_t = 1)]
-    columns: usize,
-    /// Row engine.
-    #[arg(long, value_enum, default_value_t = EngineName::best())]
-    engine: EngineName,
-    /// Where MySQL clients connect.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4000")]
-    mysql: SocketAddr,
-    /// Where status and metrics are served.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10080")]
-    status: SocketAddr,
-    /// Rough bytes above which a region is split.
-    #[arg(long, value_name = "BYTES", default_value_t = 96 << 20)]
-    region_bytes: u64,
+    /// Row stores [default: 3].
+    #[arg(long, value_name = "N")]
+    stores: Option<usize>,
+    /// Column stores [default: 1].
+    #[arg(long, value_name = "N")]
+    columns: Option<usize>,
+    /// Row engine [default: RocksDB, if this build has it].
+    #[arg(long, value_enum)]
+    engine: Option<EngineName>,
+    /// Where MySQL clients connect [default: 127.0.0.1:4000].
+    #[arg(long, value_name = "ADDR")]
+    mysql: Option<SocketAddr>,
+    /// Where status and metrics are served [default: 127.0.0.1:10080].
+    #[arg(long, value_name = "ADDR")]
+    status: Option<SocketAddr>,
+    /// Rough bytes above which a region is split [default: 96 MiB].
+    #[arg(long, value_name = "BYTES")]
+    region_bytes: Option<u64>,
 }
 
 impl Options {
     fn config(&self) -> Result<Config, Error> {
-        let data = match (&self.data, self.memory) {
-            (_, true) => None,
-            (Some(folder), _) => Some(folder.clone()),
-            (None, _) => Some(default_folder()?),
+        let mut config = match &self.config {
+            Some(path) => read(path)?,
+            None => Config::default(),
         };
-        let mut config = Config {
-            data,
-            stores: self.stores,
-            columns: self.columns,
-            mysql: Some(self.mysql),
-            status: Some(self.status),
-            ..Config::default()
+        let set = |value: &mut usize, option: Option<usize>| *value = option.unwrap_or(*value);
+        set(&mut config.stores, self.stores);
+        set(&mut config.columns, self.columns);
+        config.kv.engine = self.engine.unwrap_or(config.kv.engine);
+        config.raft.region_bytes_max = self.region_bytes.unwrap_or(config.raft.region_bytes_max);
+        config.mysql = self.mysql.or(config.mysql).or(Some(MYSQL));
+        config.status = self.status.or(config.status).or(Some(STATUS));
+        config.data = match (&self.data, config.data.take(), self.memory) {
+            (_, _, true) => None,
+            (Some(folder), _, _) => Some(folder.clone()),
+            (None, Some(folder), _) => Some(folder),
+            (None, None, _) => Some(default_folder()?),
         };
-        config.kv.engine = self.engine;
-        config.raft.region_bytes_max = self.region_bytes;
         Ok(config)
     }
+}
+
+fn read(path: &Path) -> Result<Config, Error> {
+    let failed = |e: String| format!("{}: {e}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    Ok(Config::parse(&text).map_err(failed)?)
 }
 
 /// `$XDG_DATA_HOME/damask/playground`, or the same below `~/.local/share`.
@@ -104,4 +120,52 @@ fn wait_for_signal() -> Result<(), Error> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn config(arguments: &[&str]) -> Result<Config, Error> {
+        let line = Line::try_parse_from(std::iter::once(&"playground").chain(arguments))?;
+        line.options.config()
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_the_file_over_the_defaults() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("damask.toml");
+        let text = "data = '/tmp/file'\nstores = 5\nmysql = '127.0.0.1:1'\n[kv]\nengine = 'fjall'";
+        std::fs::write(&file, text).expect("written");
+        let file = file.to_str().expect("UTF-8");
+        let config = |more: &[&str]| config(&[&["--config", file], more].concat());
+        let found = config(&[]).expect("valid");
+        assert_eq!((found.stores, found.columns), (5, 1));
+        assert_eq!((found.mysql.map(|a| a.port()), found.status), (Some(1), Some(STATUS)));
+        assert_eq!(found.data, Some(PathBuf::from("/tmp/file")));
+        let line = ["--stores", "1", "--data", "/tmp/line", "--mysql", "127.0.0.1:2"];
+        let found = config(&line).expect("valid");
+        assert_eq!((found.stores, found.kv.engine), (1, EngineName::Fjall));
+        assert_eq!(found.mysql.map(|addr| addr.port()), Some(2));
+        assert_eq!(found.data, Some(PathBuf::from("/tmp/line")));
+        assert_eq!(config(&["--memory"]).expect("valid").data, None);
+    }
+
+    #[test]
+    fn a_bad_file_is_named() {
+        let missing = config(&["--config", "/nowhere/damask.toml"]).expect_err("no such file");
+        assert!(missing.to_string().contains("/nowhere/damask.toml"), "{missing}");
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "storez = 1").expect("written");
+        let path = file.path().to_str().expect("UTF-8");
+        let refusal = config(&["--config", path]).expect_err("refused").to_string();
+        assert!(refusal.contains(path) && refusal.contains("storez"), "{refusal}");
+    }
 }

@@ -39,5 +39,27 @@ SELECT 9223372036854775807 + 1;
 EXECUTE nothing;
 ROLLBACK TO nothing;
 KILL 999999;
+-- Each clause by its name.
+SELECT id FROM t WHERE zz = 1;
+SELECT id FROM t JOIN t u ON t.id = u.zz;
+SELECT id FROM t ORDER BY zz;
+SELECT count(*) FROM t GROUP BY t.zz;
+SELECT n, count(*) FROM t GROUP BY n HAVING zz > 1;
+SELECT id AS alias FROM t WHERE alias = 1;
+SELECT id FROM t WHERE EXISTS (SELECT 1 FROM t u WHERE u.id = t.zz);
+SELECT (SELECT zz FROM t) FROM t;
+SELECT id FROM t JOIN t u ON t.id = u.id;
+SELECT t.id FROM t JOIN t u ON t.id = u.id WHERE n = 1;
+UPDATE t SET n = 1 WHERE zz = 1;
+DELETE FROM t WHERE zz = 1;
+-- Operands of a wrong width.
+SELECT (SELECT 1, 2);
+SELECT (SELECT * FROM t);
+SELECT id FROM t WHERE id IN (SELECT id, n FROM t);
+SELECT id FROM t WHERE (id, n) IN (SELECT id FROM t);
+SELECT (1, 2) IN ((1, 2, 3));
+LOAD DATA INFILE '/etc/passwd' INTO TABLE t;
+KILL QUERY 999999;
+SELECT /*+ MAX_EXECUTION_TIME(1) */ sleep(600);
 SELECT * FROM t;
 SELECT count(*) FROM t;

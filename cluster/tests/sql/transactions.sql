@@ -32,7 +32,7 @@ RELEASE SAVEPOINT a;
 COMMIT;
 --@client other
 SELECT * FROM t ORDER BY id;
-BEGIN;
+BEGIN OPTIMISTIC;
 SELECT v FROM t WHERE id = 2;
 --@client main
 UPDATE t SET v = 200 WHERE id = 2;

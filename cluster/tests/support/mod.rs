@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(5);
 /// A whole test.
 const TEST_DEADLINE: Duration = Duration::from_secs(300);
 /// The environment variable that makes golden files anew.
-const UPDATE: &str = "UPDATE_SCRIPTS";
+pub const UPDATE: &str = "UPDATE_SCRIPTS";
 
 /// The one column store of the clusters here.
 pub const COLUMNS: StoreId = StoreId(101);

@@ -1,3 +1,6 @@
+//! What the memory engine forgets, and what a crash leaves of it. No test here may look at another
+//! backend.
+
 use super::*;
 
 fn put(engine: &MemoryEngine, key: &str, value: &str) {

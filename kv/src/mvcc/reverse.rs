@@ -1,11 +1,38 @@
-//! A scan from the end of a range: last keys first. It must never be used for whole tables: each
-//! key costs two seeks.
+//! A scan from the end of a range: last keys first, and of each key the oldest record first. It
+//! must never return a version newer than the timestamp, nor an older one than the newest below it.
+//!
+//! ```text
+//! write  a!9 a!4 a!1 | b!7 b!3      reading at 5:   b!3 value, b!7 too new ► b = b!3
+//!                       ◄─────                      a!1, a!4 value, a!9 too new ► a = a!4
+//! more than NEAR records of one key: one seek to the version, one seek out of the key
+//! ```
 
 use super::{Read, Visibility, blocked, encoded_bounds, missing_value};
 use crate::engine::{Cf, Cursor, Snapshot};
 use crate::error::Result;
 use damask_types::codec::{decode_key, put_ts_desc, split_key_ts};
-use damask_types::{KeyRange, Lock, WriteKind, WriteRef};
+use damask_types::{KeyRange, Lock, Timestamp, WriteKind, WriteRef};
+
+/// Steps among the records of one key before a seek.
+const NEAR: usize = 8;
+
+/// What decides a key so far.
+enum Found {
+    Nothing,
+    /// In the scratch buffer.
+    Short,
+    Long(Timestamp),
+}
+
+struct Backward<'a> {
+    snapshot: &'a dyn Snapshot,
+    visibility: &'a Visibility,
+    write: Box<dyn Cursor + 'a>,
+    /// The encoded user key that is being read.
+    encoded: Vec<u8>,
+    value: Vec<u8>,
+    seek: Vec<u8>,
+}
 
 /// Up to `limit` pairs, from the last key down.
 pub(super) fn scan(
@@ -23,67 +50,114 @@ pub(super) fn scan(
     let mut lock = snapshot.cursor(Cf::Lock, &start, &end)?;
     write.seek_to_last()?;
     lock.seek_to_last()?;
+    let (encoded, value, seek) = (Vec::new(), Vec::new(), Vec::new());
+    let mut scan = Backward { snapshot, visibility, write, encoded, value, seek };
     while rows.len() < limit {
-        let lock_key = lock.current().map(|(key, _)| key);
-        let write_key = match write.current() {
+        let write_key = match scan.write.current() {
             Some((key, _)) => Some(split_key_ts(key)?.0),
             None => None,
         };
         // `None` sorts below every key, so the larger of the two is the next user key.
-        let Some(encoded) = lock_key.max(write_key).map(<[u8]>::to_vec) else { break };
-        let key = decode_key(&encoded)?;
-        if lock_key == Some(encoded.as_slice()) {
-            let (_, value) = lock.current().expect("positioned: its key was just read");
+        if let Some((encoded, value)) = lock.current()
+            && Some(encoded) >= write_key
+        {
+            let key = decode_key(encoded)?;
             let found = Lock::decode(value)?;
             if visibility.blocked_by(&key, &found) {
                 return Ok(blocked(&key, found));
             }
-        }
-        let (at_lock, at_write) =
-            (lock_key == Some(encoded.as_slice()), write_key == Some(encoded.as_slice()));
-        if at_lock {
             lock.prev()?;
+            continue;
         }
-        if at_write {
-            if let Some(value) = visible(snapshot, &mut *write, &key, &encoded, visibility)? {
-                rows.push((key, value));
-            }
-            write.seek_for_prev(&encoded)?;
+        let Some(encoded) = write_key else { break };
+        scan.encoded.clear();
+        scan.encoded.extend_from_slice(encoded);
+        if let Some(value) = scan.read_key()? {
+            rows.push((decode_key(&scan.encoded)?, value));
         }
     }
     Ok(Read::Ok(rows))
 }
 
-/// The key's value at the timestamp; moves the cursor forward among the key's versions.
-fn visible(
-    snapshot: &dyn Snapshot,
-    cursor: &mut dyn Cursor,
-    key: &[u8],
-    encoded: &[u8],
-    visibility: &Visibility,
-) -> Result<Option<Vec<u8>>> {
-    let mut at = encoded.to_vec();
-    put_ts_desc(&mut at, visibility.ts);
-    let mut pair = cursor.seek(&at)?;
-    while let Some((found, value)) = pair {
-        if split_key_ts(found)?.0 != encoded {
-            return Ok(None);
-        }
-        let write = WriteRef::decode(value)?;
-        match write.kind {
-            WriteKind::Put if write.is_current_at(visibility.ts) => {
-                if let Some(short) = write.short_value {
-                    return Ok(Some(short.to_vec()));
-                }
-                at.truncate(encoded.len());
-                put_ts_desc(&mut at, write.start_ts);
-                let value = snapshot.get(Cf::Default, &at)?;
-                let value = value.ok_or_else(|| missing_value(key, write.start_ts))?;
-                return Ok(Some(value.to_vec()));
+impl Backward<'_> {
+    /// The value of the key whose oldest record is at the cursor; moves to the key before.
+    fn read_key(&mut self) -> Result<Option<Vec<u8>>> {
+        let ts = self.visibility.ts;
+        let mut found = Found::Nothing;
+        let mut steps = 0;
+        while let Some((key, value)) = self.write.current() {
+            let (prefix, commit_ts) = split_key_ts(key)?;
+            if prefix != self.encoded {
+                return self.value_of(&found);
             }
-            WriteKind::Put | WriteKind::Delete => return Ok(None),
-            WriteKind::Lock | WriteKind::Rollback => pair = cursor.next()?,
+            if steps == NEAR {
+                if commit_ts <= ts {
+                    found = self.seek_newest()?;
+                }
+                self.write.seek_for_prev(&self.encoded)?;
+                return self.value_of(&found);
+            }
+            if commit_ts <= ts {
+                let write = WriteRef::decode(value)?;
+                if let Some(decides) = decide(&write, ts, &mut self.value) {
+                    found = decides;
+                }
+            }
+            steps += 1;
+            self.write.prev()?;
+        }
+        self.value_of(&found)
+    }
+
+    /// The newest record at or below the timestamp that decides; the key has one record or more.
+    fn seek_newest(&mut self) -> Result<Found> {
+        self.seek.clear();
+        self.seek.extend_from_slice(&self.encoded);
+        put_ts_desc(&mut self.seek, self.visibility.ts);
+        let mut pair = self.write.seek(&self.seek)?;
+        while let Some((key, value)) = pair {
+            if split_key_ts(key)?.0 != self.encoded {
+                break;
+            }
+            let write = WriteRef::decode(value)?;
+            if let Some(found) = decide(&write, self.visibility.ts, &mut self.value) {
+                return Ok(found);
+            }
+            pair = self.write.next()?;
+        }
+        Ok(Found::Nothing)
+    }
+
+    fn value_of(&mut self, found: &Found) -> Result<Option<Vec<u8>>> {
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Short => Ok(Some(self.value.clone())),
+            Found::Long(start_ts) => {
+                self.seek.clear();
+                self.seek.extend_from_slice(&self.encoded);
+                put_ts_desc(&mut self.seek, *start_ts);
+                match self.snapshot.get(Cf::Default, &self.seek)? {
+                    Some(value) => Ok(Some(value.into())),
+                    None => Err(missing_value(&decode_key(&self.encoded)?, *start_ts)),
+                }
+            }
         }
     }
-    Ok(None)
+}
+
+/// What the record says of its key to a reader at `ts`; `None` if it says nothing. A short value is
+/// copied to `value`.
+fn decide(write: &WriteRef<'_>, ts: Timestamp, value: &mut Vec<u8>) -> Option<Found> {
+    match (write.kind, write.short_value) {
+        (WriteKind::Lock | WriteKind::Rollback, _) => None,
+        (WriteKind::Put, short) if write.is_current_at(ts) => match short {
+            Some(short) => {
+                value.clear();
+                value.extend_from_slice(short);
+                Some(Found::Short)
+            }
+            None => Some(Found::Long(write.start_ts)),
+        },
+        (WriteKind::Put | WriteKind::Delete, _) => Some(Found::Nothing),
+    }
 }

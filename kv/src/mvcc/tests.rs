@@ -1,12 +1,18 @@
+//! Reads of versions: each rule by hand, then everything against a map of versions. No test here
+//! may depend on a backend's own order of work.
+
 use super::*;
+use crate::EngineConfig;
 use crate::engine::{Engine, WriteBatch};
 use crate::memory::MemoryEngine;
 use crate::records::records_to_batch;
-use crate::testing::Random;
+use crate::testing::history::{History as RandomHistory, events, key_of};
+use crate::testing::{Random, Scratch};
 use damask_types::mutation::SHORT_VALUE_MAX;
 use damask_types::{LockKind, Record};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use proptest::test_runner::TestRunner;
+use std::path::Path;
 
 const fn ts(n: u64) -> Timestamp {
     Timestamp(n)
@@ -273,113 +279,78 @@ fn a_scan_goes_past_many_versions_and_many_locks() {
     assert_eq!(keys, [b"k10x", b"k11x", b"k12x", b"k13x"]);
 }
 
-/// One thing that happens to a key.
-#[derive(Clone, Debug)]
-enum Event {
-    Put(Vec<u8>),
-    Delete,
-    Lock,
-    Rollback,
+fn key_range() -> impl Strategy<Value = KeyRange> {
+    (0u8..6, 0u8..7).prop_map(|(low, high)| {
+        let end = if high == 6 { Vec::new() } else { key_of(high) };
+        KeyRange::new(key_of(low), end)
+    })
 }
 
-fn events() -> impl Strategy<Value = Vec<(u8, Event)>> {
-    let value = prop_oneof![
-        proptest::collection::vec(any::<u8>(), 0..4),
-        Just(vec![9; SHORT_VALUE_MAX]),
-        Just(vec![8; SHORT_VALUE_MAX + 1]),
-    ];
-    let event = prop_oneof![
-        4 => value.prop_map(Event::Put),
-        2 => Just(Event::Delete),
-        1 => Just(Event::Lock),
-        1 => Just(Event::Rollback),
-    ];
-    proptest::collection::vec((0u8..6, event), 0..80)
-}
-
-type Model = BTreeMap<Vec<u8>, BTreeMap<u64, Option<Vec<u8>>>>;
-
-/// Keys of many lengths around the codec's groups of eight.
-fn key_of(n: u8) -> Vec<u8> {
-    vec![b'k'; usize::from(n) * 4]
-}
-
-fn build(events: &[(u8, Event)]) -> (Model, MvccReader) {
-    let mut model = Model::new();
-    let mut records = Vec::new();
-    for (i, (key, event)) in events.iter().enumerate() {
-        let (key, start, commit) = (key_of(*key), i as u64 * 4 + 1, i as u64 * 4 + 3);
-        let versions = model.entry(key.clone()).or_default();
-        let (at, write) = match event {
-            Event::Put(value) => {
-                versions.insert(commit, Some(value.clone()));
-                let short = (value.len() <= SHORT_VALUE_MAX).then(|| value.clone());
-                if short.is_none() {
-                    let (key, value) = (key.clone(), value.clone());
-                    records.push(Record::Value { key, start_ts: ts(start), value });
-                }
-                (commit, Write::new(WriteKind::Put, ts(start), short))
-            }
-            Event::Delete => {
-                versions.insert(commit, None);
-                (commit, Write::new(WriteKind::Delete, ts(start), None))
-            }
-            Event::Lock => (commit, Write::new(WriteKind::Lock, ts(start), None)),
-            Event::Rollback => (start, Write::rollback(ts(start), true)),
-        };
-        records.push(Record::Write { key, commit_ts: ts(at), write });
+/// Reads at random moments, every way there is, against the map of versions.
+fn check_random_moments(
+    engine: &dyn Engine,
+    history: &RandomHistory,
+    range: &KeyRange,
+    seed: u64,
+    block: usize,
+) {
+    let reader = MvccReader::new(engine.snapshot());
+    let mut random = Random(seed);
+    for _ in 0..6 {
+        let at = if random.below(8) == 0 { u64::MAX } else { random.below(history.end) };
+        history.check(&reader, range, at, block);
     }
-    let reader = History { records }.reader();
-    (model, reader)
-}
-
-fn visible(model: &Model, range: &KeyRange, at: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let inside = model.iter().filter(|(key, _)| range.contains(key));
-    let newest = inside.filter_map(|(key, versions)| {
-        let (_, value) = versions.range(..=at).next_back()?;
-        Some((key.clone(), value.clone()?))
-    });
-    newest.collect()
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn reads_agree_with_a_naive_model(
-        events in events(), seed in 1u64.., low in 0u8..6, high in 0u8..7, block in 1usize..5,
+    fn reads_agree_with_a_map_of_versions(
+        events in events(90), seed in 1u64.., range in key_range(), block in 1usize..5,
     ) {
-        let (model, reader) = build(&events);
-        let end = if high == 6 { Vec::new() } else { key_of(high) };
-        let range = KeyRange::new(key_of(low), end);
-        let mut random = Random(seed);
-        for _ in 0..6 {
-            let at = match random.below(8) {
-                0 => u64::MAX,
-                _ => random.below(events.len() as u64 * 4 + 2),
-            };
-            let expected = visible(&model, &range, at);
-            let scan = reader.scan(&range, ts(at), usize::MAX, false).expect("scans");
-            prop_assert_eq!(&scan, &Read::Ok(expected.clone()));
-            let mut reversed = expected.clone();
-            reversed.reverse();
-            let scan = reader.scan(&range, ts(at), usize::MAX, true).expect("scans");
-            prop_assert_eq!(scan, Read::Ok(reversed.clone()));
-            reversed.truncate(block);
-            let scan = reader.scan(&range, ts(at), block, true).expect("scans");
-            prop_assert_eq!(scan, Read::Ok(reversed));
-            let mut rows = Rows::default();
-            let mut scan = reader.scanner(&range, ts(at)).expect("a scan");
-            while scan.next_block(block, &mut rows).expect("rows") != Read::Ok(0) {}
-            let rows: Vec<_> = rows.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
-            prop_assert_eq!(&rows, &expected);
-            for n in 0..6 {
-                let value = visible(&model, &KeyRange::point(&key_of(n)), at).pop().map(|(_, v)| v);
-                let Read::Ok(got) = reader.get(&key_of(n), ts(at)).expect("reads") else {
-                    panic!("there are no locks")
-                };
-                prop_assert_eq!(got.map(|v| v.to_vec()), value);
+        let history = RandomHistory::new(&events);
+        let engine = MemoryEngine::new();
+        history.write_to(&engine);
+        check_random_moments(&engine, &history, &range, seed, block);
+    }
+}
+
+/// Buffers so small that a history reaches files.
+fn small() -> EngineConfig {
+    EngineConfig { write_buffer_bytes: 64 << 10, ..EngineConfig::default() }
+}
+
+/// One engine for all cases: each is a history of its own after everything was removed.
+fn on_disk<E: Engine>(open: impl Fn(&Path) -> crate::Result<E>) {
+    let scratch = Scratch::new();
+    let engine = open(&scratch.path("engine")).expect("opens");
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(24));
+    let input = (events(120), 1u64.., key_range(), 1usize..5);
+    let outcome = runner.run(&input, |(events, seed, range, block)| {
+        let mut batch = WriteBatch::default();
+        Cf::ALL.into_iter().for_each(|cf| batch.delete_range(cf, b"", b""));
+        engine.write(batch).expect("writes");
+        let history = RandomHistory::new(&events);
+        for (n, batch) in history.batches.iter().enumerate() {
+            engine.write(batch.clone()).expect("writes");
+            if (seed + n as u64).is_multiple_of(37) {
+                engine.sync().expect("syncs");
             }
         }
-    }
+        check_random_moments(&engine, &history, &range, seed, block);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn reads_agree_with_a_map_of_versions_in_fjall() {
+    on_disk(|path| crate::FjallEngine::open(path, &small()));
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn reads_agree_with_a_map_of_versions_in_rocksdb() {
+    on_disk(|path| crate::RocksEngine::open(path, &small()));
 }

@@ -1,26 +1,37 @@
 //! RocksDB's options from ours. It must never let two families share anything but the cache.
 
+use super::filter::GcFilterFactory;
 use crate::config::EngineConfig;
-use crate::engine::Cf;
+use crate::engine::{Cf, VERSION_BYTES};
+use rocksdb::statistics::StatsLevel;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
+    Options, SliceTransform,
 };
 
 /// Blocks of a scan are read whole, so larger ones cost a point read and save an index.
 const BLOCK_BYTES: usize = 16 << 10;
 /// Bits per key: about one false positive in a hundred.
 const BLOOM_BITS: f64 = 10.0;
-/// Bytes of one file below level 0.
-const FILE_BYTES: u64 = 32 << 20;
+/// Share of a write buffer that the filter of its keys may take.
+const BUFFER_BLOOM: f64 = 0.02;
 /// RocksDB's own text log. Bytes a file, and how many files.
 const TEXT_LOG_BYTES: usize = 4 << 20;
 const TEXT_LOGS: usize = 2;
-/// A file of the lock family in which this many of a window of keys are deletes is compacted.
+/// A file in which this many of a window of keys are deletes is compacted.
 const DELETES_WINDOW: usize = 1024;
 const DELETES_TRIGGER: usize = 512;
 
-/// Options of the database and of each family.
-pub(super) fn of(config: &EngineConfig) -> (Options, Vec<ColumnFamilyDescriptor>) {
+/// What RocksDB is opened with.
+pub(super) struct All {
+    pub database: Options,
+    pub families: Vec<ColumnFamilyDescriptor>,
+    /// For files that are written beside the database, in the order of [`Cf::ALL`].
+    pub files: [Options; 4],
+}
+
+/// Options of the database and of each family; `filter` goes to the write family.
+pub(super) fn of(config: &EngineConfig, filter: GcFilterFactory) -> All {
     let mut database = Options::default();
     database.create_if_missing(true);
     database.create_missing_column_families(true);
@@ -33,10 +44,32 @@ pub(super) fn of(config: &EngineConfig) -> (Options, Vec<ColumnFamilyDescriptor>
     database.set_max_log_file_size(TEXT_LOG_BYTES);
     database.set_log_level(LogLevel::Warn);
     database.set_stats_dump_period_sec(0);
+    // A torn end is what a crash leaves; wrong bytes before it are an error, not the end.
+    database.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    database.enable_statistics();
+    database.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     let cache = Cache::new_lru_cache(config.block_cache_bytes as usize);
-    let families =
-        Cf::ALL.map(|cf| ColumnFamilyDescriptor::new(cf.name(), family(cf, config, &cache)));
-    (database, families.into())
+    let files = Cf::ALL.map(|cf| family(cf, config, &cache));
+    let mut filter = Some(filter);
+    let families = Cf::ALL.map(|cf| {
+        let mut options = family(cf, config, &cache);
+        if cf == Cf::Write
+            && let Some(filter) = filter.take()
+        {
+            options.set_compaction_filter_factory(filter);
+        }
+        ColumnFamilyDescriptor::new(cf.name(), options)
+    });
+    All { database, families: families.into(), files }
+}
+
+/// A key without its version.
+fn unversioned(key: &[u8]) -> &[u8] {
+    &key[..key.len() - VERSION_BYTES]
+}
+
+fn is_versioned(key: &[u8]) -> bool {
+    key.len() >= VERSION_BYTES
 }
 
 fn family(cf: Cf, config: &EngineConfig, cache: &Cache) -> Options {
@@ -47,11 +80,15 @@ fn family(cf: Cf, config: &EngineConfig, cache: &Cache) -> Options {
     table.set_cache_index_and_filter_blocks(true);
     table.set_cache_index_and_filter_blocks_with_high_priority(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    if cf != Cf::Write {
-        // Write records are only ever sought, never got: a filter of whole keys is of no use.
-        table.set_bloom_filter(BLOOM_BITS, false);
-    }
+    table.set_bloom_filter(BLOOM_BITS, false);
     let mut options = Options::default();
+    if cf == Cf::Write {
+        // Write records are sought by their key without the version, never got by their whole key.
+        table.set_whole_key_filtering(false);
+        let prefix = SliceTransform::create("damask.unversioned", unversioned, Some(is_versioned));
+        options.set_prefix_extractor(prefix);
+        options.set_memtable_prefix_bloom_ratio(BUFFER_BLOOM);
+    }
     let (buffer, buffers) = match cf {
         Cf::Default | Cf::Write => (config.write_buffer_bytes, 3),
         Cf::Lock | Cf::Meta => (config.small_write_buffer_bytes, 2),
@@ -61,11 +98,12 @@ fn family(cf: Cf, config: &EngineConfig, cache: &Cache) -> Options {
     options.set_max_write_buffer_number(buffers);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_target_file_size_base(FILE_BYTES);
-    options.set_max_bytes_for_level_base(8 * FILE_BYTES);
+    options.set_target_file_size_base(config.file_bytes);
+    options.set_max_bytes_for_level_base(8 * config.file_bytes);
     options.set_level_zero_slowdown_writes_trigger(20);
     options.set_level_zero_stop_writes_trigger(36);
-    if cf == Cf::Lock {
+    if cf != Cf::Meta {
+        // Locks are removed soon after they are set, versions by GC.
         options.add_compact_on_deletion_collector_factory(DELETES_WINDOW, DELETES_TRIGGER, 0.5);
     }
     options

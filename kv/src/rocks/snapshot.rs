@@ -1,16 +1,28 @@
 //! Snapshots that keep their database open, and cursors over them. The only `unsafe` of this
-//! crate: one lifetime, held by the order of two fields. It must never hand that lifetime out.
+//! crate: one lifetime, held by the order of fields. It must never hand that lifetime out.
+//!
+//! ```text
+//! cursor over a range           an iterator with bounds, dropped with the cursor
+//! cursor over one key's         an iterator of one prefix: a file whose filter does not know the
+//!   versions (write family)     key is not read; kept by the snapshot for the next such cursor
+//! ```
 #![allow(unsafe_code)]
 
 use super::{Inner, classify, family};
-use crate::engine::{Cf, Cursor, Pair, Snapshot, is_empty_range};
+use crate::engine::{Cf, Cursor, Pair, Snapshot, VERSION_BYTES, is_empty_range, is_versions_range};
 use crate::error::Result;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rocksdb::{DBRawIterator, ReadOptions};
 use std::sync::Arc;
 
-/// A snapshot. `view` borrows from `engine`, so it is declared, and dropped, first.
+/// A snapshot. `versions`, `options` and `view` borrow from `engine`, so they are declared, and
+/// dropped, first.
 pub(super) struct RocksSnapshot {
+    /// An iterator of one prefix that no cursor uses.
+    versions: Mutex<Option<DBRawIterator<'static>>>,
+    /// For gets.
+    options: ReadOptions,
     view: rocksdb::Snapshot<'static>,
     engine: Arc<Inner>,
 }
@@ -18,16 +30,50 @@ pub(super) struct RocksSnapshot {
 impl RocksSnapshot {
     pub fn new(engine: Arc<Inner>) -> RocksSnapshot {
         // SAFETY: the database is on the heap behind an `Arc` that this value holds until after
-        // `view` is dropped, and nothing makes a unique reference from a shared `Arc<Inner>`. The
-        // `'static` lifetime stays private: all methods borrow from `self`.
+        // every field that borrows from it is dropped, and nothing makes a unique reference from a
+        // shared `Arc<Inner>`. The `'static` lifetime stays private: methods borrow from `self`.
         let forever: &'static Inner = unsafe { &*Arc::as_ptr(&engine) };
-        RocksSnapshot { view: forever.db.snapshot(), engine }
+        let view = forever.db.snapshot();
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&view);
+        RocksSnapshot { versions: Mutex::new(None), options, view, engine }
+    }
+
+    fn options(&self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.view);
+        options
+    }
+
+    fn whole(&self, cf: Cf, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {
+        let mut options = self.options();
+        options.set_total_order_seek(true);
+        if !start.is_empty() {
+            options.set_iterate_lower_bound(start);
+        }
+        if !end.is_empty() {
+            options.set_iterate_upper_bound(end);
+        }
+        self.engine.db.raw_iterator_cf_opt(family(&self.engine.db, cf), options)
+    }
+
+    fn take_versions(&self) -> DBRawIterator<'static> {
+        if let Some(iter) = self.versions.lock().take() {
+            return iter;
+        }
+        // SAFETY: as in `new`; the iterator goes back into `self`, or is dropped, before the
+        // cursor that borrows `self` ends.
+        let forever: &'static Inner = unsafe { &*Arc::as_ptr(&self.engine) };
+        let mut options = self.options();
+        options.set_prefix_same_as_start(true);
+        forever.db.raw_iterator_cf_opt(family(&forever.db, Cf::Write), options)
     }
 }
 
 impl Snapshot for RocksSnapshot {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        let found = self.view.get_pinned_cf(family(&self.engine.db, cf), key);
+        let db = &self.engine.db;
+        let found = db.get_pinned_cf_opt(family(db, cf), key, &self.options);
         let found = found.map_err(|e| classify("get", e))?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
@@ -36,19 +82,30 @@ impl Snapshot for RocksSnapshot {
         if is_empty_range(start, end) {
             return Ok(Box::new(RocksCursor { iter: None }));
         }
+        if cf == Cf::Write && is_versions_range(start, end) {
+            let iter = Some(self.take_versions());
+            let end = end.to_vec();
+            let cursor = VersionsCursor { snapshot: self, iter, sought: false, end, turned: None };
+            return Ok(Box::new(cursor));
+        }
         if cf == Cf::Lock {
             self.engine.tidy_locks();
         }
-        let mut options = ReadOptions::default();
-        if !start.is_empty() {
-            options.set_iterate_lower_bound(start);
-        }
-        if !end.is_empty() {
-            options.set_iterate_upper_bound(end);
-        }
-        let iter = self.view.raw_iterator_cf_opt(family(&self.engine.db, cf), options);
-        Ok(Box::new(RocksCursor { iter: Some(iter) }))
+        Ok(Box::new(RocksCursor { iter: Some(self.whole(cf, start, end)) }))
     }
+}
+
+/// Moves; then an invalid position is either the end or an error.
+fn go<'a>(
+    iter: &'a mut DBRawIterator<'_>,
+    how: impl FnOnce(&mut DBRawIterator<'_>),
+) -> Result<Option<Pair<'a>>> {
+    how(iter);
+    let found = iter.item();
+    if found.is_none() {
+        iter.status().map_err(|e| classify("read", e))?;
+    }
+    Ok(found)
 }
 
 /// RocksDB's iterator; `None` for a range that cannot hold a key.
@@ -57,14 +114,11 @@ struct RocksCursor<'a> {
 }
 
 impl RocksCursor<'_> {
-    /// Moves; then an invalid position is either the end or an error.
     fn go(&mut self, how: impl FnOnce(&mut DBRawIterator<'_>)) -> Result<Option<Pair<'_>>> {
-        let Some(iter) = &mut self.iter else { return Ok(None) };
-        how(iter);
-        if !iter.valid() {
-            iter.status().map_err(|e| classify("read", e))?;
+        match &mut self.iter {
+            Some(iter) => go(iter, how),
+            None => Ok(None),
         }
-        Ok(iter.item())
     }
 }
 
@@ -91,5 +145,88 @@ impl Cursor for RocksCursor<'_> {
 
     fn current(&self) -> Option<Pair<'_>> {
         self.iter.as_ref().and_then(|iter| iter.item())
+    }
+}
+
+/// Over the versions of one key. Backward steps, and targets that are not versions of the key,
+/// are for another iterator: this one's seeks are right only inside its prefix.
+struct VersionsCursor<'a> {
+    snapshot: &'a RocksSnapshot,
+    iter: Option<DBRawIterator<'static>>,
+    /// The iterator stands where this cursor put it, not an earlier one.
+    sought: bool,
+    /// The key, then the largest version.
+    end: Vec<u8>,
+    turned: Option<RocksCursor<'a>>,
+}
+
+impl VersionsCursor<'_> {
+    fn key(&self) -> &[u8] {
+        &self.end[..self.end.len() - VERSION_BYTES]
+    }
+
+    /// Gives the iterator back and goes on with one that may move everywhere.
+    fn turn(&mut self) -> &mut dyn Cursor {
+        if let Some(iter) = self.iter.take() {
+            let mut whole = self.snapshot.whole(Cf::Write, self.key(), &self.end);
+            if let Some(key) = iter.key().filter(|_| self.sought) {
+                whole.seek(key);
+            }
+            self.snapshot.versions.lock().get_or_insert(iter);
+            self.turned = Some(RocksCursor { iter: Some(whole) });
+        }
+        self.turned.as_mut().expect("made when the iterator was given back")
+    }
+}
+
+impl Drop for VersionsCursor<'_> {
+    fn drop(&mut self) {
+        if let Some(iter) = self.iter.take() {
+            self.snapshot.versions.lock().get_or_insert(iter);
+        }
+    }
+}
+
+impl Cursor for VersionsCursor<'_> {
+    fn seek(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>> {
+        let inside = key.len() == self.end.len() && key.starts_with(self.key()) && *key < *self.end;
+        if !inside || self.iter.is_none() {
+            return self.turn().seek(key);
+        }
+        self.sought = true;
+        match &mut self.iter {
+            Some(iter) => go(iter, |iter| iter.seek(key)),
+            None => Ok(None),
+        }
+    }
+
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>> {
+        self.turn().seek_for_prev(key)
+    }
+
+    fn seek_to_last(&mut self) -> Result<Option<Pair<'_>>> {
+        self.turn().seek_to_last()
+    }
+
+    fn next(&mut self) -> Result<Option<Pair<'_>>> {
+        if self.iter.is_none() {
+            return self.turn().next();
+        }
+        match self.iter.as_mut().filter(|_| self.sought) {
+            Some(iter) => go(iter, |iter| iter.next()),
+            None => Ok(None),
+        }
+    }
+
+    fn prev(&mut self) -> Result<Option<Pair<'_>>> {
+        self.turn().prev()
+    }
+
+    fn current(&self) -> Option<Pair<'_>> {
+        match (&self.iter, &self.turned) {
+            (Some(iter), _) => iter.item().filter(|_| self.sought),
+            (None, Some(turned)) => turned.current(),
+            (None, None) => None,
+        }
     }
 }

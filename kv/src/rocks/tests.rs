@@ -1,3 +1,6 @@
+//! What only RocksDB has: error words, counters, tidying of locks. It must never rely on when
+//! RocksDB compacts by itself.
+
 use super::*;
 use crate::testing::Scratch;
 use std::time::{Duration, Instant};
@@ -56,4 +59,33 @@ fn a_scan_of_locks_rids_memory_of_removed_ones() {
         assert!(now() < deadline, "the flush never came");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn counters_move() {
+    let scratch = Scratch::new();
+    let engine = RocksEngine::open(&scratch.path("engine"), &EngineConfig::default());
+    let engine = engine.expect("opens");
+    let read = |name: &str| {
+        let all = engine.statistics();
+        all.into_iter().find(|(found, _)| found == name).expect("a known name").1
+    };
+    for round in 0..4u8 {
+        let mut batch = WriteBatch::default();
+        (0..100u8).for_each(|n| batch.put(Cf::Write, [n; 9], [round; 100]));
+        engine.write(batch).expect("writes");
+        engine.sync().expect("sync");
+    }
+    assert!(read("written_bytes") >= 4 * 100 * 100, "{}", read("written_bytes"));
+    assert!(read("flushed_bytes") > 0 && read("write.file_bytes") > 0);
+    engine.compact(Cf::Write, b"", b"");
+    assert!(read("compaction_read_bytes") > 0 && read("compaction_written_bytes") > 0);
+    assert_eq!(read("write.level0_files"), 0);
+    let spared = read("filter_spared_seeks");
+    let mut end = vec![9; 5];
+    crate::engine::versions_end(&mut end);
+    let snapshot = engine.snapshot();
+    let mut cursor = snapshot.cursor(Cf::Write, &[9; 5], &end).expect("a cursor");
+    assert_eq!(cursor.seek(&[9, 9, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]).expect("seek"), None);
+    assert!(read("filter_spared_seeks") > spared, "a file was read for a key that it has not");
 }

@@ -1,8 +1,8 @@
 //! Cases that need one open engine. They must never rely on a backend's timing.
 
 use super::{Owned, Random, dump, get, owned, write};
-use crate::engine::{Cf, Cursor, Engine, KEY_BYTES_MAX, WriteBatch, is_empty_range};
-use damask_types::ErrorKind;
+use crate::engine::{Cf, Cursor, Engine, KEY_BYTES_MAX, WriteBatch, is_empty_range, versions_end};
+use damask_types::{ErrorKind, codec};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,6 +29,9 @@ pub(super) const ALL: &[(&str, Case)] = &[
     ("edge keys and values", edge_keys),
     ("delete range ends", delete_range_ends),
     ("bad keys are refused whole", bad_keys),
+    ("versions of one key", versions_of_one_key),
+    ("a load comes in whole", load_is_whole),
+    ("a load in the wrong order leaves nothing", load_out_of_order),
     ("estimate within a factor of two", estimate),
     ("random steps against a model", against_a_model),
 ];
@@ -277,6 +280,106 @@ fn bad_keys(engine: &dyn Engine) {
         assert_eq!(get(engine, Cf::Default, b"good"), None, "nothing of the batch is written");
     }
     assert_eq!(get(engine, Cf::Default, b""), None);
+}
+
+/// The range that reads of versions use: its cursor may be of another kind.
+fn versions_of_one_key(engine: &dyn Engine) {
+    // No key's engine form is a prefix of another's.
+    let encoded = |key: &str| codec::encode_key(key.as_bytes());
+    let version = |key: &str, ts: u64| [&encoded(key)[..], &ts.to_be_bytes()].concat();
+    let mut all = Vec::new();
+    for key in ["", "k", "key", "keyk", "l"] {
+        all.extend([1, 2, 3, 500, u64::MAX - 1].map(|ts| version(key, ts)));
+    }
+    for (n, key) in all.iter().enumerate() {
+        write(engine, |b| b.put(Cf::Write, key.clone(), n.to_be_bytes()));
+        if n % 4 == 3 {
+            engine.sync().expect("sync");
+        }
+    }
+    let snapshot = engine.snapshot();
+    for key in ["k", "key", "keyk", "none"] {
+        let start = encoded(key);
+        let mut end = start.clone();
+        versions_end(&mut end);
+        let inside = all.iter().filter(|k| **k >= start && **k < end);
+        let inside: Vec<_> = inside.cloned().collect();
+        assert_eq!(inside.len(), if key == "none" { 0 } else { 5 }, "only versions of one key");
+        for _ in 0..2 {
+            let mut cursor = snapshot.cursor(Cf::Write, &start, &end).expect("a cursor");
+            assert_eq!(cursor.current(), None, "unpositioned until a seek");
+            assert_eq!(owned(cursor.next().expect("next")), None);
+            for ts in [0, 2, 3, 4, 501, u64::MAX - 1, u64::MAX] {
+                let target = version(key, ts);
+                let mut at = inside.partition_point(|k| *k < target);
+                let mut found = owned(cursor.seek(&target).expect("seek")).map(|(key, _)| key);
+                while at < inside.len() {
+                    assert_eq!(found.as_ref(), inside.get(at), "{key} from {ts}");
+                    assert_eq!(owned(cursor.current()).map(|(key, _)| key), found);
+                    found = owned(cursor.next().expect("next")).map(|(key, _)| key);
+                    at += 1;
+                }
+                assert_eq!(found, None, "the end of {key}");
+                assert_eq!(owned(cursor.next().expect("next")), None, "stays the end");
+            }
+            let first = inside.first();
+            assert_eq!(owned(cursor.seek(b"").expect("seek")).map(|(k, _)| k).as_ref(), first);
+            let last = inside.last();
+            let found = owned(cursor.seek_to_last().expect("seek")).map(|(k, _)| k);
+            assert_eq!(found.as_ref(), last);
+            assert_eq!(owned(cursor.seek(b"zzzzzzzzzzzz").expect("seek")), None);
+        }
+        let mut cursor = snapshot.cursor(Cf::Write, &start, &end).expect("a cursor");
+        if let [first, second, ..] = &inside[..] {
+            assert_eq!(
+                owned(cursor.seek(second).expect("seek")).map(|(k, _)| k).as_ref(),
+                Some(second)
+            );
+            assert_eq!(owned(cursor.prev().expect("prev")).map(|(k, _)| k).as_ref(), Some(first));
+            assert_eq!(owned(cursor.next().expect("next")).map(|(k, _)| k).as_ref(), Some(second));
+        }
+    }
+}
+
+fn load_is_whole(engine: &dyn Engine) {
+    write(engine, |b| {
+        b.put(Cf::Default, "a", "old");
+        b.put(Cf::Default, "b", "old");
+        b.put(Cf::Default, "c", "old");
+        b.delete(Cf::Default, "c");
+    });
+    let before = engine.snapshot();
+    let mut load = engine.ingest(Cf::Default).expect("a load");
+    for (key, value) in [("b", "new"), ("c", "new"), ("d", "")] {
+        load.put(key.as_bytes(), value.as_bytes()).expect("in order");
+    }
+    assert_eq!(get(engine, Cf::Default, b"d"), None, "not seen before its end");
+    assert_eq!(load.finish().expect("comes in"), 3);
+    let pairs = dump(&*engine.snapshot(), Cf::Default, &[], &[]);
+    assert_eq!(pairs, pairs_of(&[("a", "old"), ("b", "new"), ("c", "new"), ("d", "")]));
+    let old = dump(&*before, Cf::Default, &[], &[]);
+    assert_eq!(old, pairs_of(&[("a", "old"), ("b", "old")]), "an older snapshot does not see it");
+    write(engine, |b| b.put(Cf::Default, "b", "newer"));
+    assert_eq!(get(engine, Cf::Default, b"b"), Some(b"newer".to_vec()));
+    assert_eq!(dump(&*engine.snapshot(), Cf::Write, &[], &[]), [], "families are apart");
+    assert_eq!(engine.ingest(Cf::Lock).expect("a load").finish().expect("of nothing"), 0);
+}
+
+fn load_out_of_order(engine: &dyn Engine) {
+    let long = vec![1; KEY_BYTES_MAX + 1];
+    for bad in [&b"a"[..], b"b", b"", &long] {
+        let mut load = engine.ingest(Cf::Write).expect("a load");
+        load.put(b"b", b"1").expect("the first");
+        let error = load.put(bad, b"2").expect_err("does not follow");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        drop(load);
+        assert_eq!(dump(&*engine.snapshot(), Cf::Write, &[], &[]), []);
+    }
+    let mut load = engine.ingest(Cf::Write).expect("a load");
+    load.put(b"b", b"1").expect("the first");
+    drop(load);
+    engine.sync().expect("sync");
+    assert_eq!(dump(&*engine.snapshot(), Cf::Write, &[], &[]), [], "dropped, not finished");
 }
 
 fn estimate(engine: &dyn Engine) {

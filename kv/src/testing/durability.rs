@@ -4,12 +4,19 @@
 use super::{Owned, Scratch, dump_all, get, write};
 use crate::engine::{Cf, Engine};
 use crate::error::Result;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use std::{fs, io};
 
 /// Batches before the sync, and after it.
 const SYNCED: usize = 20;
 const UNSYNCED: usize = 20;
+/// Batches between two syncs.
+const SYNC_EVERY: usize = 5;
+/// Tries to copy a folder while it changes.
+const COPIES_MAX: usize = 1000;
+/// Pairs of a load.
+const LOADED: u64 = 5_000;
 
 /// The n-th batch: touches all families, replaces, and removes what an earlier one wrote.
 fn step(engine: &dyn Engine, n: usize) {
@@ -58,23 +65,69 @@ pub(super) fn reopen<E: Engine>(open: &impl Fn(&Path) -> Result<E>) {
     assert_eq!(get(&engine, Cf::Write, b"last"), Some((SYNCED - 1).to_be_bytes().to_vec()));
 }
 
-/// A copy of the folder while the engine is open is what a killed process leaves.
+/// A copy of the folder while the engine is open is what a killed process leaves. One is taken
+/// after every sync, and one after every few batches in between.
 pub(super) fn copy_of_a_live_folder<E: Engine>(open: &impl Fn(&Path) -> Result<E>) {
     eprintln!("case a copy of a live folder holds what was synced, and a prefix");
     let scratch = Scratch::new();
+    // The engine's state after each step.
+    let mut states = Vec::new();
+    let fresh = open(&scratch.path("fresh")).expect("opens");
+    for n in 0..=SYNCED + UNSYNCED {
+        states.push(dump_all(&fresh));
+        step(&fresh, n);
+    }
     let live = scratch.path("live");
     let engine = open(&live).expect("opens");
-    (0..SYNCED).for_each(|n| step(&engine, n));
-    engine.sync().expect("sync");
-    (SYNCED..SYNCED + UNSYNCED).for_each(|n| step(&engine, n));
+    let mut synced = 0;
+    for n in 0..SYNCED + UNSYNCED {
+        step(&engine, n);
+        if n < SYNCED && n % SYNC_EVERY == SYNC_EVERY - 1 {
+            engine.sync().expect("sync");
+            synced = n + 1;
+        }
+        if n % SYNC_EVERY == SYNC_EVERY - 1 || n % SYNC_EVERY == SYNC_EVERY / 2 {
+            let copy = scratch.path(&format!("copy{n}"));
+            copy_folder(&live, &copy);
+            let left = dump_all(&open(&copy).expect("a killed process's folder opens"));
+            let kept = (synced..=n + 1).rev().find(|kept| states[*kept] == left);
+            assert!(kept.is_some(), "batch {n}: neither what was synced ({synced}) nor a prefix");
+        }
+    }
+}
+
+/// A finished load is durable, with all that was written before it; one that was not is gone.
+pub(super) fn load<E: Engine>(open: &impl Fn(&Path) -> Result<E>) {
+    eprintln!("case a load is durable, and what came before it");
+    let scratch = Scratch::new();
+    let live = scratch.path("live");
+    let engine = open(&live).expect("opens");
+    let before = expected(&engine, SYNCED);
+    let mut load = engine.ingest(Cf::Default).expect("a load");
+    for n in 0..LOADED {
+        load.put(format!("load{n:06}").as_bytes(), &[n as u8; 64]).expect("in order");
+    }
+    assert_eq!(load.finish().expect("comes in"), LOADED);
+    let mut half = engine.ingest(Cf::Default).expect("a load");
+    half.put(b"never", b"1").expect("in order");
     let copy = scratch.path("copy");
     copy_folder(&live, &copy);
-    let left = dump_all(&open(&copy).expect("a killed process's folder opens"));
-    let prefixes = (SYNCED..=SYNCED + UNSYNCED).any(|n| {
-        let fresh = open(&scratch.path(&format!("fresh{n}"))).expect("opens");
-        expected(&fresh, n) == left
-    });
-    assert!(prefixes, "neither what was synced nor a prefix of the rest: {left:?}");
+    drop(half);
+    let left = open(&copy).expect("a killed process's folder opens");
+    let mut pairs = dump_all(&left);
+    let loaded = pairs[Cf::Default as usize].extract_if(.., |(k, _)| k.starts_with(b"load"));
+    assert_eq!(loaded.count() as u64, LOADED);
+    assert_eq!(pairs, before);
+    let seen = dump_all(&engine);
+    drop(engine);
+    for round in 0..2 {
+        let engine = open(&live).unwrap_or_else(|e| panic!("reopen {round}: {e}"));
+        assert_eq!(dump_all(&engine), seen, "reopen {round}");
+        write(&engine, |b| b.put(Cf::Default, "load000001", "over"));
+        assert_eq!(get(&engine, Cf::Default, b"load000001"), Some(b"over".to_vec()));
+        write(&engine, |b| b.put(Cf::Default, "load000001", [1; 64]));
+        engine.sync().expect("sync");
+    }
 }
 
 /// A checkpoint opens, equals its moment, and is apart from its source.
@@ -110,15 +163,46 @@ pub(super) fn crash_model<E: Engine>(make: &impl Fn() -> E, crash: &impl Fn(&E, 
     }
 }
 
+/// Copies a folder that the engine's own threads may be changing: until it was the same before and
+/// after, so that the copy is what it was at one moment.
 fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("the engine's folder") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy_folder(&entry.path(), &target);
+    for _ in 0..COPIES_MAX {
+        let before = listing(from);
+        if try_copy(from, to).is_ok() && before.is_ok() && listing(from).ok() == before.ok() {
+            return;
+        }
+        // Half a copy is no copy.
+        fs::remove_dir_all(to).expect("removes");
+    }
+    panic!("{} never stands still", from.display());
+}
+
+/// Every file with its length and time of change.
+fn listing(folder: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTime>)>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let about = fs::metadata(&path)?;
+        if about.is_dir() {
+            all.extend(listing(&path)?);
         } else {
-            fs::copy(entry.path(), target).expect("copies");
+            all.push((path, about.len(), about.modified().ok()));
         }
     }
+    all.sort();
+    Ok(all)
+}
+
+fn try_copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            try_copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }

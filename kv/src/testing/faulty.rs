@@ -1,7 +1,9 @@
 //! An engine whose n-th operation fails. It must never fail halfway: a failed write wrote nothing,
 //! and after a failed sync everything fails until the engine is made anew.
 
-use crate::engine::{Capabilities, Cf, Cursor, Engine, Estimate, Pair, Snapshot, WriteBatch};
+use crate::engine::{
+    Capabilities, Cf, Cursor, Engine, Estimate, Ingestion, Pair, Snapshot, WriteBatch,
+};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use damask_types::ErrorKind;
@@ -33,7 +35,8 @@ impl Plan {
     }
 }
 
-/// Wraps an engine. Writes, syncs, estimates, checkpoints, gets, cursors and their steps count.
+/// Wraps an engine. Writes, syncs, estimates, checkpoints, loads and their
+/// pairs, gets, cursors and their steps count.
 pub struct Faulty<E> {
     engine: E,
     plan: Arc<Plan>,
@@ -88,12 +91,34 @@ impl<E: Engine> Engine for Faulty<E> {
         self.engine.checkpoint(into)
     }
 
+    fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>> {
+        self.plan.check("ingest")?;
+        Ok(Box::new(FaultyIngestion { load: self.engine.ingest(cf)?, plan: &self.plan }))
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.engine.capabilities()
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {
         self.engine.statistics()
+    }
+}
+
+struct FaultyIngestion<'a> {
+    load: Box<dyn Ingestion + 'a>,
+    plan: &'a Plan,
+}
+
+impl Ingestion for FaultyIngestion<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.plan.check("ingest")?;
+        self.load.put(key, value)
+    }
+
+    fn finish(self: Box<Self>) -> Result<u64> {
+        self.plan.check("ingest")?;
+        self.load.finish()
     }
 }
 

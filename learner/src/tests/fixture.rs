@@ -178,7 +178,17 @@ pub fn schema(id: TableId, more: &[ColumnSchema]) -> TableSchema {
 struct CaughtUp(Arc<ColumnMachine>);
 
 impl ReadIndex for CaughtUp {
-    fn read_index(&self, region: RegionId, _: Epoch, done: Done<ReadPermit>) {
+    fn ask(
+        &self,
+        _: RegionId,
+        _: Epoch,
+        _: &[KeyRange],
+        _: Timestamp,
+    ) -> std::result::Result<u64, crate::ReadError> {
+        Ok(0)
+    }
+
+    fn wait(&self, region: RegionId, _: Epoch, _: u64, done: Done<ReadPermit>) {
         let states = self.0.slot(region).map(|slot| slot.seen.lock().state.clone());
         done(match states {
             Some(state) => {

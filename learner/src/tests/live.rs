@@ -2,7 +2,7 @@
 //! replays what was not synced.
 
 use super::fixture::*;
-use crate::LearnerRead;
+use crate::{LearnerRead, StoreReads};
 use damask_env::{Clock, RealClock};
 use damask_raftstore::testing::LocalNetwork;
 use damask_raftstore::*;
@@ -45,7 +45,16 @@ fn propose(store: &Store, records: &[Record]) {
 }
 
 fn rows(f: &Fixture, store: &Store, ts: u64) -> usize {
-    let reader = LearnerRead::new(Arc::new(store.handle()), f.machine.clone(), DEADLINE);
+    // The replica leads itself: its own read index is the leader's.
+    let leader = store.handle();
+    let ask = move |region, epoch, _: &[KeyRange], _| {
+        let (sender, answer) = mpsc::channel();
+        leader.read_index(region, epoch, Box::new(move |a| drop(sender.send(a))));
+        let permit = answer.recv_timeout(DEADLINE).map_err(|_| Error::Stopped)??;
+        Ok(permit.applied.index)
+    };
+    let reads = Arc::new(StoreReads::new(store.handle(), Box::new(ask)));
+    let reader = LearnerRead::new(reads, f.machine.clone(), DEADLINE);
     let epoch = Epoch { conf_ver: 1, version: 1 };
     let since = RealClock::default();
     loop {

@@ -98,7 +98,17 @@ struct Odd {
 }
 
 impl ReadIndex for Odd {
-    fn read_index(&self, _: RegionId, _: Epoch, done: Done<ReadPermit>) {
+    fn ask(
+        &self,
+        _: RegionId,
+        _: Epoch,
+        _: &[KeyRange],
+        _: Timestamp,
+    ) -> Result<u64, ReadError> {
+        Ok(1000)
+    }
+
+    fn wait(&self, _: RegionId, _: Epoch, _: u64, done: Done<ReadPermit>) {
         match self.ahead {
             true => done(Ok(ReadPermit {
                 region: Arc::new(state(R, row_range(T), 1).region),
@@ -108,6 +118,48 @@ impl ReadIndex for Odd {
             false => self.keep.lock().push(done),
         }
     }
+}
+
+/// A leader with an unfinished prewrite on row 5, which could commit from version 40 on.
+struct Pending(parking_lot::Mutex<Vec<(Vec<KeyRange>, Timestamp)>>);
+
+impl ReadIndex for Pending {
+    fn ask(
+        &self,
+        _: RegionId,
+        _: Epoch,
+        ranges: &[KeyRange],
+        ts: Timestamp,
+    ) -> Result<u64, ReadError> {
+        self.0.lock().push((ranges.to_vec(), ts));
+        if ts < Timestamp(40) || !ranges.iter().any(|range| range.contains(&key(5))) {
+            return Ok(7);
+        }
+        let lock = Lock::new(LockKind::Put, key(5), Timestamp(20), 1);
+        Err(ReadError::Locked(vec![KeyLock { key: key(5), lock }]))
+    }
+
+    fn wait(&self, region: RegionId, _: Epoch, index: u64, done: Done<ReadPermit>) {
+        assert_eq!(index, 7, "what the leader has said");
+        let region = Arc::new(state(region, row_range(T), 1).region);
+        done(Ok(ReadPermit { region, term: 1, applied: Applied { index: 7, term: 1 } }));
+    }
+}
+
+#[test]
+fn the_leader_is_asked_at_the_timestamp_about_what_is_read() {
+    let mut f = Fixture::new();
+    f.write(vec![]);
+    f.write(vec![]);
+    let leader = Arc::new(Pending(parking_lot::Mutex::default()));
+    let reader = LearnerRead::new(leader.clone(), f.machine.clone(), Duration::from_secs(5));
+    let view = |first, last, ts| {
+        reader.view(R, EPOCH, &[handle_range(T, first, last)], Timestamp(ts))
+    };
+    assert!(view(0, 9, 39).is_ok() && view(6, 9, 99).is_ok());
+    assert_eq!(locked(view(0, 9, 40))[0].key, key(5));
+    let asked: Vec<_> = leader.0.lock().iter().map(|(_, ts)| ts.0).collect();
+    assert_eq!(asked, [39, 99, 40]);
 }
 
 #[test]

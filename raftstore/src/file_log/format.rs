@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! segment   {number, 16 hex digits}.log
-//!   0   8   magic "DMSKLOG1"
+//!   0   8   magic "DMSKLOG2"
 //!   8   8   number, LE
 //!  16   …   records
 //! record    one per sync
-//!   0   4   bytes of payload, LE
-//!   4   4   crc32 of sequence and payload, LE
-//!   8   8   sequence, LE: one more than the record before, over all segments
-//!  16   …   payload: operations
+//!   0   4   n, bytes of payload, LE
+//!   4   8   sequence, LE: one more than the record before, over all segments
+//!  12   4   crc32 of the 12 bytes before, LE
+//!  16   n   payload: operations
+//!   …   4   crc32 of header and payload, LE
+//!   …   4   end mark "\x0aEND"
 //! operation tag u8, group varint, then
 //!   1 append     count, entry*
 //!   2 hard       term, vote, commit
@@ -23,6 +25,11 @@
 //! ```
 //! Numbers without a width are varints. A new segment's first record starts with a `state` of
 //! every group, so that older segments matter only for the entries they hold.
+//!
+//! A crash cuts the last write short: bytes are missing, or the file system gives zeros in place of
+//! sectors that it had no time to write. Nothing in a record makes it end in zeros, so what has its
+//! end mark was written whole, and is damaged if its checksum is wrong. The header has a checksum of
+//! its own, so that a length is believed only if it is right.
 
 use crate::error::{Error, Result};
 use crate::log_store::{EntryKind, HardState, LogEntry, LogOp};
@@ -30,11 +37,26 @@ use crate::machine::Applied;
 use damask_types::RegionId;
 use damask_types::codec::{DecodeError, put_var_u64, take, take_u8, take_var_u64};
 
-pub(super) const MAGIC: &[u8; 8] = b"DMSKLOG1";
+pub(super) const MAGIC: &[u8; 8] = b"DMSKLOG2";
 pub(super) const SEGMENT_HEADER: usize = 16;
 pub(super) const RECORD_HEADER: usize = 16;
-/// Sequences further ahead than this are taken for chance when looking for a later record.
-const SEQUENCE_WINDOW: u64 = 1 << 20;
+const RECORD_TRAILER: usize = 8;
+const END: &[u8; 4] = b"\x0aEND";
+/// The file system writes no less than this at a time, aligned.
+const SECTOR: usize = 512;
+
+/// What is found where a record should begin.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    /// A good one; the next begins `bytes` later.
+    Record { sequence: u64, payload: &'a [u8], bytes: usize },
+    /// The end of the file.
+    End,
+    /// A write that a crash cut short.
+    Torn,
+    /// Bytes that nobody wrote.
+    Damaged,
+}
 
 /// An operation as found in a file.
 pub(super) enum Stored<'a> {
@@ -203,37 +225,58 @@ pub(super) fn take_op<'a>(
     Ok((group, op))
 }
 
-/// Fills in a record's header once its payload is complete.
-pub(super) fn seal(record: &mut [u8], sequence: u64) -> Result<()> {
-    let len = u32::try_from(record.len() - RECORD_HEADER)
+/// Fills in a record's header, once its payload is complete, and adds its trailer.
+pub(super) fn seal(piece: &mut Vec<u8>, record: usize, sequence: u64) -> Result<()> {
+    let len = u32::try_from(piece.len() - record - RECORD_HEADER)
         .map_err(|_| Error::Invalid("a log record above 4 GiB".to_owned()))?;
-    record[8..16].copy_from_slice(&sequence.to_le_bytes());
-    let crc = crc32fast::hash(&record[8..]);
-    record[..4].copy_from_slice(&len.to_le_bytes());
-    record[4..8].copy_from_slice(&crc.to_le_bytes());
+    let header = &mut piece[record..record + RECORD_HEADER];
+    header[..4].copy_from_slice(&len.to_le_bytes());
+    header[4..12].copy_from_slice(&sequence.to_le_bytes());
+    let crc = crc32fast::hash(&header[..12]);
+    header[12..].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32fast::hash(&piece[record..]);
+    piece.extend_from_slice(&crc.to_le_bytes());
+    piece.extend_from_slice(END);
     Ok(())
 }
 
-/// The record at the front: sequence and payload. `None` if there is no valid one.
-pub(super) fn open_record(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let header = bytes.get(..RECORD_HEADER)?;
-    let len = u32::from_le_bytes(header[..4].try_into().ok()?) as usize;
-    let crc = u32::from_le_bytes(header[4..8].try_into().ok()?);
-    let sequence = u64::from_le_bytes(header[8..16].try_into().ok()?);
-    let payload = bytes.get(RECORD_HEADER..RECORD_HEADER.checked_add(len)?)?;
-    let right = crc32fast::hash(&bytes[8..RECORD_HEADER + len]) == crc;
-    right.then_some((sequence, payload))
+/// The record at `at` of a segment.
+pub(super) fn find_record(segment: &[u8], at: usize) -> Found<'_> {
+    let rest = &segment[at..];
+    if rest.is_empty() {
+        return Found::End;
+    }
+    let unfinished = |end: usize| match is_torn(segment, at, end) {
+        true => Found::Torn,
+        false => Found::Damaged,
+    };
+    let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
+    let Some((header, body)) = rest.split_at_checked(RECORD_HEADER) else { return Found::Torn };
+    if crc32fast::hash(&header[..12]) != number(&header[12..]) {
+        return unfinished(at + RECORD_HEADER);
+    }
+    let len = number(&header[..4]) as usize;
+    let sequence = u64::from_le_bytes(header[4..12].try_into().expect("8 bytes"));
+    let bytes = RECORD_HEADER + len + RECORD_TRAILER;
+    let Some(trailer) = body.get(len..len + RECORD_TRAILER) else { return Found::Torn };
+    let whole = crc32fast::hash(&rest[..RECORD_HEADER + len]) == number(&trailer[..4]);
+    if !whole || &trailer[4..] != END {
+        return unfinished(at + bytes);
+    }
+    Found::Record { sequence, payload: &body[..len], bytes }
 }
 
-/// Is there a valid record anywhere after the front, at or after `sequence`? Then what is at the
-/// front is damage, not a write that a crash cut short.
-pub(super) fn later_record(bytes: &[u8], sequence: u64) -> bool {
-    let plausible = |at: usize| {
-        let Some(header) = bytes.get(at..at + RECORD_HEADER) else { return false };
-        let len = u32::from_le_bytes(header[..4].try_into().expect("4 bytes")) as usize;
-        let found = u64::from_le_bytes(header[8..].try_into().expect("8 bytes"));
-        let ahead = found.checked_sub(sequence).is_some_and(|d| d < SEQUENCE_WINDOW);
-        ahead && bytes.len() - at - RECORD_HEADER >= len
-    };
-    (1..bytes.len()).any(|at| plausible(at) && open_record(&bytes[at..]).is_some())
+/// Is the segment's header only partly there?
+pub(super) fn is_header_torn(segment: &[u8]) -> bool {
+    is_torn(segment, 0, SEGMENT_HEADER)
+}
+
+/// Was what lies in `at..end` written in part only? Then the file ends before, or is all zeros from
+/// `at` on, or from the beginning of one of its sectors on.
+fn is_torn(segment: &[u8], at: usize, end: usize) -> bool {
+    if segment.len() < end {
+        return true;
+    }
+    let written = segment.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    written <= at || written.next_multiple_of(SECTOR) < end
 }

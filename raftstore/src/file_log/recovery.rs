@@ -1,7 +1,7 @@
-//! Opening a log folder: replays every record in order. It cuts a torn end off the last file and
-//! changes nothing else; any other damage is an error that names file and offset.
+//! Opening a log folder: replays every record in order. It cuts a torn end off the last file, and
+//! says so, and changes nothing else; any other damage is an error that names file and offset.
 
-use super::format::{self, RECORD_HEADER, SEGMENT_HEADER, Stored};
+use super::format::{self, Found, RECORD_HEADER, SEGMENT_HEADER, Stored};
 use super::{Place, Slot, State};
 use crate::error::{Error, Result};
 use crate::log_index::LogIndex;
@@ -48,36 +48,16 @@ fn segment(
     let name = format::segment_name(folder, number);
     let io = |e: std::io::Error| Error::io(&name, &e);
     let content = disk.map(&name).map_err(io)?;
-    let bytes: &[u8] = &content;
-    let mut at = 0;
-    if bytes.get(..SEGMENT_HEADER) == Some(&format::segment_header(number)[..]) {
-        at = SEGMENT_HEADER;
-        while let Some((sequence, payload)) = format::open_record(&bytes[at..]) {
-            let follows = state.sequence == 0 || sequence == state.sequence;
-            let bad = || Error::corrupt(format!("{name} at {at}: bad record"));
-            if !follows {
-                return Err(bad());
-            }
-            apply(state, number, (at + RECORD_HEADER) as u64, sequence, payload)
-                .map_err(|_| bad())?;
-            state.sequence = sequence + 1;
-            at += RECORD_HEADER + payload.len();
-        }
-    }
-    if at < bytes.len() || at == 0 {
-        // With a bad header the first record may be the one expected next.
-        let beyond = if at == 0 { state.sequence } else { state.sequence + 1 };
-        if !last || format::later_record(&bytes[at..], beyond) {
-            return Err(Error::corrupt(format!("{name} at {at}: bad record")));
-        }
-    }
-    let torn = at < bytes.len();
+    let (len, at) = (content.len(), records(&content, &name, number, state)?);
     drop(content);
+    if at < len || at <= SEGMENT_HEADER {
+        if !last {
+            return Err(Error::corrupt(format!("{name} at {at}: the record is cut short")));
+        }
+        tracing::warn!(file = name, offset = at, bytes = len - at, "an unfinished write is cut off");
+    }
     if at <= SEGMENT_HEADER {
         // Not one record was complete: as if the segment had not been begun.
-        if !last {
-            return Err(Error::corrupt(format!("{name} at {at}: no record")));
-        }
         disk.remove(&name).map_err(io)?;
         disk.sync_folder(folder).map_err(io)?;
         // The next segment begins with every group's state, so the tail counts as full.
@@ -85,13 +65,41 @@ fn segment(
         return Ok(());
     }
     let file = disk.open(&name).map_err(io)?;
-    if torn {
+    if at < len {
         file.truncate(at as u64).map_err(io)?;
         file.sync().map_err(io)?;
     }
     state.files.insert(number, file);
     state.tail = (number, at as u64);
     Ok(())
+}
+
+/// Replays a segment's records: where the last good one ends. What follows, if anything, is torn.
+fn records(segment: &[u8], name: &str, number: u64, state: &mut State) -> Result<usize> {
+    let damaged = |at: usize, why: &str| Error::corrupt(format!("{name} at {at}: {why}"));
+    if segment.get(..SEGMENT_HEADER) != Some(&format::segment_header(number)[..]) {
+        return match format::is_header_torn(segment) {
+            true => Ok(0),
+            false => Err(damaged(0, "not the header of this segment, in this version's format")),
+        };
+    }
+    let mut at = SEGMENT_HEADER;
+    loop {
+        match format::find_record(segment, at) {
+            Found::Record { sequence, payload, bytes } => {
+                if state.sequence != 0 && sequence != state.sequence {
+                    return Err(damaged(at, "a record is missing before this one"));
+                }
+                let start = (at + RECORD_HEADER) as u64;
+                apply(state, number, start, sequence, payload)
+                    .map_err(|e| damaged(at, &format!("a bad record: {e}")))?;
+                state.sequence = sequence + 1;
+                at += bytes;
+            }
+            Found::End | Found::Torn => return Ok(at),
+            Found::Damaged => return Err(damaged(at, "a damaged record")),
+        }
+    }
 }
 
 fn apply(

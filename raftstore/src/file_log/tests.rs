@@ -64,51 +64,144 @@ fn bytes_are_fixed() {
     store.append(vec![(A, LogOp::Append(vec![entry]))]).unwrap();
     store.sync().unwrap();
     let bytes = disk.map("log/0000000000000001.log").unwrap();
-    let header = "444d534b4c4f4731".to_owned() + "0100000000000000";
-    let record = "0d000000".to_owned() + &Hex(&crc(&bytes[24..])).to_string() + "0000000000000000";
+    let segment = "444d534b4c4f4732".to_owned() + "0100000000000000";
+    let header = "0d000000".to_owned() + "0000000000000000" + &crc(&bytes[16..28]);
     let payload = "04070505".to_owned() + "010701" + "00060500" + "0164";
-    assert_eq!(Hex(&bytes).to_string(), header + &record + &payload);
+    let trailer = crc(&bytes[16..45]) + "0a454e44";
+    assert_eq!(Hex(&bytes).to_string(), segment + &header + &payload + &trailer);
 }
 
-fn crc(bytes: &[u8]) -> [u8; 4] {
-    crc32fast::hash(bytes).to_le_bytes()
+fn crc(bytes: &[u8]) -> String {
+    Hex(&crc32fast::hash(bytes).to_le_bytes()).to_string()
 }
 
-#[test]
-fn damage_in_the_middle_is_named_and_a_torn_end_is_cut() {
+/// Twenty records of two entries, in several segments; all synced.
+fn filled() -> MemoryDisk {
     let disk = MemoryDisk::new();
     let store = open(&disk).unwrap();
     for round in 0..20 {
         store.append(entries(round * 2 + 1..=round * 2 + 2)).unwrap();
         store.sync().unwrap();
     }
-    let files = disk.files();
-    assert!(files.len() > 2, "several segments");
-    let (last, len) = files.last().unwrap().clone();
-    for (name, bytes) in &files {
-        let image = disk.crash_image(|n| n);
-        assert!(image.flip(name, bytes - 3, 1));
-        match open(&image) {
-            Ok(store) => {
-                assert_eq!(*name, last, "only the last record of all may be taken for torn");
-                assert!(store.group(A).unwrap().last.index < 40);
-            }
-            Err(e) => assert!(e.to_string().contains(name), "{e}"),
-        }
-        let image = disk.crash_image(|n| n);
-        assert!(image.flip(name, 3, 1), "the header");
-        let e = open(&image).err().expect("a bad header before good records").to_string();
-        assert!(e.contains(name), "{e}");
-    }
-    // A first record that is bad before a good one.
+    assert!(disk.files().len() > 2, "several segments");
+    disk
+}
+
+/// The same files, one of them with other bytes.
+fn altered(disk: &MemoryDisk, name: &str, bytes: &[u8]) -> MemoryDisk {
     let image = disk.crash_image(|n| n);
-    assert!(image.flip(&last, 20, 1));
-    if len > 300 {
-        assert!(open(&image).is_err());
+    image.replace(name, bytes).unwrap();
+    image
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_named() {
+    let disk = filled();
+    for (name, bytes) in disk.files() {
+        for at in 0..bytes {
+            let image = disk.crash_image(|n| n);
+            assert!(image.flip(&name, at, (at % 8) as u8));
+            let e = open(&image).err().unwrap_or_else(|| panic!("{name} at {at} was taken"));
+            assert_eq!(e.kind(), ErrorKind::Corrupt);
+            let said = e.to_string();
+            assert!(said.contains(&name) && said.contains(" at "), "{name} at {at}: {said}");
+        }
     }
+}
+
+#[test]
+fn a_zeroed_last_byte_is_damage_too() {
+    let disk = filled();
+    let (name, len) = disk.files().pop().unwrap();
+    let mut bytes = disk.map(&name).unwrap().to_vec();
+    assert_ne!((len - 1) % 512, 0, "no write ends there");
+    bytes[len - 1] = 0;
+    assert_eq!(open(&altered(&disk, &name, &bytes)).err().unwrap().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_missing_segment_and_one_cut_short_are_named() {
+    let disk = filled();
+    let files = disk.files();
     let image = disk.crash_image(|n| n);
     image.remove(&files[1].0).unwrap();
-    assert!(open(&image).is_err(), "a missing segment");
+    assert!(open(&image).err().unwrap().to_string().contains(&files[1].0));
+    let (name, len) = &files[0];
+    let bytes = disk.map(name).unwrap()[..len - 1].to_vec();
+    assert!(open(&altered(&disk, name, &bytes)).err().unwrap().to_string().contains(name));
+}
+
+/// One record of each size that matters is written after a synced one, and is cut short: by length,
+/// and by zeros in the place of sectors.
+#[test]
+fn an_unfinished_record_is_cut_off_and_the_log_goes_on() {
+    let disk = MemoryDisk::new();
+    let config = FileLogConfig::default();
+    let open = |disk: &MemoryDisk| {
+        FileLogStore::open(Arc::new(disk.clone()), "log", config.clone()).unwrap()
+    };
+    let store = open(&disk);
+    store.append(entries(1..=2)).unwrap();
+    store.sync().unwrap();
+    let (name, synced) = disk.files().pop().unwrap();
+    store.append(entries(3..=60)).unwrap();
+    store.sync().unwrap();
+    let whole = disk.map(&name).unwrap().to_vec();
+    assert!(whole.len() > 4 * 512, "several sectors");
+    let check = |image: &MemoryDisk, what: &str| {
+        let store = open(image);
+        assert_eq!(store.group(A).unwrap().last.index, 2, "{what}");
+        store.append(entries(3..=3)).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        assert_eq!(open(image).group(A).unwrap().last.index, 3, "{what}, again");
+    };
+    for len in synced..whole.len() {
+        check(&altered(&disk, &name, &whole[..len]), &format!("{len} bytes"));
+    }
+    let sectors = (synced.next_multiple_of(512)..whole.len()).step_by(512);
+    for from in std::iter::once(synced).chain(sectors) {
+        let mut zeros = whole.clone();
+        zeros[from..].fill(0);
+        check(&altered(&disk, &name, &zeros), &format!("zeros from {from}"));
+        zeros.resize(whole.len() + 700, 0);
+        check(&altered(&disk, &name, &zeros), &format!("zeros from {from} and beyond"));
+    }
+}
+
+/// Readers of old entries, while these are moved out of old files and the files are removed.
+#[test]
+fn reads_do_not_notice_that_entries_move_and_files_go() {
+    const OLD: RegionId = RegionId(1);
+    let store = Arc::new(open(&MemoryDisk::new()).unwrap());
+    let old = |index| LogEntry { index, term: 1, data: vec![1; 20], ..LogEntry::default() };
+    store.append(vec![(OLD, LogOp::Append((1..=4).map(old).collect()))]).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let mut out = Vec::new();
+                        store.entries(OLD, 1, 5, u64::MAX, &mut out)?;
+                        assert_eq!(out, (1..=4).map(old).collect::<Vec<_>>());
+                    }
+                    Ok::<(), Error>(())
+                })
+            })
+            .collect();
+        for index in 1..=8000 {
+            store.append(entries(index..=index)).unwrap();
+            store.sync().unwrap();
+            store.append(vec![(A, LogOp::CompactTo(Applied { index, term: 1 }))]).unwrap();
+            store.purge().unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for reader in readers {
+            reader.join().unwrap().unwrap();
+        }
+    });
+    assert!(store.segments().unwrap()[0].0 > 100, "files came and went");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::{EARLY_TICKS_MAX, PERMIT_TICKS_MAX, PROBE_TICKS, StoreCore};
 use crate::answer::Answer;
-use crate::apply::{ApplyReport, ApplyTask, Change, INITIAL, Waiting, change_region, split_region};
+use crate::apply::{ApplyReport, ApplyTask, Change, LOG_START, Waiting, change_region, split_region};
 use crate::command;
 use crate::error::{Error, Result};
 use crate::group::{Exported, Group, conf_change};
@@ -31,6 +31,13 @@ pub(crate) enum Event {
     Read {
         region: RegionId,
         epoch: Epoch,
+        answer: Answer<ReadPermit>,
+    },
+    /// As `Read`, but the leader has been asked elsewhere, and has named this index.
+    ReadAt {
+        region: RegionId,
+        epoch: Epoch,
+        index: u64,
         answer: Answer<ReadPermit>,
     },
     Split {
@@ -77,7 +84,10 @@ impl StoreCore {
                     Err(e) => answer.send(Err(e)),
                 }
             }
-            Event::Read { region, epoch, answer } => self.on_read(region, epoch, answer),
+            Event::Read { region, epoch, answer } => self.on_read(region, epoch, None, answer),
+            Event::ReadAt { region, epoch, index, answer } => {
+                self.on_read(region, epoch, Some(index), answer);
+            }
             Event::Split { region, epoch, keys, children, answer } => {
                 self.on_split(region, epoch, &keys, &children, answer);
             }
@@ -127,7 +137,14 @@ impl StoreCore {
         Ok(self.replicas.get_mut(&id).expect("found above"))
     }
 
-    fn on_read(&mut self, id: RegionId, epoch: Epoch, answer: Answer<ReadPermit>) {
+    /// `index`: the leader's answer, if it was asked elsewhere.
+    fn on_read(
+        &mut self,
+        id: RegionId,
+        epoch: Epoch,
+        index: Option<u64>,
+        answer: Answer<ReadPermit>,
+    ) {
         let live = |r: &&mut Replica| r.initialised && !r.destroying;
         let Some(replica) = self.replicas.get_mut(&id).filter(live) else {
             return answer.send(Err(Error::RegionNotFound(id)));
@@ -135,7 +152,11 @@ impl StoreCore {
         if epoch.version < replica.region.epoch.version {
             return answer.send(Err(Error::EpochNotMatch { current: self.regions(id) }));
         }
-        replica.waiting_reads.push(Read { epoch, since: self.tick, answer });
+        let read = Read { epoch, since: self.tick, answer };
+        match index {
+            Some(index) => replica.confirmed.push((index, replica.group.term(), vec![read])),
+            None => replica.waiting_reads.push(read),
+        }
         self.dirty.insert(id);
     }
 
@@ -378,11 +399,11 @@ impl StoreCore {
             self.tombstones.remove(&id);
             let log = self.log.group(id).unwrap_or_default();
             if log.last.index == 0 {
-                self.reset_log(id, log.hard, INITIAL)?;
+                self.reset_log(id, log.hard, LOG_START)?;
             }
             let own = child.peer_on(self.store).copied();
             let own = own.ok_or_else(|| Error::corrupt("a child without its parent's peers"))?;
-            self.open_replica(child, own, INITIAL)?;
+            self.open_replica(child, own, LOG_START)?;
             let replica = self.replicas.get_mut(&id).expect("opened above");
             replica.siblings = all.iter().copied().filter(|r| *r != id).collect();
             if leads {

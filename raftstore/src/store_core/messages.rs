@@ -210,7 +210,7 @@ impl StoreCore {
         let Some(Importing { mut ready, state: expected }) = replica.importing.take() else {
             return Ok(());
         };
-        debug_assert_eq!(state, expected);
+        assert_eq!(state, expected, "the machine imports what it was given");
         let number = ready.number();
         let mut batch = vec![(id, LogOp::Reset(state.applied))];
         let entries = ready.take_entries();

@@ -90,10 +90,10 @@ impl World {
             let (disk, engine) = (MemoryDisk::new(), MemoryEngine::with_crashes());
             if id <= voters {
                 let region = region.clone();
-                let state = RegionState { region, applied: INITIAL, tombstone: false };
+                let state = RegionState { region, applied: LOG_START, tombstone: false };
                 let machine = RowMachine::new(Arc::new(engine.clone()));
                 let effects = vec![Effect::Regions(vec![state])];
-                let batch = ApplyBatch { region: RegionId(1), applied: INITIAL, effects };
+                let batch = ApplyBatch { region: RegionId(1), applied: LOG_START, effects };
                 machine.apply(vec![batch]).unwrap();
                 machine.sync().unwrap();
             }

@@ -16,10 +16,11 @@ use super::ids::Ids;
 use crate::error::{Error, Result};
 use crate::failure;
 use damask_txn::{Client, Transaction};
-use damask_types::schema::catalog as keys;
-use damask_types::{KeyRange, TableId, TableSchema};
+use damask_types::schema::{IndexSchema, IndexState, catalog as keys};
+use damask_types::{IndexId, KeyRange, TableId, TableSchema};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Table ids below are the system's.
 const FIRST_TABLE_ID: i64 = 100;
@@ -28,13 +29,25 @@ const ATTEMPTS_MAX: u32 = 20;
 /// Catalog entries read at once.
 const PAGE: usize = 1_000;
 
-/// `mg{id, big-endian}`: a dropped table whose data is still to be deleted.
+/// `mg{table id}` or `mg{table id}{index id}`, big-endian: a dropped table or index whose data is
+/// still to be deleted.
 const GARBAGE_PREFIX: &[u8] = b"mg";
+
+/// Something dropped whose data is still to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Garbage {
+    /// A table with its indexes.
+    Table(TableId),
+    /// One index.
+    Index(TableId, IndexId),
+}
 
 /// The catalog of a cluster.
 pub struct Catalog {
     client: Client,
     view: RwLock<Arc<CatalogView>>,
+    /// A change may have been made that `view` does not show: nothing commits until it is read.
+    stale: AtomicBool,
     gate: RwLock<()>,
     changes: Mutex<()>,
     ids: Ids,
@@ -47,7 +60,7 @@ pub struct Change {
     next_id: i64,
     puts: Vec<TableSchema>,
     drops: Vec<TableId>,
-    garbage: Vec<TableId>,
+    garbage: Vec<Garbage>,
     new_databases: Vec<String>,
     old_databases: Vec<String>,
     counters: Vec<(Vec<u8>, u64)>,
@@ -68,7 +81,12 @@ impl Change {
     /// Removes a table; its data is deleted afterwards.
     pub fn drop_table(&mut self, id: TableId) {
         self.drops.push(id);
-        self.garbage.push(id);
+        self.garbage.push(Garbage::Table(id));
+    }
+
+    /// An index is not in its table any more; its entries are deleted afterwards.
+    pub fn drop_index(&mut self, table: TableId, index: IndexId) {
+        self.garbage.push(Garbage::Index(table, index));
     }
 
     /// Adds a database.
@@ -83,9 +101,22 @@ impl Change {
         tables.into_iter().for_each(|id| self.drop_table(id));
     }
 
-    /// Sets the next AUTO_INCREMENT value.
+    /// Sets the next AUTO_INCREMENT value of a new table.
     pub fn auto_increment(&mut self, id: TableId, next: u64) {
         self.counters.push((keys::auto_increment_key(id), next));
+    }
+
+    /// The catalog after this change.
+    fn after(&self) -> CatalogView {
+        let before = &self.view;
+        let gone = |name: &String| self.old_databases.iter().any(|d| d.eq_ignore_ascii_case(name));
+        let databases = before.databases.values().filter(|name| !gone(name));
+        let databases = databases.chain(&self.new_databases).cloned().collect();
+        let replaced = |id| self.drops.contains(&id) || self.puts.iter().any(|put| put.id == id);
+        let kept = before.tables().filter(|table| !replaced(table.id));
+        let kept = kept.map(|table| TableSchema::clone(table));
+        let tables = kept.chain(self.puts.iter().cloned()).collect();
+        CatalogView::new(before.version + 1, databases, tables)
     }
 
     fn write(&self, txn: &mut Transaction) -> Result<()> {
@@ -119,8 +150,22 @@ impl Change {
     }
 }
 
-fn garbage_key(id: TableId) -> Vec<u8> {
-    [GARBAGE_PREFIX, &id.0.to_be_bytes()].concat()
+fn garbage_key(garbage: Garbage) -> Vec<u8> {
+    match garbage {
+        Garbage::Table(table) => [GARBAGE_PREFIX, &table.0.to_be_bytes()].concat(),
+        Garbage::Index(table, index) => {
+            [GARBAGE_PREFIX, &table.0.to_be_bytes(), &index.0.to_be_bytes()].concat()
+        }
+    }
+}
+
+fn garbage_of(key: &[u8]) -> Option<Garbage> {
+    let (table, index) = key.get(GARBAGE_PREFIX.len()..)?.split_first_chunk()?;
+    let table = TableId(i64::from_be_bytes(*table));
+    Some(match index {
+        [] => Garbage::Table(table),
+        index => Garbage::Index(table, IndexId(i64::from_be_bytes(index.try_into().ok()?))),
+    })
 }
 
 /// A decimal number under a key; absent is 0.
@@ -178,6 +223,7 @@ impl Catalog {
             ids: Ids::new(client.clone()),
             client,
             view: RwLock::new(Arc::new(view)),
+            stale: AtomicBool::new(false),
             gate: RwLock::new(()),
             changes: Mutex::new(()),
         })
@@ -196,6 +242,7 @@ impl Catalog {
     /// Commits rows made for these versions of tables; 8028 if one has changed since.
     pub fn commit(&self, tables: &[(TableId, u64)], txn: Transaction) -> Result<()> {
         let _shared = self.gate.read();
+        self.refresh()?;
         let view = self.view();
         for (id, version) in tables {
             if view.table_by_id(*id).is_none_or(|t| t.version != *version) {
@@ -213,39 +260,73 @@ impl Catalog {
     /// be called again.
     pub fn change<T>(&self, mut collect: impl FnMut(&mut Change) -> Result<T>) -> Result<T> {
         let _one = self.changes.lock();
-        let mut last: Option<Vec<TableId>> = None;
+        let mut last: Option<Change> = None;
         let outcome = {
             let _alone = self.gate.write();
+            self.refresh()?;
             let outcome = transact(&self.client, |txn| {
                 let next_id = number(txn, &keys::next_id_key())? as i64;
                 let mut change = Change::new(self.view(), next_id.max(FIRST_TABLE_ID));
                 let value = collect(&mut change)?;
                 change.write(txn)?;
-                last = Some(change.drops);
+                last = Some(change);
                 Ok(value)
             });
-            // After an unknown outcome the cluster knows better than the cache.
-            if outcome.is_ok() || outcome.as_ref().is_err_and(|e| e.code == 8501) {
-                *self.view.write() = Arc::new(load(&self.client)?);
+            match (&outcome, &last) {
+                (Ok(_), Some(change)) => *self.view.write() = Arc::new(change.after()),
+                // After an unknown outcome the cluster knows better than the cache.
+                (Err(e), _) if e.code == 8501 => self.stale.store(true, Ordering::SeqCst),
+                _ => {}
             }
             outcome
         };
-        last.into_iter().flatten().for_each(|id| self.ids.forget(id));
+        // An unknown outcome may have dropped them: their counters are read again.
+        last.into_iter().flat_map(|change| change.drops).for_each(|id| self.ids.forget(id));
         outcome
     }
 
-    /// Dropped tables whose data is still there.
-    pub fn garbage(&self) -> Result<Vec<TableId>> {
+    /// Reads the catalog if it may have changed without this node knowing.
+    fn refresh(&self) -> Result<()> {
+        if self.stale.load(Ordering::SeqCst) {
+            let view = load(&self.client)?;
+            *self.view.write() = Arc::new(view);
+            self.stale.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// What was dropped and whose data is still there.
+    pub fn garbage(&self) -> Result<Vec<Garbage>> {
         let ts = failure::catalog(self.client.timestamp())?;
         let range = KeyRange::prefix(GARBAGE_PREFIX);
         let pairs = failure::catalog(self.client.snapshot(ts).scan(&range, PAGE, false))?;
-        let id = |key: &[u8]| key[GARBAGE_PREFIX.len()..].try_into().ok().map(i64::from_be_bytes);
-        Ok(pairs.iter().filter_map(|(key, _)| id(key)).map(TableId).collect())
+        Ok(pairs.iter().filter_map(|(key, _)| garbage_of(key)).collect())
     }
 
-    /// The data of a dropped table is gone.
-    pub fn collected(&self, id: TableId) -> Result<()> {
-        transact(&self.client, |txn| failure::catalog(txn.delete(garbage_key(id))))
+    /// The data of something dropped is gone.
+    pub fn collected(&self, garbage: Garbage) -> Result<()> {
+        transact(&self.client, |txn| failure::catalog(txn.delete(garbage_key(garbage))))
+    }
+
+    /// Removes indexes whose filling was cut short by the end of a process: nobody was told that
+    /// they exist. For the start, before anything else changes the catalog.
+    pub fn remove_unfinished(&self) -> Result<()> {
+        let unfinished = |i: &IndexSchema| i.state != IndexState::Public;
+        if !self.view().tables().any(|table| table.indexes.iter().any(unfinished)) {
+            return Ok(());
+        }
+        self.change(|change| {
+            let tables: Vec<_> = change.view.tables().cloned().collect();
+            for table in tables.iter().filter(|t| t.indexes.iter().any(unfinished)) {
+                let mut table = TableSchema::clone(table);
+                for index in table.indexes.extract_if(.., |i| unfinished(i)) {
+                    change.drop_index(table.id, index.id);
+                }
+                table.version += 1;
+                change.put(table);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -300,5 +381,79 @@ fn load(client: &Client) -> Result<CatalogView> {
             Some((key, _)) if pairs.len() == PAGE => range.start = KeyRange::point(key).end,
             _ => return Ok(CatalogView::new(version, databases, tables)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use damask_kv::MemoryEngine;
+    use damask_txn::LocalCluster;
+    use damask_types::ColumnId;
+
+    fn table(id: TableId, name: &str, state: IndexState) -> TableSchema {
+        let (name, columns) = (name.to_owned(), vec![ColumnId(1)]);
+        let index = IndexSchema {
+            id: IndexId(7),
+            name: "k".to_owned(),
+            columns,
+            unique: false,
+            primary: false,
+            state,
+        };
+        TableSchema {
+            id,
+            database: "test".to_owned(),
+            name,
+            version: 1,
+            columns: Vec::new(),
+            handle_column: None,
+            indexes: vec![index],
+            column_replicas: 0,
+            max_column_id: ColumnId(1),
+            max_index_id: IndexId(7),
+            comment: String::new(),
+        }
+    }
+
+    /// What the cache became by a change is what the cluster holds.
+    #[test]
+    fn a_change_makes_the_view_that_would_be_read() {
+        let cluster = LocalCluster::new(Arc::new(MemoryEngine::new()));
+        let catalog = Catalog::open(cluster.client()).expect("an empty cluster");
+        let same = || {
+            let read = load(&cluster.client()).expect("it is there");
+            assert_eq!(format!("{:?}", sorted(&read)), format!("{:?}", sorted(&catalog.view())));
+        };
+        let make = |name: &'static str, state| {
+            let put = |change: &mut Change| {
+                let id = change.table_id();
+                change.put(table(id, name, state));
+                Ok(id)
+            };
+            catalog.change(put).expect("made")
+        };
+        let a = make("a", IndexState::Public);
+        let b = make("b", IndexState::WriteOnly);
+        same();
+        catalog.remove_unfinished().expect("removed");
+        same();
+        let b = catalog.view().table_by_id(b).expect("it stays");
+        assert!(b.indexes.is_empty() && b.version == 2);
+        assert_eq!(catalog.garbage(), Ok(vec![Garbage::Index(b.id, IndexId(7))]));
+        catalog.change(|change| Ok(change.drop_table(a))).expect("dropped");
+        catalog.change(|change| Ok(change.create_database("Other".to_owned()))).expect("made");
+        same();
+        catalog.change(|change| Ok(change.drop_database("TEST"))).expect("dropped");
+        same();
+        assert_eq!(catalog.view().tables().count(), 0);
+        catalog.collected(Garbage::Index(b.id, IndexId(7))).expect("noted");
+        let left = catalog.garbage().expect("listed");
+        assert_eq!(left, [Garbage::Table(a), Garbage::Table(b.id)]);
+    }
+
+    fn sorted(view: &CatalogView) -> (u64, Vec<String>, Vec<TableSchema>) {
+        let databases = view.databases.values().cloned().collect();
+        (view.version, databases, view.tables().map(|t| TableSchema::clone(t)).collect())
     }
 }

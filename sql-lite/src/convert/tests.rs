@@ -1,3 +1,5 @@
+//! Values through Arrow and MySQL's text, there and back, and what damaged input gives.
+
 use super::{Cell, calendar, datum_at, text};
 use arrow::array::*;
 use arrow::datatypes::{DataType, Int8Type, TimeUnit, i256};

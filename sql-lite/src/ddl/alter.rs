@@ -4,6 +4,7 @@
 
 use super::{Ddl, backfill, build, table_of};
 use crate::catalog::Change;
+use crate::catalog::ids::Counter;
 use crate::error::{Error, Result};
 use crate::session::Level;
 use crate::statement::{AlterAction, ColumnDef, KeyDef, KeyKind, Position, TableName};
@@ -17,8 +18,7 @@ struct Work {
     table: TableId,
     added: Vec<IndexId>,
     dropped: Vec<IndexId>,
-    replicas: Option<u32>,
-    counter: bool,
+    counter: Option<u64>,
     notes: Vec<(Level, u16, String)>,
 }
 
@@ -27,6 +27,7 @@ pub fn run(ddl: &mut Ddl<'_>, name: &TableName, actions: &[AlterAction]) -> Resu
     let (database, name) = ddl.full_name(name)?;
     let (now_us, offset_us) = (ddl.now_us, ddl.offset_us);
     let client = ddl.client;
+    let replicas = Replicas::place(ddl, &database, &name, actions)?;
     let work = ddl.catalog.change(|change| {
         let before = table_of(change, &database, &name)?;
         let mut work = Work { table: before.id, ..Work::default() };
@@ -34,20 +35,50 @@ pub fn run(ddl: &mut Ddl<'_>, name: &TableName, actions: &[AlterAction]) -> Resu
             Edit { change, before, work: &mut work, client, now_us, offset_us, not_null: vec![] };
         edit.all(actions)?;
         Ok(work)
-    })?;
+    });
+    let work = work.inspect_err(|_| replicas.back(ddl))?;
     for (level, code, message) in &work.notes {
         ddl.warnings.push(*level, *code, message.clone());
     }
-    if work.counter {
-        ddl.catalog.ids().forget(work.table);
+    if let Some(next) = work.counter {
+        // Never back: values up to `next` may be in rows, and MySQL raises it to their maximum.
+        ddl.catalog.ids().advance(work.table, Counter::AutoIncrement, next.max(1) - 1)?;
     }
-    if let Some(replicas) = work.replicas {
-        ddl.set_replicas(work.table, replicas)?;
-    }
-    for index in &work.dropped {
-        ddl.collector.index(work.table, *index);
-    }
+    work.dropped.iter().for_each(|index| ddl.collector.index(work.table, *index));
     fill(ddl, &work)
+}
+
+/// Placement is asked before the catalog changes: what it refuses changes nothing. What a crash
+/// leaves between the two is put right at the next start ([`super::place_replicas`]).
+struct Replicas {
+    table: TableId,
+    /// What was before; `None`: the statement is not about replicas.
+    before: Option<u32>,
+}
+
+impl Replicas {
+    fn place(ddl: &Ddl<'_>, db: &str, name: &str, actions: &[AlterAction]) -> Result<Replicas> {
+        let wanted = actions.iter().rev().find_map(|action| match action {
+            AlterAction::SetColumnReplica(replicas) => Some(*replicas),
+            _ => None,
+        });
+        match (wanted, ddl.catalog.view().table(db, name)) {
+            (Some(wanted), Some(table)) => {
+                super::set_replicas(ddl.replicas.as_ref(), table.id, wanted)?;
+                Ok(Replicas { table: table.id, before: Some(table.column_replicas) })
+            }
+            // The change itself says that there is no such table.
+            _ => Ok(Replicas { table: TableId(0), before: None }),
+        }
+    }
+
+    /// The catalog was not changed.
+    fn back(&self, ddl: &Ddl<'_>) {
+        let Some(before) = self.before else { return };
+        if let Err(error) = super::set_replicas(ddl.replicas.as_ref(), self.table, before) {
+            tracing::warn!(%error, "column replicas of an unchanged table");
+        }
+    }
 }
 
 /// Fills new indexes; on failure all of them are removed again.
@@ -60,6 +91,7 @@ fn fill(ddl: &Ddl<'_>, work: &Work) -> Result<()> {
                 table.indexes.retain(|i| !work.added.contains(&i.id));
                 table.version += 1;
                 change.put(table);
+                work.added.iter().for_each(|id| change.drop_index(work.table, *id));
                 Ok(())
             });
             work.added.iter().for_each(|id| ddl.collector.index(work.table, *id));
@@ -70,10 +102,12 @@ fn fill(ddl: &Ddl<'_>, work: &Work) -> Result<()> {
         return Ok(());
     }
     ddl.catalog.change(|change| {
-        let Some(table) = change.view.table_by_id(work.table) else { return Ok(()) };
-        let mut table = TableSchema::clone(&table);
-        let added = table.indexes.iter_mut().filter(|i| work.added.contains(&i.id));
-        added.for_each(|index| index.state = IndexState::Public);
+        let gone = || Error::schema_changed("the index was dropped while it was being filled");
+        let mut table = TableSchema::clone(&*change.view.table_by_id(work.table).ok_or_else(gone)?);
+        for id in &work.added {
+            let index = table.indexes.iter_mut().find(|i| i.id == *id).ok_or_else(gone)?;
+            index.state = IndexState::Public;
+        }
         table.version += 1;
         change.put(table);
         Ok(())
@@ -108,6 +142,7 @@ impl Edit<'_, '_> {
             backfill::check_not_null(self.client, &self.before, &self.not_null)?;
         }
         table.version += 1;
+        self.work.dropped.iter().for_each(|id| self.change.drop_index(table.id, *id));
         self.change.put(table);
         Ok(())
     }
@@ -148,7 +183,6 @@ impl Edit<'_, '_> {
             }
             AlterAction::SetColumnReplica(replicas) => {
                 table.column_replicas = *replicas;
-                self.work.replicas = Some(*replicas);
                 Ok(())
             }
             AlterAction::Comment(comment) => {
@@ -156,8 +190,7 @@ impl Edit<'_, '_> {
                 Ok(())
             }
             AlterAction::AutoIncrement(next) => {
-                self.change.auto_increment(table.id, (*next).max(1));
-                self.work.counter = true;
+                self.work.counter = Some(*next);
                 Ok(())
             }
             AlterAction::Ignored(what) => {
@@ -407,6 +440,28 @@ fn keeps_values(old: &ColumnType, new: &ColumnType) -> bool {
 mod tests {
     use super::*;
     use damask_types::schema::IntWidth;
+
+    /// A column store meets rows of the old type and of the new one in one column.
+    #[test]
+    fn a_kept_value_is_stored_alike_in_columns() {
+        let decimal = |precision| ColumnType::Decimal { precision, scale: 2 };
+        let int = |width| ColumnType::Int { width, unsigned: true };
+        let types = [
+            (ColumnType::Bool, ColumnType::Int { width: IntWidth::Big, unsigned: false }),
+            (int(IntWidth::Tiny), int(IntWidth::Big)),
+            (ColumnType::Float, ColumnType::Double),
+            (decimal(12), decimal(38)),
+            (ColumnType::Char { len: 3 }, ColumnType::Text { bytes_max: u32::MAX }),
+            (ColumnType::VarBinary { len: 3 }, ColumnType::Blob { bytes_max: u32::MAX }),
+            (ColumnType::DateTime { fsp: 0 }, ColumnType::DateTime { fsp: 6 }),
+            (ColumnType::Time { fsp: 0 }, ColumnType::Time { fsp: 6 }),
+        ];
+        for (old, new) in &types {
+            assert!(keeps_values(old, new), "{old:?} to {new:?}");
+            let stored = damask_coprocessor::storage_type;
+            assert_eq!(stored(old), stored(new), "{old:?} to {new:?}");
+        }
+    }
 
     #[test]
     fn only_widening_keeps_values() {

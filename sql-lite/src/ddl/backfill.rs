@@ -3,10 +3,11 @@
 //! to the same index key.
 
 use crate::catalog::{Catalog, CatalogView};
-use crate::dml::row;
+use crate::dml::Try;
+use crate::dml::rows::Layout;
 use crate::error::{Error, Result};
 use crate::failure;
-use damask_txn::Client;
+use damask_txn::{Client, Wait};
 use damask_types::key::{decode_handle, decode_row_key, row_range};
 use damask_types::row::{Cell, RowView};
 use damask_types::{ColumnId, IndexId, KeyRange, TableId, TableSchema};
@@ -15,23 +16,27 @@ use damask_types::{ColumnId, IndexId, KeyRange, TableId, TableSchema};
 const BATCH: usize = 1_000;
 /// Conflicts of one batch after which the whole gives up.
 const ATTEMPTS_MAX: u32 = 50;
+/// For the row locks of transactions that are open.
+const LOCK_WAIT: Wait = Wait::Millis(50_000);
 
 /// Fills an index that every write keeps since before this began.
 pub fn run(catalog: &Catalog, client: &Client, table: TableId, index: IndexId) -> Result<()> {
     let view = catalog.view();
     let gone = || Error::schema_changed("the table was dropped while its index was being filled");
     let table = view.table_by_id(table).ok_or_else(gone)?;
+    let layout = Layout::new(table.clone())?;
     let mut range = row_range(table.id);
     let mut attempt = 0;
+    let again = |e: &Error| failure::is_conflict(e) || failure::ends_transaction(e);
     // Ends: a turn moves the range forward, fails, or counts as an attempt.
     loop {
-        match batch(client, &view, &table, index, &range) {
+        match batch(client, &view, &layout, index, &range, attempt == 0) {
             Ok(None) => return Ok(()),
             Ok(Some(last)) => {
                 range.start = KeyRange::point(&last).end;
                 attempt = 0;
             }
-            Err(e) if failure::is_conflict(&e) && attempt < ATTEMPTS_MAX => attempt += 1,
+            Err(e) if again(&e) && attempt < ATTEMPTS_MAX => attempt += 1,
             Err(error) => return Err(error),
         }
         if catalog.view().table_by_id(table.id).is_none() {
@@ -44,21 +49,23 @@ pub fn run(catalog: &Catalog, client: &Client, table: TableId, index: IndexId) -
 fn batch(
     client: &Client,
     view: &CatalogView,
-    table: &TableSchema,
+    layout: &Layout,
     index: IndexId,
     range: &KeyRange,
+    first: bool,
 ) -> Result<Option<Vec<u8>>> {
-    let index = table.indexes.iter().find(|i| i.id == index);
+    let index = layout.index(index);
     let index = index.ok_or_else(|| Error::unknown("the index to fill is not there"))?;
-    let mut txn = failure::convert(client.begin(), view)?;
+    let mut own = Try::begin(client, first, view)?;
+    let txn = &mut own.txn;
     let pairs = failure::convert(txn.scan(range, BATCH, false), view)?;
     let Some((last, _)) = pairs.last() else { return Ok(None) };
     let last = last.clone();
     let mut entries = Vec::with_capacity(pairs.len());
     for (key, value) in &pairs {
         let Some((_, handle)) = decode_row_key(key) else { continue };
-        let values = row::decode(table, handle, value)?;
-        entries.push((handle, row::entry(table, index, &values, handle)));
+        let values = layout.decode(handle, value)?;
+        entries.push((handle, index.entry(&values, handle)));
     }
     let keys: Vec<_> = entries.iter().map(|(_, e)| e.key.clone()).collect();
     let existing = failure::convert(txn.batch_get(&keys), view)?;
@@ -76,7 +83,7 @@ fn batch(
             None => failure::convert(txn.put(entry.key, entry.value), view)?,
         }
     }
-    failure::convert(txn.commit(), view)?;
+    failure::convert(own.written(LOCK_WAIT, view)?.commit(), view)?;
     Ok(Some(last))
 }
 

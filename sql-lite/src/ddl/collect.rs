@@ -1,8 +1,8 @@
 //! Deletes the data of dropped tables and indexes in the background, in small transactions. It
 //! must never touch a table that the catalog still has. What is left when the process ends is
-//! taken up again at the next start (tables), or stays unseen (indexes: their ids never come back).
+//! noted in the catalog, and taken up again at the next start.
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Garbage};
 use crate::error::Result;
 use crate::failure;
 use damask_env::{Task, spawn};
@@ -21,14 +21,9 @@ const BATCH: usize = 2_000;
 /// Failures in a row after which a job is left for the next start.
 const FAILURES_MAX: u32 = 10;
 
-enum Job {
-    Table(TableId),
-    Index(TableId, IndexId),
-}
-
 /// The collector: one thread.
 pub struct Collector {
-    jobs: Mutex<Option<SyncSender<Job>>>,
+    jobs: Mutex<Option<SyncSender<Garbage>>>,
     stop: Arc<AtomicBool>,
     task: Mutex<Option<Task>>,
 }
@@ -46,7 +41,7 @@ impl Collector {
         Collector { jobs: Mutex::new(Some(sender)), stop, task: Mutex::new(Some(task)) }
     }
 
-    fn send(&self, job: Job) {
+    fn send(&self, job: Garbage) {
         if let Some(jobs) = &*self.jobs.lock() {
             // A full queue: the job is found again at the next start.
             let _ = jobs.try_send(job);
@@ -55,12 +50,12 @@ impl Collector {
 
     /// A table is gone from the catalog.
     pub fn table(&self, id: TableId) {
-        self.send(Job::Table(id));
+        self.send(Garbage::Table(id));
     }
 
     /// An index is gone from the catalog.
     pub fn index(&self, table: TableId, index: IndexId) {
-        self.send(Job::Index(table, index));
+        self.send(Garbage::Index(table, index));
     }
 
     /// Stops after the batch at hand.
@@ -86,13 +81,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&self, jobs: &Receiver<Job>) {
+    fn run(&self, jobs: &Receiver<Garbage>) {
         match self.catalog.garbage() {
-            Ok(tables) => tables.into_iter().for_each(|id| self.job(&Job::Table(id))),
-            Err(error) => tracing::warn!(%error, "what dropped tables left cannot be listed"),
+            Ok(left) => left.into_iter().for_each(|job| self.job(job)),
+            Err(error) => tracing::warn!(%error, "what dropped tables and indexes left cannot be listed"),
         }
         while let Ok(job) = jobs.recv() {
-            self.job(&job);
+            self.job(job);
         }
     }
 
@@ -100,20 +95,24 @@ impl Worker {
         self.stop.load(Ordering::SeqCst)
     }
 
-    fn job(&self, job: &Job) {
+    fn job(&self, job: Garbage) {
         if self.stopped() {
             return;
         }
-        let done = match job {
-            Job::Table(id) if self.catalog.view().table_by_id(*id).is_some() => return,
-            Job::Table(id) => {
-                let all = self.delete(&KeyRange::prefix(&table_prefix(*id)));
-                all.and_then(|all| if all { self.catalog.collected(*id) } else { Ok(()) })
-            }
-            Job::Index(table, index) => {
-                self.delete(&KeyRange::prefix(&index_prefix(*table, *index))).map(drop)
+        let view = self.catalog.view();
+        let range = match job {
+            Garbage::Table(id) if view.table_by_id(id).is_some() => return,
+            Garbage::Table(id) => KeyRange::prefix(&table_prefix(id)),
+            Garbage::Index(table, index) => {
+                let table_of_it = view.table_by_id(table);
+                if table_of_it.is_some_and(|t| t.indexes.iter().any(|i| i.id == index)) {
+                    return;
+                }
+                KeyRange::prefix(&index_prefix(table, index))
             }
         };
+        let all = self.delete(&range);
+        let done = all.and_then(|all| if all { self.catalog.collected(job) } else { Ok(()) });
         if let Err(error) = done {
             tracing::warn!(%error, "the data of a dropped table or index is left for later");
         }

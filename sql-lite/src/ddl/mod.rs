@@ -16,6 +16,7 @@ use crate::catalog::{Catalog, Change, is_system};
 use crate::database::ColumnReplicas;
 use crate::error::{Error, Result};
 use crate::session::{Level, Warnings};
+use crate::statement::ddl::COLLATION;
 use crate::statement::{CreateTable, Stmt, TableName};
 use collect::Collector;
 use damask_txn::Client;
@@ -47,7 +48,7 @@ pub struct Ddl<'a> {
 pub type FullName = (String, String);
 
 impl Ddl<'_> {
-    /// Runs a statement that is DDL, but for CREATE TABLE … AS SELECT's rows.
+    /// Runs a statement that is DDL; CREATE TABLE … AS SELECT has its columns by now.
     pub fn run(&mut self, stmt: &Stmt) -> Result<()> {
         match stmt {
             Stmt::CreateDatabase { name, if_not_exists } => {
@@ -141,11 +142,13 @@ impl Ddl<'_> {
     pub fn create_table(&mut self, create: &CreateTable) -> Result<bool> {
         let (database, name) = self.full_name(&create.name)?;
         for what in &create.ignored {
-            self.warnings.push(
-                Level::Warning,
-                1235,
-                format!("{what} constraints are parsed and not enforced"),
-            );
+            let message = match *what {
+                COLLATION => "Collations are parsed and have no effect: texts compare by bytes, \
+                              upper and lower case differ (utf8mb4_bin)"
+                    .to_owned(),
+                what => format!("{what} constraints are parsed and not enforced"),
+            };
+            self.warnings.push(Level::Warning, 1235, message);
         }
         let like = match &create.like {
             Some(like) => {
@@ -231,9 +234,7 @@ impl Ddl<'_> {
             Ok((old, id))
         })?;
         if old.column_replicas > 0 {
-            self.replicas
-                .set(row_range(new), old.column_replicas)
-                .map_err(|e| Error::unknown(format!("column replicas: {e}")))?;
+            set_replicas(self.replicas.as_ref(), new, old.column_replicas)?;
         }
         self.discard(&old);
         Ok(())
@@ -263,17 +264,25 @@ impl Ddl<'_> {
             Ok(())
         })
     }
+}
 
-    /// The replicas asked for of a table.
-    pub(crate) fn set_replicas(&self, table: TableId, replicas: u32) -> Result<()> {
-        let range = row_range(table);
-        if replicas == 0 {
-            self.replicas.remove(&range).map_err(Error::unknown)?;
-            return Ok(());
+/// Asks placement for this many column replicas of a table.
+fn set_replicas(replicas: &dyn ColumnReplicas, table: TableId, count: u32) -> Result<()> {
+    let range = row_range(table);
+    let done = if count == 0 { replicas.remove(&range) } else { replicas.set(range, count) };
+    done.map_err(|e| Error::unknown(format!("column replicas: {e}")))
+}
+
+/// Makes placement want what the catalog says, for each table: the end of a process may have come
+/// between the two.
+pub fn place_replicas(catalog: &Catalog, replicas: &dyn ColumnReplicas) {
+    for table in catalog.view().tables() {
+        let (_, wanted) = replicas.progress(&row_range(table.id));
+        if wanted != table.column_replicas
+            && let Err(error) = set_replicas(replicas, table.id, table.column_replicas)
+        {
+            tracing::warn!(%error, table = table.name, "column replicas cannot be placed");
         }
-        self.replicas
-            .set(range, replicas)
-            .map_err(|e| Error::unknown(format!("column replicas: {e}")))
     }
 }
 

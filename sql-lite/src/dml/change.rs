@@ -7,7 +7,7 @@ use super::access::{Access, Cursor, Found, Reader, access, by_handles};
 use super::assign::{self, Assigned, Assignment};
 use super::expr::{Node, Scope, all_hold, conjuncts};
 use super::input::Input;
-use super::planned::{self, Selection};
+use super::planned::{self, Handles, Selection, Wanted};
 use super::rows::Layout;
 use super::write::{CHUNK_ROWS, Writer};
 use crate::error::{Error, Result};
@@ -55,9 +55,9 @@ fn is_single(from: &[TableWithJoins]) -> bool {
 }
 
 /// Which rows, when no plan is needed.
-struct Direct {
+pub(super) struct Direct {
     parts: Vec<Node>,
-    access: Access,
+    pub access: Access,
     limit: u64,
 }
 
@@ -102,6 +102,7 @@ impl Direct {
         let mut left = self.limit;
         // Ends: each page leaves less to read.
         while left > 0 {
+            ctx.facts.interrupt.check()?;
             let page = {
                 let reader = Reader::Transaction(ctx.txn()?);
                 cursor.next(&reader, &view, layout, CHUNK_ROWS)?
@@ -181,6 +182,7 @@ impl Updater {
             new[assignment.at] = cell;
         }
         if new == old {
+            ctx.lock_unchanged(self.layout.row_key(handle))?;
             return Ok(None);
         }
         assign::touch(table, &self.assignments, &self.input, &mut new);
@@ -219,20 +221,14 @@ impl Updater {
         }
         Ok(())
     }
-
-    fn done(&self, ctx: &Context<'_>) -> Done {
-        let (matched, changed, warnings) = (self.matched, self.changed, ctx.warnings.count());
-        Done {
-            affected_rows: if ctx.found_rows { matched } else { changed },
-            last_insert_id: 0,
-            info: format!("Rows matched: {matched}  Changed: {changed}  Warnings: {warnings}"),
-        }
-    }
 }
 
-/// The table whose columns are set.
-fn updated<'s>(sources: &'s [Source], assignments: &[Assign]) -> Result<&'s Source> {
-    let mut target: Option<&Source> = None;
+/// The tables whose columns are set, each with its assignments.
+fn updated<'s>(
+    sources: &'s [Source],
+    assignments: &[Assign],
+) -> Result<Vec<(&'s Source, Vec<Assign>)>> {
+    let mut targets: Vec<(&Source, Vec<Assign>)> = Vec::new();
     for assign in assignments {
         let named = |source: &&Source| match &assign.table {
             Some(name) => source.name.eq_ignore_ascii_case(name),
@@ -248,50 +244,122 @@ fn updated<'s>(sources: &'s [Source], assignments: &[Assign]) -> Result<&'s Sour
             let message = format!("Column '{}' in field list is ambiguous", shown());
             return Err(Error { code: 1052, state: "23000", message });
         }
-        if target.is_some_and(|target| !std::ptr::eq(target, source)) {
-            return Err(Error::not_supported("UPDATE of several tables is not supported"));
+        match targets.iter_mut().find(|(target, _)| std::ptr::eq(*target, source)) {
+            Some((_, own)) => own.push(assign.clone()),
+            None => targets.push((source, vec![assign.clone()])),
         }
-        target = Some(source);
     }
-    target.ok_or_else(|| Error::not_supported("UPDATE of something that is not a table"))
+    match targets.is_empty() {
+        false => Ok(targets),
+        true => Err(Error::not_supported("UPDATE of something that is not a table")),
+    }
 }
 
-/// UPDATE.
-pub(super) fn update(ctx: &mut Context<'_>, update: &Update) -> Result<Done> {
+/// MySQL orders and limits changes of one table only: 1221.
+fn check_tail(what: &str, order_by: &[OrderByExpr], limit: Option<&Expr>) -> Result<()> {
+    let clause = match (order_by.is_empty(), limit) {
+        (false, _) => "ORDER BY",
+        (true, Some(_)) => "LIMIT",
+        (true, None) => return Ok(()),
+    };
+    Err(Error::wrong_usage(format!("Incorrect usage of {what} and {clause}")))
+}
+
+/// One table's part of an UPDATE.
+pub(super) struct Part {
+    updater: Updater,
+    /// The table or its alias.
+    pub name: String,
+    /// What the query engine is to evaluate.
+    pub exprs: Vec<Expr>,
+}
+
+impl Part {
+    /// The table.
+    pub fn table(&self) -> &TableSchema {
+        &self.updater.layout.table
+    }
+}
+
+/// An UPDATE's tables, and the direct way to the rows if there is one.
+pub(super) fn update_parts(
+    ctx: &Context<'_>,
+    update: &Update,
+) -> Result<(Vec<Part>, Option<Direct>)> {
     let sources = sources(ctx, &update.from)?;
-    let target = match sources.as_slice() {
-        [one] if is_single(&update.from) => one,
-        several => updated(several, &update.assignments)?,
-    };
-    let mut input = Input::new(ctx.variables, ctx.facts, update.ignore);
-    input.adjust_null = !input.rules.strict;
-    let (table, name) = (target.table.clone(), Some(target.name.as_str()));
-    let scope = Scope { table: &table, name, new: None, rules: input.rules };
-    let assignments = assign::assignments(&update.assignments, &scope)?;
-    let layout = Layout::new(table.clone())?;
-    let simple = |a: &Assignment| !matches!(a.value, Assigned::Planned(_));
-    let moves = |a: &Assignment| Some(a.at) == layout.handle_at;
-    let way = match is_single(&update.from) && assignments.iter().all(simple) {
-        true => {
-            let (selection, limit) = (update.selection.as_ref(), update.limit.as_ref());
-            direct(&layout, &scope, selection, &update.order_by, limit)
+    let single = is_single(&update.from);
+    let targets = match sources.as_slice() {
+        [one] if single => vec![(one, update.assignments.clone())],
+        several => {
+            check_tail("UPDATE", &update.order_by, update.limit.as_ref())?;
+            updated(several, &update.assignments)?
         }
-        false => None,
     };
-    // A row that moves along the table could be met again.
-    let way = way.filter(|way| way.access.is_narrow() || !assignments.iter().any(moves));
-    let writer = Writer::new(ctx.view.clone());
-    let ignore = update.ignore;
-    let mut updater =
-        Updater { layout, input, writer, assignments, ignore, matched: 0, changed: 0 };
-    match way {
-        Some(way) => update_directly(ctx, &mut updater, way)?,
-        None => {
-            let exprs = assign::in_sequence(&update.assignments, &updater.assignments, &scope)?;
-            update_planned(ctx, &mut updater, update, &target.name, &exprs)?;
+    let mut parts = Vec::with_capacity(targets.len());
+    let mut way = None;
+    for (target, assigns) in &targets {
+        let mut input = Input::new(ctx.variables, ctx.facts, update.ignore);
+        input.adjust_null = !input.rules.strict;
+        let (table, name) = (target.table.clone(), Some(target.name.as_str()));
+        let scope = Scope { table: &table, name, new: None, rules: input.rules };
+        let assignments = assign::assignments(assigns, &scope)?;
+        let layout = Layout::new(table.clone())?;
+        let simple = |a: &Assignment| !matches!(a.value, Assigned::Planned(_));
+        let moves = |a: &Assignment| Some(a.at) == layout.handle_at;
+        if single && assignments.iter().all(simple) {
+            let (selection, limit) = (update.selection.as_ref(), update.limit.as_ref());
+            let found = direct(&layout, &scope, selection, &update.order_by, limit);
+            // A row that moves along the table could be met again.
+            way = found.filter(|way| way.access.is_narrow() || !assignments.iter().any(moves));
+        }
+        let exprs = match &way {
+            Some(_) => Vec::new(),
+            None => assign::in_sequence(assigns, &assignments, &scope)?,
+        };
+        let writer = Writer::new(ctx.view.clone());
+        let ignore = update.ignore;
+        let updater =
+            Updater { layout, input, writer, assignments, ignore, matched: 0, changed: 0 };
+        parts.push(Part { updater, name: target.name.clone(), exprs });
+    }
+    Ok((parts, way))
+}
+
+/// The query for the rows of an UPDATE.
+pub(super) fn update_selection(update: &Update) -> Selection<'_> {
+    Selection {
+        from: &update.from,
+        selection: update.selection.as_ref(),
+        order_by: &update.order_by,
+        limit: update.limit.as_ref(),
+    }
+}
+
+/// What is wanted of the rows of an UPDATE.
+pub(super) fn update_wanted(parts: &[Part]) -> Vec<Wanted<'_>> {
+    parts.iter().map(|part| Wanted { target: &part.name, exprs: &part.exprs }).collect()
+}
+
+/// UPDATE, of one table or several. Of several, every value is made of the rows as they were.
+pub(super) fn update(ctx: &mut Context<'_>, update: &Update) -> Result<Done> {
+    let (mut parts, way) = update_parts(ctx, update)?;
+    match (way, parts.as_mut_slice()) {
+        (Some(way), [part]) => update_directly(ctx, &mut part.updater, way)?,
+        _ => {
+            let found = planned::handles(ctx, &update_selection(update), &update_wanted(&parts))?;
+            for (part, found) in parts.iter_mut().zip(found) {
+                update_planned(ctx, &mut part.updater, found)?;
+            }
         }
     }
-    Ok(updater.done(ctx))
+    let matched = parts.iter().map(|part| part.updater.matched).sum::<u64>();
+    let changed = parts.iter().map(|part| part.updater.changed).sum::<u64>();
+    let warnings = ctx.warnings.count();
+    Ok(Done {
+        affected_rows: if ctx.found_rows { matched } else { changed },
+        last_insert_id: 0,
+        info: format!("Rows matched: {matched}  Changed: {changed}  Warnings: {warnings}"),
+    })
 }
 
 fn update_directly(ctx: &mut Context<'_>, updater: &mut Updater, way: Direct) -> Result<()> {
@@ -311,22 +379,9 @@ fn update_directly(ctx: &mut Context<'_>, updater: &mut Updater, way: Direct) ->
     updater.write(ctx, waiting)
 }
 
-fn update_planned(
-    ctx: &mut Context<'_>,
-    updater: &mut Updater,
-    update: &Update,
-    target: &str,
-    exprs: &[Expr],
-) -> Result<()> {
-    let selection = Selection {
-        from: &update.from,
-        selection: update.selection.as_ref(),
-        order_by: &update.order_by,
-        limit: update.limit.as_ref(),
-        target,
-    };
-    let mut found = planned::handles(ctx, &selection, exprs)?;
+fn update_planned(ctx: &mut Context<'_>, updater: &mut Updater, mut found: Handles) -> Result<()> {
     for chunk in found.rows.chunks_mut(CHUNK_ROWS) {
+        ctx.facts.interrupt.check()?;
         let handles: Vec<i64> = chunk.iter().map(|(handle, _)| *handle).collect();
         let rows = read(ctx, &updater.layout, &handles)?;
         let mut values = chunk.iter_mut();
@@ -342,18 +397,8 @@ fn update_planned(
     Ok(())
 }
 
-/// The table to delete from.
-fn deleted<'s>(
-    ctx: &Context<'_>,
-    sources: &'s [Source],
-    target: Option<&TableName>,
-) -> Result<&'s Source> {
-    let Some(target) = target else {
-        return match sources {
-            [one] => Ok(one),
-            _ => Err(Error::not_supported("DELETE from several tables is not supported")),
-        };
-    };
+/// A table to delete from.
+fn deleted<'s>(ctx: &Context<'_>, sources: &'s [Source], target: &TableName) -> Result<&'s Source> {
     let by_alias = sources.iter().find(|source| {
         target.database.is_none() && source.name.eq_ignore_ascii_case(&target.table)
     });
@@ -368,40 +413,83 @@ fn deleted<'s>(
     })
 }
 
-/// DELETE.
-pub(super) fn delete(ctx: &mut Context<'_>, delete: &Delete) -> Result<Done> {
+/// One table's part of a DELETE.
+pub(super) struct Removed {
+    pub layout: Layout,
+    /// The table or its alias.
+    pub name: String,
+}
+
+/// A DELETE's tables, and the direct way to the rows if there is one.
+pub(super) fn delete_parts(
+    ctx: &Context<'_>,
+    delete: &Delete,
+) -> Result<(Vec<Removed>, Option<Direct>)> {
     let sources = sources(ctx, &delete.from)?;
-    let target = deleted(ctx, &sources, delete.target.as_ref())?;
-    let rules = Input::new(ctx.variables, ctx.facts, false).rules;
-    let (table, name) = (target.table.clone(), Some(target.name.as_str()));
-    let scope = Scope { table: &table, name, new: None, rules };
-    let layout = Layout::new(table.clone())?;
-    let (selection, limit) = (delete.selection.as_ref(), delete.limit.as_ref());
-    let way = match is_single(&delete.from) {
-        true => direct(&layout, &scope, selection, &delete.order_by, limit),
-        false => None,
+    let targets = match (delete.targets.as_slice(), sources.as_slice()) {
+        ([], [one]) => vec![one],
+        (named, _) => {
+            check_tail("DELETE", &delete.order_by, delete.limit.as_ref())?;
+            named.iter().map(|name| deleted(ctx, &sources, name)).collect::<Result<_>>()?
+        }
     };
+    let mut way = None;
+    let mut parts: Vec<Removed> = Vec::with_capacity(targets.len());
+    for target in targets {
+        if parts.iter().any(|part| part.name.eq_ignore_ascii_case(&target.name)) {
+            let message = format!("Not unique table/alias: '{}'", target.name);
+            return Err(Error { code: 1066, state: "42000", message });
+        }
+        let layout = Layout::new(target.table.clone())?;
+        if is_single(&delete.from) {
+            let rules = Input::new(ctx.variables, ctx.facts, false).rules;
+            let name = Some(target.name.as_str());
+            let scope = Scope { table: &target.table, name, new: None, rules };
+            let (selection, limit) = (delete.selection.as_ref(), delete.limit.as_ref());
+            way = direct(&layout, &scope, selection, &delete.order_by, limit);
+        }
+        parts.push(Removed { layout, name: target.name.clone() });
+    }
+    Ok((parts, way))
+}
+
+/// The query for the rows of a DELETE.
+pub(super) fn delete_selection(delete: &Delete) -> Selection<'_> {
+    Selection {
+        from: &delete.from,
+        selection: delete.selection.as_ref(),
+        order_by: &delete.order_by,
+        limit: delete.limit.as_ref(),
+    }
+}
+
+/// What is wanted of the rows of a DELETE.
+pub(super) fn delete_wanted(parts: &[Removed]) -> Vec<Wanted<'_>> {
+    parts.iter().map(|part| Wanted { target: &part.name, exprs: &[] }).collect()
+}
+
+/// DELETE, from one table or several.
+pub(super) fn delete(ctx: &mut Context<'_>, delete: &Delete) -> Result<Done> {
+    let (parts, way) = delete_parts(ctx, delete)?;
     let writer = Writer::new(ctx.view.clone());
     let mut deleted = 0;
-    let mut remove = |ctx: &mut Context<'_>, rows: Vec<Found>| {
+    let mut remove = |ctx: &mut Context<'_>, layout: &Layout, rows: Vec<Found>| {
         deleted += rows.len() as u64;
-        rows.iter().try_for_each(|(handle, row)| writer.remove(ctx.txn()?, &layout, row, *handle))
+        rows.iter().try_for_each(|(handle, row)| writer.remove(ctx.txn()?, layout, row, *handle))
     };
-    match way {
-        Some(way) => way.run(ctx, &layout, |ctx, rows| remove(ctx, rows))?,
-        None => {
-            let selection = Selection {
-                from: &delete.from,
-                selection,
-                order_by: &delete.order_by,
-                limit,
-                target: &target.name,
-            };
-            let found = planned::handles(ctx, &selection, &[])?;
-            let handles: Vec<i64> = found.rows.iter().map(|(handle, _)| *handle).collect();
-            for chunk in handles.chunks(CHUNK_ROWS) {
-                let rows = read(ctx, &layout, chunk)?;
-                remove(ctx, rows)?;
+    match (way, parts.as_slice()) {
+        (Some(way), [Removed { layout, .. }]) => {
+            way.run(ctx, layout, |ctx, rows| remove(ctx, layout, rows))?;
+        }
+        _ => {
+            let found = planned::handles(ctx, &delete_selection(delete), &delete_wanted(&parts))?;
+            for (Removed { layout, .. }, found) in parts.iter().zip(found) {
+                let handles: Vec<i64> = found.rows.iter().map(|(handle, _)| *handle).collect();
+                for chunk in handles.chunks(CHUNK_ROWS) {
+                    ctx.facts.interrupt.check()?;
+                    let rows = read(ctx, layout, chunk)?;
+                    remove(ctx, layout, rows)?;
+                }
             }
         }
     }

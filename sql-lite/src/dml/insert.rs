@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub(super) enum OnConflict {
     /// 1062, found out now.
     Fail,
-    /// 1062, found out by the commit.
+    /// 1062, found out by the commit, or when the new keys are locked.
     FailLater,
     /// The new row is left out, with a warning.
     Ignore,
@@ -314,7 +314,7 @@ pub(super) fn insert(ctx: &mut Context<'_>, insert: &Insert) -> Result<Done> {
         () if insert.replace => OnConflict::Replace,
         () if !insert.on_duplicate.is_empty() => OnConflict::Update,
         () if insert.ignore => OnConflict::Ignore,
-        () if ctx.commits => OnConflict::FailLater,
+        () if ctx.finds_duplicates_later() => OnConflict::FailLater,
         () => OnConflict::Fail,
     };
     let mut input = Input::new(ctx.variables, ctx.facts, insert.ignore);

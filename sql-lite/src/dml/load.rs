@@ -12,6 +12,7 @@ mod fields;
 
 use self::cells::Parser;
 use self::fields::Splitter;
+use super::Try;
 use super::input::Input;
 use super::insert::{Inserter, OnConflict, Target};
 use crate::catalog::{Catalog, CatalogView};
@@ -22,7 +23,7 @@ use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::LoadData;
 use crate::value;
 use crate::variables::Variables;
-use damask_txn::{Client, Mark, Transaction};
+use damask_txn::{Client, Mark, Transaction, Wait};
 use damask_types::{Datum, TableSchema};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -63,6 +64,8 @@ pub struct Loader {
     batch_bytes: usize,
     records: u64,
     warnings: Warnings,
+    /// For others' row locks.
+    lock_wait: Wait,
     failed: bool,
 }
 
@@ -109,6 +112,7 @@ impl Loader {
             batch_bytes: 0,
             records: 0,
             warnings,
+            lock_wait: variables.lock_wait(),
             failed: false,
         })
     }
@@ -246,12 +250,12 @@ impl Loader {
         loop {
             attempt += 1;
             let before = (self.inserter.counts, self.warnings.clone());
-            let Err(error) = self.try_batch() else { return Ok(()) };
+            let Err(error) = self.try_batch(attempt == 1) else { return Ok(()) };
             (self.inserter.counts, self.warnings) = before;
             let looked = self.inserter.on_conflict != OnConflict::FailLater;
             let again = match error.code {
                 1062 => !looked && self.on_conflict != OnConflict::Fail,
-                _ => failure::is_conflict(&error),
+                _ => failure::is_conflict(&error) || failure::ends_transaction(&error),
             };
             if !again || attempt >= ATTEMPTS_MAX {
                 return Err(error);
@@ -262,11 +266,12 @@ impl Loader {
         }
     }
 
-    fn try_batch(&mut self) -> Result<()> {
-        let mut txn = failure::convert(self.client.begin(), &self.view)?;
+    fn try_batch(&mut self, first: bool) -> Result<()> {
+        let mut own = Try::begin(&self.client, first, &self.view)?;
         let (ids, warnings) = (self.catalog.ids(), &mut self.warnings);
-        let mut target = Target { txn: &mut txn, ids, warnings };
+        let mut target = Target { txn: &mut own.txn, ids, warnings };
         self.inserter.push(&mut target, &mut self.batch)?;
+        let txn = own.written(self.lock_wait, &self.view)?;
         self.catalog.commit(&[(self.table.id, self.table.version)], txn)
     }
 }

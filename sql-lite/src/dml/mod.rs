@@ -12,13 +12,14 @@
 //!  SELECT by key ─ access ─► get, scan ─► Rows
 //! ```
 //!
-//! Reading order: `row`, `rows` (bytes of rows and entries), `write` (keys in the way), `input`
-//! (defaults and conversion), `insert`, `expr` and `access` (simple conditions), `change`, `point`,
-//! `lock`, `load`.
+//! Reading order: `rows` (bytes of rows and entries), `write` (keys in the way), `input`
+//! (defaults and conversion), `insert`, `expr` and `access` (simple conditions), `change`,
+//! `explain`, `point`, `lock`, `load`.
 
 mod access;
 mod assign;
 mod change;
+mod explain;
 mod expr;
 mod input;
 pub mod insert;
@@ -26,16 +27,17 @@ pub mod load;
 mod lock;
 mod planned;
 mod point;
-pub mod row;
-mod rows;
+pub(crate) mod rows;
 mod upsert;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::explain::explain;
 use self::insert::Target;
-pub use self::lock::{asks_for_locks, lock_rows};
+pub(crate) use self::lock::Try;
+pub use self::lock::{Blocked, Locking, lock_rows, locking};
 use crate::catalog::CatalogView;
 use crate::catalog::ids::Ids;
 use crate::error::{Error, Result};
@@ -96,6 +98,8 @@ pub fn execute(ctx: &mut Context<'_>, statement: &Stmt) -> Result<Done> {
         Stmt::Delete(delete) => change::delete(ctx, delete),
         _ => Err(Error::not_supported("This statement does not change rows")),
     };
+    // Who was told to end does not commit.
+    let done = done.and_then(|done| ctx.facts.interrupt.check().map(|()| done));
     if let Some(mark) = mark {
         match &done {
             Ok(_) => ctx.txn()?.release(mark),
@@ -170,7 +174,7 @@ impl Context<'_> {
             variables: self.variables,
             session: self.facts,
             txn: Some(txn),
-            read_ts: txn.start_ts(),
+            read_ts: txn.read_ts(),
             hints: self.hints,
             services: self.services,
             system: self.system,

@@ -15,6 +15,7 @@ use sqlparser::ast::{
 };
 use sqlparser::dialect::MySqlDialect;
 use sqlparser::parser::Parser;
+use std::collections::HashSet;
 
 /// Values of expressions without columns.
 pub(super) fn eval(ctx: &Context<'_>, exprs: &[Expr]) -> Result<Vec<Datum>> {
@@ -34,7 +35,7 @@ pub(super) struct PlannedRows {
 
 /// Runs a query in the transaction.
 pub(super) fn rows(ctx: &Context<'_>, query: &Query) -> Result<PlannedRows> {
-    let Rows { columns, source } = query::select(&ctx.query()?, query)?;
+    let Rows { columns, source } = query::select_exact(&ctx.query()?, query)?;
     Ok(PlannedRows { types: columns.into_iter().map(|c| c.ty).collect(), source })
 }
 
@@ -69,23 +70,32 @@ pub(super) struct Selection<'s> {
     pub selection: Option<&'s Expr>,
     pub order_by: &'s [OrderByExpr],
     pub limit: Option<&'s Expr>,
-    /// The table or alias whose rows are changed.
-    pub target: &'s str,
 }
 
-/// `SELECT target._damask_handle, exprs… FROM … WHERE … ORDER BY … LIMIT …`.
-fn query_of(selection: &Selection<'_>, exprs: &[Expr]) -> Result<Query> {
+/// What is wanted of a table's rows besides their handles.
+pub(super) struct Wanted<'s> {
+    /// The table or alias whose rows are changed.
+    pub target: &'s str,
+    /// Values of these.
+    pub exprs: &'s [Expr],
+}
+
+/// `SELECT target._damask_handle, exprs…, target2._damask_handle, … FROM … WHERE … ORDER BY …
+/// LIMIT …`.
+pub(super) fn query_of(selection: &Selection<'_>, wanted: &[Wanted<'_>]) -> Result<Query> {
     let broken = || Error::unknown("a query for a change cannot be made");
     let parsed = Parser::parse_sql(&MySqlDialect {}, "SELECT 1").map_err(|_| broken())?;
     let Some(Statement::Query(mut query)) = parsed.into_iter().next() else { return Err(broken()) };
     let SetExpr::Select(select) = query.body.as_mut() else { return Err(broken()) };
-    let handle = vec![Ident::with_quote('`', selection.target), Ident::new(HANDLE_COLUMN)];
-    let named = |(at, expr): (usize, &Expr)| SelectItem::ExprWithAlias {
-        expr: expr.clone(),
-        alias: Ident::new(format!("_damask_value_{at}")),
-    };
-    select.projection = vec![SelectItem::UnnamedExpr(Expr::CompoundIdentifier(handle))];
-    select.projection.extend(exprs.iter().enumerate().map(named));
+    select.projection.clear();
+    for wanted in wanted {
+        let handle = vec![Ident::with_quote('`', wanted.target), Ident::new(HANDLE_COLUMN)];
+        let handle = std::iter::once(Expr::CompoundIdentifier(handle));
+        for expr in handle.chain(wanted.exprs.iter().cloned()) {
+            let alias = Ident::new(format!("_damask_value_{}", select.projection.len()));
+            select.projection.push(SelectItem::ExprWithAlias { expr, alias });
+        }
+    }
     select.from = selection.from.to_vec();
     select.selection = selection.selection.cloned();
     if !selection.order_by.is_empty() {
@@ -107,31 +117,38 @@ pub(super) struct Handles {
     pub types: Vec<Option<ColumnType>>,
 }
 
-/// Finds the rows to change. NULL handles (of outer joins) are left out; a row that a join gives
-/// several times comes once.
+/// Finds the rows to change, for each table that is wanted. NULL handles (of outer joins) are left
+/// out; a row that a join gives several times comes once, with the values of the first time.
 pub(super) fn handles(
     ctx: &Context<'_>,
     selection: &Selection<'_>,
-    exprs: &[Expr],
-) -> Result<Handles> {
-    let mut found = rows(ctx, &query_of(selection, exprs)?)?;
+    wanted: &[Wanted<'_>],
+) -> Result<Vec<Handles>> {
+    let mut found = rows(ctx, &query_of(selection, wanted)?)?;
     let one_table = selection.from.len() == 1 && selection.from[0].joins.is_empty();
-    let mut seen = std::collections::HashSet::new();
-    let mut out = Vec::new();
+    let mut types = found.types.clone().into_iter();
+    let mut out = Vec::with_capacity(wanted.len());
+    for wanted in wanted {
+        let types = types.by_ref().take(1 + wanted.exprs.len()).skip(1).collect();
+        out.push((Handles { rows: Vec::new(), types }, HashSet::new()));
+    }
     while let Some(batch) = found.next()? {
         for row in batch {
             let mut cells = row.into_iter();
-            let handle = match cells.next() {
-                Some(Datum::Int(v)) => v,
-                Some(Datum::UInt(v)) => v as i64,
-                Some(Datum::Null) => continue,
-                other => return Err(Error::unknown(format!("{other:?} is no handle"))),
-            };
-            if one_table || seen.insert(handle) {
-                out.push((handle, cells.collect()));
+            for (wanted, (handles, seen)) in wanted.iter().zip(&mut out) {
+                let first = cells.next();
+                let values: Vec<_> = cells.by_ref().take(wanted.exprs.len()).collect();
+                let handle = match first {
+                    Some(Datum::Int(v)) => v,
+                    Some(Datum::UInt(v)) => v as i64,
+                    Some(Datum::Null) => continue,
+                    other => return Err(Error::unknown(format!("{other:?} is no handle"))),
+                };
+                if one_table || seen.insert(handle) {
+                    handles.rows.push((handle, values));
+                }
             }
         }
     }
-    let types = found.types.into_iter().skip(1).collect();
-    Ok(Handles { rows: out, types })
+    Ok(out.into_iter().map(|(handles, _)| handles).collect())
 }

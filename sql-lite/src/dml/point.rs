@@ -7,7 +7,7 @@ use super::change::table_name;
 use super::expr::{Node, Scope, all_hold, compile, conjuncts};
 use super::input::Input;
 use super::rows::Layout;
-use super::{Context, Reads};
+use super::{Blocked, Context, Reads};
 use crate::error::Result;
 use crate::failure;
 use crate::outcome::{ColumnMeta, Rows};
@@ -15,7 +15,7 @@ use crate::statement::{Storage, params};
 use damask_types::schema::IntWidth;
 use damask_types::{ColumnType, Datum, TableSchema};
 use sqlparser::ast::{
-    Expr, GroupByExpr, LimitClause, LockType, ObjectName, OrderByKind, Query, Select, SelectFlavor,
+    Expr, GroupByExpr, LimitClause, ObjectName, OrderByKind, Query, Select, SelectFlavor,
     SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, WildcardAdditionalOptions,
 };
 use std::sync::Arc;
@@ -106,13 +106,14 @@ fn recognize<'q>(ctx: &Context<'_>, query: &'q Query) -> Option<Point<'q>> {
         Some(_) => return None,
     };
     let (offset, limit) = limits(limit_clause.as_ref())?;
-    let lock = match locks.as_slice() {
-        [] => false,
-        [lock] if lock.of.is_none() && lock.nonblock.is_none() => {
-            matches!(lock.lock_type, LockType::Update)
-        }
-        _ => return None,
+    let lock = match super::lock::locking(query, ctx.variables) {
+        None => false,
+        Some(locking) if locking.blocked != Blocked::Skip => true,
+        Some(_) => return None,
     };
+    if locks.iter().any(|lock| lock.of.is_some()) {
+        return None;
+    }
     let projection = &select.projection;
     Some(Point { table, name: shown, selection, projection, order_by, offset, limit, lock })
 }

@@ -1,16 +1,32 @@
 //! A table's rows and index entries as keys and values. The integer primary key that is the handle
 //! is in the row's key and not in its value. It must never read or write anything itself.
 
-use super::row::{self, Entry};
 use crate::error::{Error, Result};
-use damask_types::key::{decode_handle, index_prefix, row_key};
-use damask_types::row::encode_row;
+use damask_types::codec::{DecodeError, put_i64_sorted};
+use damask_types::key::{decode_handle, encode_handle, index_prefix, row_key};
+use damask_types::row::{Cell, RowView, decode_value, encode_row};
 use damask_types::schema::IndexState;
-use damask_types::{ColumnId, Datum, TableSchema};
+use damask_types::{ColumnId, ColumnSchema, Datum, IndexId, TableSchema};
 use std::sync::Arc;
 
+/// The value of an entry whose key ends with the handle.
+const NO_VALUE: &[u8] = b"0";
+
+/// One row's entry in one index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What is stored under it.
+    pub value: Vec<u8>,
+    /// No other row may have the key.
+    pub unique: bool,
+}
+
 /// An index by positions of columns.
-pub(super) struct Index {
+pub(crate) struct Index {
+    /// Its id.
+    pub id: IndexId,
     /// Its columns' positions in the table.
     pub positions: Vec<usize>,
     /// At most one row a key without NULLs.
@@ -21,7 +37,7 @@ pub(super) struct Index {
 }
 
 /// How a table's rows are stored. Rows are datums in the order of the table's columns.
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// The table.
     pub table: Arc<TableSchema>,
     /// Position of the column that is the handle; `None` = hidden row id.
@@ -35,7 +51,18 @@ pub(super) struct Layout {
 impl Index {
     /// The entry of a row.
     pub fn entry(&self, row: &[Datum], handle: i64) -> Entry {
-        row::entry_of(&self.prefix, self.unique, self.positions.iter().map(|at| &row[*at]), handle)
+        let mut unique = self.unique;
+        let mut key = Vec::with_capacity(self.prefix.len() + 10 * self.positions.len() + 8);
+        key.extend_from_slice(&self.prefix);
+        for at in &self.positions {
+            unique &= !row[*at].is_null();
+            row[*at].put_sorted(&mut key);
+        }
+        if !unique {
+            put_i64_sorted(&mut key, handle);
+        }
+        let value = if unique { encode_handle(handle) } else { NO_VALUE.to_vec() };
+        Entry { key, value, unique }
     }
 
     /// The key of the entry with these values, none of them NULL, in a unique index.
@@ -65,6 +92,7 @@ impl Layout {
         let index = |index: &damask_types::IndexSchema| {
             let positions = index.columns.iter().map(|id| table.position(*id));
             Some(Index {
+                id: index.id,
                 positions: positions.collect::<Option<_>>()?,
                 unique: index.unique,
                 public: index.state == IndexState::Public,
@@ -90,8 +118,34 @@ impl Layout {
     }
 
     /// A row from its key's handle and its value.
+    ///
+    /// # Errors
+    /// If the value is damaged.
     pub fn decode(&self, handle: i64, value: &[u8]) -> Result<Vec<Datum>> {
-        row::decode(&self.table, handle, value)
+        let table = &*self.table;
+        let damaged = |e: DecodeError| {
+            Error::unknown(format!("row {handle} of table '{}' is damaged: {e}", table.name))
+        };
+        let view = RowView::new(value).map_err(damaged)?;
+        let cell = |column: &ColumnSchema| {
+            if table.handle_column == Some(column.id) {
+                return Ok(match column.ty.is_unsigned() {
+                    true => Datum::UInt(handle as u64),
+                    false => Datum::Int(handle),
+                });
+            }
+            match (view.get(column.id), &column.origin_default) {
+                (Cell::Value(v), _) => decode_value(&column.ty, v).map_err(damaged),
+                (Cell::Missing, Some(v)) => decode_value(&column.ty, v).map_err(damaged),
+                (Cell::Null | Cell::Missing, _) => Ok(Datum::Null),
+            }
+        };
+        table.columns.iter().map(cell).collect()
+    }
+
+    /// One of the indexes.
+    pub fn index(&self, id: IndexId) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.id == id)
     }
 
     /// The handle that a row has by its primary key; `None`: it needs a row id.

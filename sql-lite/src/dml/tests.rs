@@ -6,7 +6,8 @@ mod inserts;
 mod loads;
 mod points;
 
-use super::{Context, Reads, asks_for_locks, execute, lock_rows, point_select, row};
+use super::rows::Layout;
+use super::{Context, Reads, execute, explain, lock_rows, locking, point_select};
 use crate::catalog::Catalog;
 use crate::convert;
 use crate::error::Result;
@@ -266,6 +267,15 @@ impl Server {
         }
     }
 
+    /// The lines of EXPLAIN of a change.
+    fn explained(&mut self, sql: &str) -> Vec<String> {
+        let parsed = parse(sql, 0, self.variables.sql_mode()).expect("parses");
+        let mut txn = self.client.begin().expect("a transaction");
+        let rows = explain(&mut self.context(&parsed.hints, Some(&mut txn)), &parsed.stmt);
+        assert!(txn.is_empty(), "{sql}: nothing is written");
+        text(rows.unwrap_or_else(|e| panic!("{sql}: {e}")))
+    }
+
     fn begin(&mut self) {
         self.open = Some(self.client.begin().expect("a transaction"));
     }
@@ -312,15 +322,14 @@ impl Server {
         let ts = self.client.timestamp().expect("a timestamp");
         let snapshot = self.client.snapshot(ts);
         for table in self.catalog.view().tables() {
+            let layout = Layout::new(table.clone()).expect("a layout");
             let mut wanted = BTreeMap::new();
             let rows = snapshot.scan(&row_range(table.id), usize::MAX, false).expect("rows");
             for (key, value) in &rows {
                 let (_, handle) = decode_row_key(key).expect("a row key");
-                let row = row::decode(table, handle, value).expect("a row");
-                for index in &table.indexes {
-                    let entry = row::entry(table, index, &row, handle);
-                    wanted.insert(entry.key, entry.value);
-                }
+                let row = layout.decode(handle, value).expect("a row");
+                let entries = layout.entries(&row, handle);
+                wanted.extend(entries.map(|entry| (entry.key, entry.value)));
             }
             let mut entries =
                 KeyRange::prefix(&[&table_prefix(table.id), b"_i".as_slice()].concat());

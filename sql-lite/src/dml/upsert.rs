@@ -106,7 +106,7 @@ impl Upsert {
         }
         if new == old {
             inserter.counts.affected += u64::from(ctx.found_rows);
-            return Ok(());
+            return ctx.lock_unchanged(inserter.layout.row_key(other.handle));
         }
         assign::touch(&self.table, &self.assignments, &inserter.input, &mut new);
         let (writer, layout) = (&inserter.writer, &inserter.layout);

@@ -1,8 +1,7 @@
 //! Rows into a transaction together with their index entries, and what is in the way of a new row.
 //! It must never write an entry without its row, or leave one behind.
 
-use super::row::Entry;
-use super::rows::Layout;
+use super::rows::{Entry, Layout};
 use crate::catalog::CatalogView;
 use crate::error::{Error, Result};
 use crate::failure;

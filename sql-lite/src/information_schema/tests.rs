@@ -1,3 +1,5 @@
+//! The system tables: their columns, and rows of a catalog made in the tests of `show`.
+
 use super::{names, schema, system_table, table};
 use crate::convert;
 use crate::show::tests::with_context;

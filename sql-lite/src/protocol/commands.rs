@@ -254,14 +254,19 @@ fn execute(connection: &mut Connection, body: &[u8]) -> Answered {
     replies.finish(result)
 }
 
+/// The bytes that a connection may send ahead in all, in largest packets.
+const LONG_DATA_PACKETS_MAX: usize = 4;
+
 /// `statement u32 | parameter u16 | bytes`; never answered.
 fn long_data(connection: &mut Connection, body: &[u8]) {
     let bytes_max = connection.shared.config.packet_bytes_max;
+    let held: usize = connection.statements.values().map(Statement::long_data_bytes).sum();
+    let left = (LONG_DATA_PACKETS_MAX * bytes_max).saturating_sub(held);
     if body.len() >= 6
         && let Ok(statement) = statement(connection, body, "mysqld_stmt_send_long_data")
     {
         let parameter = u16::from_le_bytes([body[4], body[5]]);
-        statement.append_long_data(parameter.into(), &body[6..], bytes_max);
+        statement.append_long_data(parameter.into(), &body[6..], bytes_max, left);
     }
 }
 

@@ -38,20 +38,31 @@ impl Statement {
         Statement { parameters, long_data, ..Statement::default() }
     }
 
-    /// Keeps bytes for a parameter, `bytes_max` in all for each.
-    pub fn append_long_data(&mut self, parameter: usize, bytes: &[u8], bytes_max: usize) {
+    /// Bytes sent ahead that are kept.
+    pub fn long_data_bytes(&self) -> usize {
+        self.long_data.iter().flatten().map(Vec::len).sum()
+    }
+
+    /// Keeps bytes for a parameter: `bytes_max` for each, and `left` more in all.
+    pub fn append_long_data(
+        &mut self,
+        parameter: usize,
+        bytes: &[u8],
+        bytes_max: usize,
+        left: usize,
+    ) {
         let Some(held) = self.long_data.get_mut(parameter) else {
             let text = "Incorrect arguments to mysqld_stmt_send_long_data";
             self.long_data_error = Some(Error { code: 1210, ..Error::unknown(text) });
             return;
         };
         let held = held.get_or_insert_default();
-        if held.len() + bytes.len() > bytes_max {
-            held.clear();
+        if held.len() + bytes.len() > bytes_max || bytes.len() > left {
+            *held = Vec::new();
             let text = "Parameter of prepared statement which is set through \
                         mysql_send_long_data() is longer than 'max_allowed_packet' bytes";
             self.long_data_error = Some(Error::packet_too_large(text));
-        } else {
+        } else if self.long_data_error.is_none() {
             held.extend_from_slice(bytes);
         }
     }
@@ -289,16 +300,29 @@ mod tests {
         let mut statement = Statement::new(3);
         let tiny = WireType::MYSQL_TYPE_TINY as u8;
         let blob = WireType::MYSQL_TYPE_BLOB as u8;
-        statement.append_long_data(2, b"ab", 3);
-        statement.append_long_data(2, b"c", 3);
+        statement.append_long_data(2, b"ab", 3, 3);
+        statement.append_long_data(2, b"c", 3, 3);
         let first = [0b010, 1, tiny, 0, tiny, 0, blob, 0, 5];
         let expected = vec![Datum::Int(5), Datum::Null, Datum::Bytes(b"abc".to_vec())];
         assert_eq!(statement.values(&first), Ok(expected));
         let second = [0b100, 0, 6, 7];
         assert_eq!(statement.values(&second), Ok(vec![Datum::Int(6), Datum::Int(7), Datum::Null]));
-        statement.append_long_data(2, b"abcd", 3);
+        statement.append_long_data(2, b"abcd", 3, 9);
         assert_eq!(statement.values(&second).unwrap_err().code, 1153);
         assert!(statement.values(&second).is_ok());
+    }
+
+    #[test]
+    fn long_data_of_all_parameters_is_bounded() {
+        let mut statement = Statement::new(3);
+        let total = 5;
+        for parameter in 0..3 {
+            let left = total - statement.long_data_bytes();
+            statement.append_long_data(parameter, b"ab", 4, left);
+            assert!(statement.long_data_bytes() <= total);
+        }
+        assert_eq!(statement.values(&[0, 0]).unwrap_err().code, 1153);
+        assert_eq!(statement.long_data_bytes(), 0, "the failed execution gives them back");
     }
 
     #[test]

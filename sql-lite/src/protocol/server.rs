@@ -5,7 +5,8 @@ use super::connection;
 use super::packets;
 use crate::error::{Error, Result};
 use crate::outcome::Sessions;
-use damask_env::{Clock, RealClock, Task, spawn};
+use crate::statement::STACK_BYTES;
+use damask_env::{Clock, RealClock, Task, spawn, spawn_deep};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io::Write;
@@ -186,7 +187,9 @@ impl Shared {
         open.insert(id, handle);
         drop(open);
         let leave = Leave { shared: self.clone(), id };
-        spawn("mysql-client", move || connection::serve(stream, id, &leave.shared));
+        spawn_deep("mysql-client", STACK_BYTES, move || {
+            connection::serve(stream, id, &leave.shared);
+        });
     }
 
     /// Is this connection to end?

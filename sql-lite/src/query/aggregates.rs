@@ -1,10 +1,13 @@
-//! SUM and AVG with MySQL's types: whole numbers are added exactly, as DECIMAL. Everything else is
-//! DataFusion's own. A sum must never wrap.
+//! SUM and AVG with MySQL's types: whole numbers are added exactly, as DECIMAL, and a mean is
+//! rounded (`averages`). Everything else is DataFusion's own. A sum must never wrap.
+
+mod averages;
 
 use arrow::array::*;
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Int64Type, UInt64Type};
 use datafusion::common::{Result, ScalarValue, exec_err};
+use averages::Mean;
 use datafusion::functions_aggregate::average::Avg;
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -39,6 +42,20 @@ impl Eq for Exact {}
 impl Hash for Exact {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.is_sum.hash(state);
+    }
+}
+
+impl Exact {
+    /// How a mean of DECIMAL is made; `None`: it is no such.
+    fn mean(&self, args: &AccumulatorArgs<'_>) -> Result<Option<Mean>> {
+        let DataType::Decimal128(_, scale) = args.expr_fields[0].data_type() else {
+            return Ok(None);
+        };
+        if self.is_sum {
+            return Ok(None);
+        }
+        let ty = self.inner.return_type(&[args.expr_fields[0].data_type().clone()])?;
+        Ok(Some(Mean::new(*scale, ty)))
     }
 }
 
@@ -89,6 +106,9 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if let Some(mean) = self.mean(&args)? {
+            return Ok(mean.accumulator(args.is_distinct));
+        }
         match self.is_sum && is_whole(args.expr_fields[0].data_type()) {
             true => Ok(Box::new(WholeSum::default())),
             false => self.inner.accumulator(args),
@@ -96,6 +116,11 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        if let DataType::Decimal128(..) = args.input_fields[0].data_type()
+            && !self.is_sum
+        {
+            return Ok(averages::state_fields(args.name, args.is_distinct));
+        }
         match self.is_sum && is_whole(args.input_fields[0].data_type()) {
             true => Ok(vec![Arc::new(Field::new(format!("{}[sum]", args.name), SUM_TYPE, true))]),
             false => self.inner.state_fields(args),
@@ -103,6 +128,11 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        if let DataType::Decimal128(..) = args.expr_fields[0].data_type()
+            && !self.is_sum
+        {
+            return !args.is_distinct;
+        }
         match self.is_sum && is_whole(args.expr_fields[0].data_type()) {
             true => !args.is_distinct,
             false => self.inner.groups_accumulator_supported(args),
@@ -113,6 +143,9 @@ impl AggregateUDFImpl for Exact {
         &self,
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
+        if let Some(mean) = self.mean(&args)? {
+            return Ok(mean.groups());
+        }
         match self.is_sum && is_whole(args.expr_fields[0].data_type()) {
             true => Ok(Box::new(GroupedSums::default())),
             false => self.inner.create_groups_accumulator(args),
@@ -120,6 +153,9 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if let Some(mean) = self.mean(&args)? {
+            return Ok(mean.accumulator(args.is_distinct));
+        }
         match self.is_sum && is_whole(args.expr_fields[0].data_type()) {
             true => Ok(Box::new(WholeSum::default())),
             false => self.inner.create_sliding_accumulator(args),

@@ -10,7 +10,8 @@ use damask_types::{ColumnType, Datum};
 use datafusion::common::stats::Precision;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::metrics::MetricValue;
-use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, collect};
+use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, execute_stream};
+use futures::StreamExt;
 use std::sync::Arc;
 
 struct Shown<'a>(&'a dyn ExecutionPlan);
@@ -24,8 +25,16 @@ impl std::fmt::Display for Shown<'_> {
 pub(super) fn rows(ctx: &QueryContext<'_>, plan: LogicalPlan, analyze: bool) -> Result<Rows> {
     let plan = super::run::physical(ctx, &plan)?;
     if analyze {
-        let task = ctx.services.state.task_ctx();
-        ctx.services.runtime.block_on(collect(plan.clone(), task)).map_err(error)?;
+        let task = super::memory::task(ctx);
+        let plan = plan.clone();
+        let work = async {
+            let mut batches = execute_stream(plan, task)?;
+            while let Some(batch) = batches.next().await {
+                batch?;
+            }
+            Ok(())
+        };
+        super::run::wait(&ctx.services.runtime, &ctx.session.interrupt, work)?.map_err(error)?;
     }
     let text = || ColumnType::VarChar { len: 16_383 };
     let mut columns =
@@ -41,6 +50,10 @@ pub(super) fn rows(ctx: &QueryContext<'_>, plan: LogicalPlan, analyze: bool) -> 
 }
 
 fn walk(plan: &Arc<dyn ExecutionPlan>, depth: usize, analyze: bool, out: &mut Vec<Vec<Datum>>) {
+    if [super::stop::NAME, super::bounds::NAME].contains(&plan.name()) {
+        plan.children().into_iter().for_each(|input| walk(input, depth, analyze, out));
+        return;
+    }
     let name = plan.name().trim_end_matches("Exec");
     let info = Shown(plan.as_ref()).to_string();
     let short = info.split_once(": ").filter(|(head, _)| *head == plan.name());

@@ -1,10 +1,38 @@
 //! DataFusion's errors as MySQL's: a number, a state, a text that a user of MySQL understands. It
 //! must never show a plan.
 
+use super::{QueryContext, clause};
 use crate::error::Error;
 use damask_coprocessor::DispatchError;
 use damask_types::ErrorKind;
-use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::common::{Column, DataFusionError, SchemaError};
+use sqlparser::ast;
+
+/// The error a client sees of a query that could not be planned: it says in which clause of the
+/// query as written a name is unknown.
+pub(super) fn planning(ctx: &QueryContext<'_>, written: &ast::Query, e: DataFusionError) -> Error {
+    let DataFusionError::SchemaError(root, _) = e.find_root() else { return error(e) };
+    match &**root {
+        SchemaError::FieldNotFound { field, .. } => {
+            let name = shown(field);
+            let clause = clause::of(ctx, written, &name, false);
+            Error::unknown_column(format!("Unknown column '{name}' in '{clause}'"))
+        }
+        SchemaError::AmbiguousReference { field } => {
+            let clause = clause::of(ctx, written, &field.name, true);
+            let message = format!("Column '{}' in {clause} is ambiguous", field.name);
+            Error { code: 1052, state: "23000", message }
+        }
+        _ => error(e),
+    }
+}
+
+fn shown(field: &Column) -> String {
+    match &field.relation {
+        Some(relation) => format!("{}.{}", relation.table(), field.name),
+        None => field.name.clone(),
+    }
+}
 
 /// The error a client sees.
 pub(crate) fn error(e: DataFusionError) -> Error {
@@ -25,9 +53,7 @@ pub(crate) fn error(e: DataFusionError) -> Error {
         }
         DataFusionError::ArrowError(e, _) => arrow(&e.to_string()),
         DataFusionError::Execution(text) => execution(text),
-        DataFusionError::ResourcesExhausted(text) => {
-            Error { code: 8175, state: "HY000", message: format!("Out of memory quota: {text}") }
-        }
+        DataFusionError::ResourcesExhausted(_) => super::memory::exhausted(),
         other => Error::unknown(first_line(&other.to_string())),
     }
 }
@@ -50,12 +76,14 @@ fn dispatch(e: &DispatchError) -> Error {
 
 fn schema(e: &SchemaError) -> Error {
     match e {
+        // A subquery that the optimizer could not take apart.
+        SchemaError::FieldNotFound { field, .. }
+            if field.relation.as_ref().is_some_and(|r| r.table().starts_with("__")) =>
+        {
+            Error::not_supported("Not supported yet: such a correlated subquery")
+        }
         SchemaError::FieldNotFound { field, .. } => {
-            let name = match &field.relation {
-                Some(relation) => format!("{}.{}", relation.table(), field.name),
-                None => field.name.clone(),
-            };
-            Error::unknown_column(format!("Unknown column '{name}' in 'field list'"))
+            Error::unknown_column(format!("Unknown column '{}' in 'field list'", shown(field)))
         }
         SchemaError::AmbiguousReference { field } => {
             let message = format!("Column '{}' in field list is ambiguous", field.name);
@@ -94,6 +122,9 @@ fn plan(text: &str) -> Error {
     if text.contains("Aggregate") && text.contains("not allowed") || text.contains("nested aggreg")
     {
         return Error::invalid_query("Invalid use of group function");
+    }
+    if text.contains("should only return one column") {
+        return Error::operand_columns("Operand should contain 1 column(s)");
     }
     if text.contains("same number of columns") || text.contains("different number of columns") {
         let message = "The used SELECT statements have a different number of columns";

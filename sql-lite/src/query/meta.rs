@@ -4,6 +4,7 @@
 
 use super::functions::{DATETIME, TIME};
 use super::table::CatalogTable;
+use super::types;
 use crate::outcome::ColumnMeta;
 use arrow::datatypes::DataType;
 use damask_types::schema::IntWidth;
@@ -12,6 +13,7 @@ use datafusion::common::Column;
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use sqlparser::ast;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What the query as written calls its columns.
@@ -84,8 +86,6 @@ struct Origin {
     table: Arc<TableSchema>,
     alias: String,
     at: usize,
-    /// TIMESTAMP values are already in the session's zone.
-    shifted: bool,
 }
 
 impl Origin {
@@ -98,7 +98,7 @@ fn position(plan: &LogicalPlan, column: &Column) -> Option<usize> {
     plan.schema().index_of_column(column).ok()
 }
 
-fn input_position(plan: &LogicalPlan, at: usize) -> Option<(&LogicalPlan, usize)> {
+pub(super) fn input_position(plan: &LogicalPlan, at: usize) -> Option<(&LogicalPlan, usize)> {
     match plan {
         LogicalPlan::Projection(p) => through(&p.expr[at], &p.input),
         LogicalPlan::Filter(f) => Some((&f.input, at)),
@@ -137,7 +137,6 @@ fn origin(plan: &LogicalPlan, at: usize) -> Option<Origin> {
             table: table.table.clone(),
             alias: table.table.name.clone(),
             at,
-            shifted: table.offset_us != 0,
         });
     }
     let (input, at) = input_position(plan, at)?;
@@ -148,72 +147,6 @@ fn origin(plan: &LogicalPlan, at: usize) -> Option<Origin> {
         found.alias = alias.alias.table().to_owned();
     }
     Some(found)
-}
-
-/// The type of an expression where its Arrow type does not say all: fractions of seconds.
-fn type_of(expr: &Expr, input: &LogicalPlan) -> Option<ColumnType> {
-    let number = |expr: Option<&Expr>| match expr {
-        Some(Expr::Literal(datafusion::common::ScalarValue::Int64(Some(n)), _)) => *n as u8,
-        _ => 0,
-    };
-    match expr {
-        Expr::Alias(alias) => type_of(&alias.expr, input),
-        Expr::Column(column) => column_type(input, position(input, column)?),
-        Expr::AggregateFunction(f) => match f.func.name() {
-            "min" | "max" | "first_value" | "last_value" => type_of(f.params.args.first()?, input),
-            _ => None,
-        },
-        Expr::Case(case) => {
-            let (_, then) = case.when_then_expr.first()?;
-            let otherwise = case.else_expr.as_ref().and_then(|e| type_of(e, input));
-            type_of(then, input).or(otherwise)
-        }
-        Expr::ScalarFunction(f) => match f.name() {
-            "__datetime" | "__cast_datetime" => {
-                Some(ColumnType::DateTime { fsp: number(f.args.get(1)) })
-            }
-            "__time" | "__cast_time" => Some(ColumnType::Time { fsp: number(f.args.get(1)) }),
-            "coalesce" | "greatest" | "least" => f.args.iter().find_map(|arg| type_of(arg, input)),
-            "__date_add" | "__date_sub" => match (type_of(&f.args[0], input), f.args.get(2)) {
-                (_, Some(Expr::Literal(unit, _))) if unit.to_string().contains("MICRO") => {
-                    Some(ColumnType::DateTime { fsp: 6 })
-                }
-                (Some(ColumnType::Timestamp { fsp }), _) => Some(ColumnType::DateTime { fsp }),
-                (ty, _) => ty,
-            },
-            "timediff" | "addtime" | "subtime" => f.args.iter().find_map(|a| type_of(a, input)),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// The type of a plan's column, if something is known beyond Arrow's.
-fn column_type(plan: &LogicalPlan, at: usize) -> Option<ColumnType> {
-    match plan {
-        LogicalPlan::TableScan(_) => {
-            let found = origin(plan, at)?;
-            let ty = found.column()?.ty.clone();
-            Some(match ty {
-                ColumnType::Timestamp { fsp } if found.shifted => ColumnType::DateTime { fsp },
-                ty => ty,
-            })
-        }
-        LogicalPlan::Projection(p) => type_of(&p.expr[at], &p.input),
-        LogicalPlan::Aggregate(a) => {
-            let groups = a.group_expr.len();
-            let expr = match at < groups {
-                true => a.group_expr.get(at)?,
-                false => a.aggr_expr.get(at - groups)?,
-            };
-            type_of(expr, &a.input)
-        }
-        LogicalPlan::Union(u) => column_type(u.inputs.first()?, at),
-        plan => {
-            let (input, at) = input_position(plan, at)?;
-            column_type(input, at)
-        }
-    }
 }
 
 /// The MySQL type of an Arrow type.
@@ -241,18 +174,23 @@ fn agrees(ty: &ColumnType, arrow: &DataType) -> bool {
 }
 
 /// The columns of a plan's result; `items` as the query calls them.
-pub(crate) fn columns(plan: &LogicalPlan, items: &[Item]) -> Vec<ColumnMeta> {
+/// `written` has what columns are called in derived tables, by their names in lower case.
+pub(crate) fn columns(
+    plan: &LogicalPlan,
+    items: &[Item],
+    written: &HashMap<String, String>,
+) -> Vec<ColumnMeta> {
     let fields = plan.schema().fields();
     let names = names(fields.len(), items);
     let column = |(at, field): (usize, &Arc<arrow::datatypes::Field>)| {
         let origin = origin(plan, at);
         let arrow = field.data_type();
-        let known = column_type(plan, at).filter(|ty| agrees(ty, arrow));
+        let known = types::of_column(plan, at).filter(|ty| agrees(ty, arrow));
         let ty = known.or_else(|| mysql_type(arrow));
         let mut meta = ColumnMeta::expression("", ColumnType::Double);
         meta.ty = ty;
         meta.nullable = field.is_nullable();
-        meta.name = field.name().clone();
+        meta.name = written.get(field.name()).unwrap_or_else(|| field.name()).clone();
         if let Some(found) = &origin
             && let Some(column) = found.column()
         {

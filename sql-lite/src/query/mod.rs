@@ -3,8 +3,10 @@
 //!
 //! ```text
 //!  ast::Query ─ rewrite ─► ast::Query ─ planner (operators by type) ─► LogicalPlan
-//!      │ names, session values          │ table, functions, aggregates     │ choices, DataFusion's rules
-//!      └ meta::items                    └ meta::columns                    ▼
+//!      │ names, session values          │ table, functions, aggregates     │ choices, subqueries
+//!      └ meta::items                    └ meta::columns ◄── LogicalPlan ◄──┘
+//!                                                               │ DataFusion's rules
+//!                                                               ▼
 //!                                          table::scan: access, cost ─► ExecutionPlan ─ CutFragments
 //!                                                                          ▼
 //!                                                                     run: batches, as asked for
@@ -13,22 +15,29 @@
 //! Limits: texts compare by bytes (utf8mb4_bin, without trailing blanks being ignored); DECIMAL has
 //! at most 38 digits; zones are fixed offsets; user variables are read, not assigned.
 //!
-//! Reading order: `rewrite`, `value`, `functions`, `operators`, `choices`, `aggregates`, `access`,
-//! `cost`, `table`, `planner`, `meta`, `run`, `explain`, `failure`.
+//! Reading order: `rewrite`, `value`, `functions`, `operators`, `types`, `choices`, `subqueries`,
+//! `aggregates`, `access`,
+//! `cost`, `table`, `planner`, `meta`, `memory`, `bounds`, `run`, `stop`, `explain`, `failure`, `clause`.
 
 mod access;
 mod aggregates;
+mod bounds;
 mod choices;
+mod clause;
 pub mod cost;
 mod explain;
 mod failure;
 mod functions;
+mod memory;
 mod meta;
 mod operators;
 mod planner;
 mod rewrite;
 mod run;
+mod stop;
+mod subqueries;
 mod table;
+mod types;
 pub(crate) mod value;
 
 pub use cost::TableSize;
@@ -81,6 +90,7 @@ pub struct QueryServices {
     /// Runs queries; not the runtime that talks to clients.
     pub runtime: tokio::runtime::Handle,
     state: SessionState,
+    memory: Arc<memory::Shared>,
 }
 
 impl QueryServices {
@@ -92,7 +102,8 @@ impl QueryServices {
         runtime: tokio::runtime::Handle,
         cores: usize,
     ) -> QueryServices {
-        QueryServices { client, dispatch, facts, runtime, state: planner::state(cores) }
+        let (state, memory) = (planner::state(cores), memory::Shared::of_machine());
+        QueryServices { client, dispatch, facts, runtime, state, memory }
     }
 }
 
@@ -121,19 +132,26 @@ pub struct QueryContext<'a> {
 /// Runs a query. Blocks while it is planned; rows come as they are asked for. Must not be called
 /// on a thread of an async runtime that may not block.
 pub fn select(ctx: &QueryContext<'_>, query: &ast::Query) -> Result<Rows> {
-    let (plan, columns) = planned(ctx, query)?;
+    let (plan, columns) = planned(ctx, query, Digits::Shown)?;
+    run::rows(ctx, plan, columns)
+}
+
+/// The rows of a query that are calculated with or stored, not shown: DECIMAL quotients keep the
+/// digits that MySQL keeps of them.
+pub fn select_exact(ctx: &QueryContext<'_>, query: &ast::Query) -> Result<Rows> {
+    let (plan, columns) = planned(ctx, query, Digits::All)?;
     run::rows(ctx, plan, columns)
 }
 
 /// The plan of a query, as rows of text; with `analyze`, run, with what was measured.
 pub fn explain(ctx: &QueryContext<'_>, query: &ast::Query, analyze: bool) -> Result<Rows> {
-    let (plan, _) = planned(ctx, query)?;
+    let (plan, _) = planned(ctx, query, Digits::Shown)?;
     explain::rows(ctx, plan, analyze)
 }
 
 /// The columns that a query gives, without running it.
 pub fn columns(ctx: &QueryContext<'_>, query: &ast::Query) -> Result<Vec<ColumnMeta>> {
-    Ok(planned(ctx, query)?.1)
+    Ok(planned(ctx, query, Digits::Shown)?.1)
 }
 
 /// Values of expressions without a table: SET, defaults, LIMIT.
@@ -147,7 +165,7 @@ pub fn eval(ctx: &QueryContext<'_>, exprs: &[ast::Expr]) -> Result<Vec<Datum>> {
         return Err(Error::unknown("an empty query has no SELECT"));
     };
     select.projection = exprs.iter().enumerate().map(item).collect();
-    let mut rows = self::select(ctx, &query)?;
+    let mut rows = self::select_exact(ctx, &query)?;
     let mut values = run::collect(&mut rows)?;
     match values.len() {
         1 => Ok(values.remove(0)),
@@ -155,16 +173,31 @@ pub fn eval(ctx: &QueryContext<'_>, exprs: &[ast::Expr]) -> Result<Vec<Datum>> {
     }
 }
 
+/// Which digits a quotient has in a result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Digits {
+    Shown,
+    All,
+}
+
 fn planned(
     ctx: &QueryContext<'_>,
     query: &ast::Query,
+    digits: Digits,
 ) -> Result<(datafusion::logical_expr::LogicalPlan, Vec<ColumnMeta>)> {
     let items = meta::items(query);
-    let mut query = query.clone();
+    let written = query;
+    let mut query = written.clone();
     let found = rewrite::query(ctx, &mut query)?;
     meta::separate(&mut query);
     let names = planner::Names::new(ctx, &found);
-    let plan = names.plan(query)?;
-    let columns = meta::columns(&plan, &items);
+    let plan = names.plan(query, written)?;
+    let finished = choices::unify(plan).and_then(subqueries::rewrite);
+    let finished = finished.and_then(|plan| match digits {
+        Digits::Shown => choices::rounded(plan),
+        Digits::All => Ok(plan),
+    });
+    let plan = finished.map_err(failure::error)?;
+    let columns = meta::columns(&plan, &items, &found.columns);
     Ok((plan, columns))
 }

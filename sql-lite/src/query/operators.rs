@@ -3,8 +3,8 @@
 //! a column is never cast and an index can be used. It must never leave unlike types to
 //! DataFusion's own coercion.
 
-use super::functions::{DATETIME, TIME, call, digits_of};
-use super::value::{numeric_prefix, parse_moment, parse_time};
+use super::functions::{DATETIME, TIME, call, decimal, digits_of};
+use super::value::{SCALE_MAX, numeric_prefix, parse_moment, parse_time};
 use crate::convert::calendar::DAY;
 use arrow::datatypes::{DataType, TimeUnit};
 use damask_types::Decimal;
@@ -95,6 +95,14 @@ impl Operand {
         Operand { expr: Expr::Cast(Cast::new(Box::new(self.expr), ty.clone())), ty }
     }
 
+    /// A DECIMAL rounded to so many digits after the point.
+    fn cut(self, scale: u8) -> Operand {
+        match digits_of(&self.ty) {
+            Some((whole, own)) if own > scale => self.cast(decimal(whole, scale)),
+            _ => self,
+        }
+    }
+
     fn call(self, name: &str, ty: DataType) -> Operand {
         Operand { expr: call(name, vec![self.expr]), ty }
     }
@@ -104,12 +112,31 @@ impl Operand {
             Class::Double => self,
             Class::Null => self.cast(DataType::Float64),
             class if class.is_number() => self.cast(DataType::Float64),
-            _ => self.call("__cast_double", DataType::Float64),
+            // Not the function of CAST: what was asked for stays apart from what was needed.
+            _ => self.call("__double", DataType::Float64),
         }
+    }
+
+    /// `0x41` where a number is wanted: 65.
+    fn of_bytes(&self) -> Option<Operand> {
+        let Some(ScalarValue::Binary(Some(bytes))) = self.literal() else { return None };
+        if bytes.len() > size_of::<u64>() {
+            return None;
+        }
+        let value = bytes.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+        let value = match i64::try_from(value) {
+            Ok(value) => ScalarValue::Int64(Some(value)),
+            Err(_) => ScalarValue::UInt64(Some(value)),
+        };
+        let ty = value.data_type();
+        Some(Operand { expr: Expr::Literal(value, None), ty })
     }
 
     /// A truth as 0 or 1; a moment as its digits; a text as DOUBLE.
     fn number(self) -> Operand {
+        if let Some(number) = self.of_bytes() {
+            return number;
+        }
         match self.class() {
             Class::Bool => self.cast(DataType::Int64),
             Class::Date | Class::DateTime | Class::Time => self.call("__number", DataType::Int64),
@@ -213,6 +240,12 @@ fn comparable(left: Operand, right: Operand) -> Result<(Operand, Operand)> {
     if left.ty == right.ty || left.class() == C::Null || right.class() == C::Null {
         return Ok((left, right));
     }
+    if let Some(right) = right.of_bytes().filter(|_| left.class().is_number()) {
+        return comparable(left, right);
+    }
+    if let Some(left) = left.of_bytes().filter(|_| right.class().is_number()) {
+        return comparable(left, right);
+    }
     // A literal in the other side's type.
     if let Some(right) = right.fitted(&left.ty) {
         return Ok((left, right));
@@ -311,12 +344,12 @@ fn small_decimal(operand: Operand) -> Operand {
 }
 
 /// `+`, `-`, `*`.
-fn arithmetic(left: Operand, op: Operator, right: Operand) -> Expr {
+pub(crate) fn arithmetic(left: Operand, op: Operator, right: Operand) -> Expr {
     use Class as C;
     let (left, right) = (left.number(), right.number());
     let (l, r) = (left.class(), right.class());
     if l == C::Double || r == C::Double {
-        return binary(left.double().expr, op, right.double().expr);
+        return call("__finite", vec![binary(left.double().expr, op, right.double().expr)]);
     }
     if (l.is_whole() || l == C::Null) && (r.is_whole() || r == C::Null) {
         let name = match op {
@@ -340,9 +373,15 @@ fn arithmetic(left: Operand, op: Operator, right: Operand) -> Expr {
         _ => (left, right),
     };
     let scales = digits_of(&left.ty).zip(digits_of(&right.ty));
-    if op == Operator::Multiply && scales.is_some_and(|((_, a), (_, b))| a + b > 30) {
-        return binary(left.double().expr, op, right.double().expr);
-    }
+    let (left, right) = match scales {
+        Some(((_, a), (_, b))) if op == Operator::Multiply && a + b > SCALE_MAX => {
+            // The one with more digits after the point gives some up.
+            let (most, least) = (SCALE_MAX / 2, a.min(b));
+            let rest = if least < most { SCALE_MAX - least } else { most };
+            (left.cut(rest.min(a)), right.cut(rest.min(b)))
+        }
+        _ => (left, right),
+    };
     binary(left.expr, op, right.expr)
 }
 

@@ -3,7 +3,7 @@
 
 use super::rewrite::Found;
 use super::table::{CatalogTable, constraints_of, overlay, schema_of};
-use super::{QueryContext, aggregates, choices::Choices, functions, operators::Operators};
+use super::{QueryContext, aggregates, functions, operators::Operators};
 use crate::catalog::is_system;
 use crate::error::{Error, Result};
 use crate::outcome::ColumnMeta;
@@ -23,7 +23,6 @@ use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion::logical_expr::{
     AggregateUDF, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF,
 };
-use datafusion::optimizer::Analyzer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, SqlToRel};
 use sqlparser::ast;
@@ -45,11 +44,9 @@ pub(crate) fn state(target_partitions: usize) -> SessionState {
     // Scans make as many streams as their rows are worth; more would only move rows about.
     options.optimizer.enable_round_robin_repartition = false;
     options.explain.show_statistics = false;
-    let mut rules: Vec<_> = vec![Arc::new(Choices) as _];
-    rules.extend(Analyzer::new().rules);
     SessionStateBuilder::new()
         .with_config(config)
-        .with_analyzer_rules(rules)
+        .with_runtime_env(super::memory::surroundings())
         .with_physical_optimizer_rule(Arc::new(CutFragments))
         .build()
 }
@@ -134,11 +131,11 @@ impl<'a> Names<'a> {
         Ok(provider_as_source(Arc::new(provider)))
     }
 
-    /// Plans a query that was rewritten.
-    pub fn plan(&self, query: ast::Query) -> Result<LogicalPlan> {
+    /// Plans a query that was rewritten; `written` is it before that.
+    pub fn plan(&self, query: ast::Query, written: &ast::Query) -> Result<LogicalPlan> {
         let planner = SqlToRel::new_with_options(self, parser_options());
         let plan = planner.sql_statement_to_plan(ast::Statement::Query(Box::new(query)));
-        plan.map_err(super::failure::error)
+        plan.map_err(|e| super::failure::planning(self.context, written, e))
     }
 }
 
@@ -175,7 +172,10 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        functions::ALL.get(name).cloned()
+        match name {
+            "sleep" => Some(functions::sleep(self.context.session.interrupt.clone())),
+            name => functions::chance(name).or_else(|| functions::ALL.get(name).cloned()),
+        }
     }
 
     fn get_higher_order_meta(&self, _: &str) -> Option<Arc<HigherOrderUDF>> {

@@ -5,11 +5,15 @@
 
 mod functions;
 mod select;
+mod tuples;
+mod with;
 
 use crate::error::{Error, Result};
 use crate::query::QueryContext;
+use crate::statement::UNITS;
 use damask_types::Datum;
 use sqlparser::ast::*;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// The hidden column that holds a row's handle.
@@ -22,6 +26,8 @@ pub struct Found {
     pub handle: bool,
     /// Tables and what they are called, both in lower case: hints name the latter.
     pub aliases: Vec<(String, String)>,
+    /// What columns are called as written, by their names in lower case.
+    pub columns: HashMap<String, String>,
 }
 
 /// Rewrites a query in place.
@@ -75,12 +81,23 @@ impl VisitorMut for Rewriter<'_> {
             }
         }
         query.locks.clear();
-        ControlFlow::Continue(())
+        match with::prepare(query) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> Flow {
-        select::prepare(select);
-        ControlFlow::Continue(())
+        for item in &select.projection {
+            if let SelectItem::ExprWithAlias { alias, .. } = item {
+                let written = &alias.value;
+                self.found.columns.entry(written.to_lowercase()).or_insert(written.clone());
+            }
+        }
+        match select::prepare(self.context, select) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
     }
 
     fn post_visit_select(&mut self, select: &mut Select) -> Flow {
@@ -157,7 +174,11 @@ impl Rewriter<'_> {
                 idents.iter_mut().for_each(lower);
                 self.found.handle |= idents.last().is_some_and(|i| i.value == HANDLE_COLUMN);
             }
-            Expr::Value(value) => literal(value).map(|new| *expr = new).unwrap_or(()),
+            Expr::Value(value) => {
+                if let Some(new) = literal(value)? {
+                    *expr = new;
+                }
+            }
             Expr::Function(function) => {
                 if let Some(new) = functions::rewrite(self.context, function)? {
                     *expr = new;
@@ -203,7 +224,7 @@ impl Rewriter<'_> {
         Ok(match expr {
             Expr::BinaryOp { left, op, right } => {
                 let pipes = self.context.variables.sql_mode().has("PIPES_AS_CONCAT");
-                binary(take(left), op.clone(), take(right), pipes)
+                binary(take(left), op.clone(), take(right), pipes)?
             }
             Expr::UnaryOp { op: UnaryOperator::Not | UnaryOperator::BangNot, expr } => {
                 let inner = Box::new(as_bool(take(expr)));
@@ -214,7 +235,7 @@ impl Rewriter<'_> {
             }
             Expr::UnaryOp { op: UnaryOperator::Plus, expr } => Some(take(expr)),
             Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr } => {
-                Some(call("__bit_not", vec![take(expr)]))
+                Some(call("__bit_not", vec![bits(take(expr))]))
             }
             Expr::Between { expr, negated, low, high } => {
                 let value = take(expr);
@@ -224,13 +245,12 @@ impl Rewriter<'_> {
                 Some(if *negated { not(both) } else { both })
             }
             Expr::InList { expr, list, negated } if matches!(**expr, Expr::Tuple(_)) => {
-                let equal = |item: &Expr| tuples(expr, item, &BinaryOperator::Eq);
-                let all = list.iter().map(equal).collect::<Option<Vec<_>>>();
-                let any = all.and_then(|all| {
-                    all.into_iter().reduce(|a, b| operation(a, BinaryOperator::Or, b))
-                });
-                any.map(nested).map(|any| if *negated { not(any) } else { any })
+                tuples::in_list(expr, list, *negated)?
             }
+            Expr::InSubquery { expr, subquery, negated } => match &**expr {
+                Expr::Tuple(values) => Some(tuples::as_value(values, subquery, *negated)?),
+                _ => None,
+            },
             Expr::Case { operand, conditions, else_result, .. } => {
                 let operand = operand.take();
                 for when in conditions.iter_mut() {
@@ -243,6 +263,13 @@ impl Rewriter<'_> {
                     };
                 }
                 let _ = else_result;
+                None
+            }
+            Expr::Like { pattern, escape_char, .. } => {
+                if let Some(escape) = escape_char.take() {
+                    let pattern = &mut **pattern;
+                    *pattern = like_pattern(std::mem::replace(pattern, null()), escape)?;
+                }
                 None
             }
             Expr::RLike { negated, expr, pattern, .. } => {
@@ -258,7 +285,11 @@ impl Rewriter<'_> {
             Expr::Collate { expr, .. } => Some(take(expr)),
             Expr::Prefixed { value, .. } => Some(take(value)),
             Expr::Extract { field, expr, .. } => {
-                Some(call("__extract", vec![text(&field.to_string().to_uppercase()), take(expr)]))
+                let unit = field.to_string().to_uppercase();
+                if !UNITS.contains(&unit.as_str()) {
+                    return Err(Error::parse(format!("EXTRACT knows no unit '{unit}'")));
+                }
+                Some(call("__extract", vec![text(&unit), take(expr)]))
             }
             Expr::Ceil { expr, .. } => Some(call("ceiling", vec![take(expr)])),
             Expr::Floor { expr, .. } => Some(call("floor", vec![take(expr)])),
@@ -289,13 +320,13 @@ impl Rewriter<'_> {
 }
 
 /// Rewrites an operation on rewritten operands; `None` never happens for one that was taken apart.
-fn binary(left: Expr, op: BinaryOperator, right: Expr, pipes: bool) -> Option<Expr> {
+fn binary(left: Expr, op: BinaryOperator, right: Expr, pipes: bool) -> Result<Option<Expr>> {
     use BinaryOperator as B;
     let interval = |x: Expr, interval: Interval, name: &str| {
         let unit = interval.leading_field.map(|f| f.to_string().to_uppercase());
         call(name, vec![x, *interval.value, text(&unit.unwrap_or_default())])
     };
-    Some(match (op, left, right) {
+    Ok(Some(match (op, left, right) {
         (B::Plus, x, Expr::Interval(i)) | (B::Plus, Expr::Interval(i), x) => {
             interval(x, i, "__date_add")
         }
@@ -304,31 +335,34 @@ fn binary(left: Expr, op: BinaryOperator, right: Expr, pipes: bool) -> Option<Ex
         (B::StringConcat | B::Or, x, y) => operation(as_bool(x), B::Or, as_bool(y)),
         (B::And | B::PGOverlap, x, y) => operation(as_bool(x), B::And, as_bool(y)),
         (B::Xor, x, y) => nested(operation(as_bool(x), B::NotEq, as_bool(y))),
-        (B::BitwiseAnd, x, y) => call("__bit_and", vec![x, y]),
-        (B::BitwiseOr, x, y) => call("__bit_or", vec![x, y]),
-        (B::BitwiseXor, x, y) => call("__bit_xor", vec![x, y]),
-        (B::PGBitwiseShiftLeft, x, y) => call("__shift_left", vec![x, y]),
-        (B::PGBitwiseShiftRight, x, y) => call("__shift_right", vec![x, y]),
-        (op @ (B::Eq | B::NotEq | B::Spaceship), x @ Expr::Tuple(_), y @ Expr::Tuple(_)) => {
-            match tuples(&x, &y, &op) {
-                Some(expr) => expr,
-                None => operation(x, op, y),
-            }
+        (B::BitwiseAnd, x, y) => call("__bit_and", vec![bits(x), bits(y)]),
+        (B::BitwiseOr, x, y) => call("__bit_or", vec![bits(x), bits(y)]),
+        (B::BitwiseXor, x, y) => call("__bit_xor", vec![bits(x), bits(y)]),
+        (B::PGBitwiseShiftLeft, x, y) => call("__shift_left", vec![bits(x), bits(y)]),
+        (B::PGBitwiseShiftRight, x, y) => call("__shift_right", vec![bits(x), bits(y)]),
+        (op @ (B::Eq | B::NotEq | B::Spaceship), Expr::Tuple(row), Expr::Subquery(query))
+        | (op @ (B::Eq | B::NotEq | B::Spaceship), Expr::Subquery(query), Expr::Tuple(row)) => {
+            tuples::with_row(&row, &query, &op)?
         }
+        (op @ (B::Eq | B::NotEq | B::Spaceship), x, y) => match tuples::compared(&x, &y, &op)? {
+            Some(expr) => expr,
+            None => operation(x, op, y),
+        },
         (op, x, y) => operation(x, op, y),
-    })
+    }))
 }
 
-/// `(a, b) = (c, d)` as `a = c AND b = d`.
-fn tuples(left: &Expr, right: &Expr, op: &BinaryOperator) -> Option<Expr> {
-    let (Expr::Tuple(left), Expr::Tuple(right)) = (left, right) else { return None };
-    if left.len() != right.len() {
-        return None;
+/// A pattern with an escape of its own as one with `\`.
+fn like_pattern(pattern: Expr, escape: ValueWithSpan) -> Result<Expr> {
+    let escape = escape.value.into_string().unwrap_or_default();
+    if escape.chars().count() > 1 {
+        let message = "Incorrect arguments to ESCAPE".to_owned();
+        return Err(Error { code: 1210, state: "HY000", message });
     }
-    let glue = if *op == BinaryOperator::NotEq { BinaryOperator::Or } else { BinaryOperator::And };
-    let pairs = left.iter().zip(right);
-    let pairs = pairs.map(|(a, b)| operation(a.clone(), op.clone(), b.clone()));
-    pairs.reduce(|a, b| operation(a, glue.clone(), b)).map(nested)
+    Ok(match escape.as_str() {
+        "\\" => pattern,
+        escape => call("__like_pattern", vec![pattern, text(escape)]),
+    })
 }
 
 /// CAST by one of our functions.
@@ -347,11 +381,11 @@ fn cast(expr: Expr, ty: &DataType) -> Result<Expr> {
     };
     match ty {
         T::Signed | T::SignedInteger | T::Int(_) | T::Integer(_) | T::BigInt(_) => {
-            name("__cast_signed", vec![expr])
+            name("__cast_signed", vec![bits(expr)])
         }
-        T::SmallInt(_) | T::TinyInt(_) | T::MediumInt(_) => name("__cast_signed", vec![expr]),
-        T::Unsigned | T::UnsignedInteger => name("__cast_unsigned", vec![expr]),
-        T::BigIntUnsigned(_) | T::IntUnsigned(_) => name("__cast_unsigned", vec![expr]),
+        T::SmallInt(_) | T::TinyInt(_) | T::MediumInt(_) => name("__cast_signed", vec![bits(expr)]),
+        T::Unsigned | T::UnsignedInteger => name("__cast_unsigned", vec![bits(expr)]),
+        T::BigIntUnsigned(_) | T::IntUnsigned(_) => name("__cast_unsigned", vec![bits(expr)]),
         T::Char(n) | T::Character(n) | T::Varchar(n) | T::Nvarchar(n) => {
             let mut args = vec![expr];
             args.extend(length(n).map(number));
@@ -390,17 +424,35 @@ fn typed_text(typed: &TypedString) -> Option<Expr> {
 }
 
 /// Literals that DataFusion reads otherwise.
-fn literal(value: &ValueWithSpan) -> Option<Expr> {
-    match &value.value {
+fn literal(value: &ValueWithSpan) -> Result<Option<Expr>> {
+    Ok(match &value.value {
         Value::DoubleQuotedString(s) | Value::NationalStringLiteral(s) => Some(text(s)),
-        Value::Number(n, _) if n.contains(['e', 'E']) => Some(call("__cast_double", vec![text(n)])),
+        Value::Number(n, _) if n.contains(['e', 'E']) => {
+            if !n.parse::<f64>().is_ok_and(f64::is_finite) {
+                let message = format!("Illegal double '{n}' value found during parsing");
+                return Err(Error { code: 1367, state: "22007", message });
+            }
+            Some(call("__cast_double", vec![text(n)]))
+        }
         Value::SingleQuotedByteStringLiteral(bits) => {
-            let bits = u64::from_str_radix(bits, 2).ok()?;
-            let hex = format!("{bits:x}");
-            let hex = if hex.len() % 2 == 1 { format!("0{hex}") } else { hex };
-            Some(value_of(Value::HexStringLiteral(hex)))
+            u64::from_str_radix(bits, 2).ok().map(|bits| {
+                let hex = format!("{bits:x}");
+                let hex = if hex.len() % 2 == 1 { format!("0{hex}") } else { hex };
+                value_of(Value::HexStringLiteral(hex))
+            })
         }
         _ => None,
+    })
+}
+
+/// `0x41` as 65 where bits are wanted; anything else as it is.
+fn bits(expr: Expr) -> Expr {
+    let Expr::Value(ValueWithSpan { value: Value::HexStringLiteral(digits), .. }) = &expr else {
+        return expr;
+    };
+    match u64::from_str_radix(digits, 16) {
+        Ok(value) => value_of(Value::Number(value.to_string(), false)),
+        Err(_) => expr,
     }
 }
 

@@ -1,10 +1,11 @@
-//! Runs a plan and hands its batches out as they are asked for. It must never read ahead of the
-//! client by more than the operators' own buffers.
+//! Runs a plan and hands its batches out as they are asked for, until its statement is told to end.
+//! It must never read ahead of the client by more than the operators' own buffers.
 
 use super::QueryContext;
 use super::failure::error;
 use crate::convert::datum_at;
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::outcome::{ColumnMeta, RowBatch, RowSource, Rows};
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::cast;
@@ -23,7 +24,11 @@ pub(super) fn physical(
     plan: &LogicalPlan,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let services = ctx.services;
-    services.runtime.block_on(services.state.create_physical_plan(plan)).map_err(error)
+    let work = services.state.create_physical_plan(plan);
+    let plan = wait(&services.runtime, &ctx.session.interrupt, work)?;
+    let depth_max = ctx.variables.number("cte_max_recursion_depth");
+    let plan = plan.and_then(|plan| super::bounds::bounded(plan, depth_max));
+    plan.and_then(|plan| super::stop::stoppable(plan, &ctx.session.interrupt)).map_err(error)
 }
 
 /// Starts a plan.
@@ -35,25 +40,50 @@ pub(super) fn rows(
     let plan = physical(ctx, &plan)?;
     // Operators start tasks while the stream is made.
     let _entered = ctx.services.runtime.enter();
-    let stream = execute_stream(plan, ctx.services.state.task_ctx()).map_err(error)?;
-    let source = Stream { stream, runtime: ctx.services.runtime.clone() };
+    let stream = execute_stream(plan, super::memory::task(ctx)).map_err(error)?;
+    let (runtime, interrupt) = (ctx.services.runtime.clone(), ctx.session.interrupt.clone());
+    let source = Stream { stream: Some(stream), runtime, interrupt };
     Ok(Rows { columns, source: Box::new(source) })
+}
+
+/// Waits for a part of a query's work, or for the sign to end it.
+pub(super) fn wait<T>(
+    runtime: &tokio::runtime::Handle,
+    interrupt: &Interrupt,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            stopped = interrupt.raised() => Err(stopped),
+            done = work => Ok(done),
+        }
+    })
 }
 
 /// Batches of a running plan.
 struct Stream {
-    stream: SendableRecordBatchStream,
+    /// `None` after an error: its operators end with it.
+    stream: Option<SendableRecordBatchStream>,
     runtime: tokio::runtime::Handle,
+    interrupt: Arc<Interrupt>,
 }
 
 impl RowSource for Stream {
     fn next(&mut self) -> Result<Option<RowBatch>> {
+        // Ends: each turn takes a batch.
         loop {
-            match self.runtime.block_on(self.stream.next()) {
-                None => return Ok(None),
-                Some(Err(e)) => return Err(error(e)),
-                Some(Ok(batch)) if batch.num_rows() == 0 => {}
-                Some(Ok(batch)) => return Ok(Some(RowBatch::Columns(shown(batch)?))),
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            let batch = wait(&self.runtime, &self.interrupt, stream.next());
+            let batch = batch.and_then(|batch| batch.transpose().map_err(error));
+            match batch {
+                Ok(None) => return Ok(None),
+                Ok(Some(batch)) if batch.num_rows() == 0 => {}
+                Ok(Some(batch)) => return Ok(Some(RowBatch::Columns(shown(batch)?))),
+                Err(error) => {
+                    self.stream = None;
+                    return Err(error);
+                }
             }
         }
     }

@@ -229,6 +229,9 @@ impl CatalogTable {
         let column_cost = cost::column(self.size, &widths, row_count);
         match self.columns_ready {
             true => costs.push(format!("column {column_cost:.0}")),
+            false if table.column_replicas > 0 => {
+                costs.push("column: replica being built".to_owned());
+            }
             false => costs.push("column: no replica".to_owned()),
         }
         if column_allowed {
@@ -259,8 +262,12 @@ impl CatalogTable {
                 state: "HY000",
                 message: format!(
                     "Internal : No access path for table '{}' is found with \
-                     'damask_isolation_read_engines' = 'column': it has no column replica",
-                    self.table.name
+                     'damask_isolation_read_engines' = 'column': {}",
+                    self.table.name,
+                    match self.table.column_replicas {
+                        0 => "it has no column replica",
+                        _ => "its column replica is still being built, try again later",
+                    }
                 ),
             }),
         }

@@ -5,8 +5,8 @@
 //! ```text
 //!  text ─ parse ─► Stmt ─┬─ SET, USE, PREPARE …        settings
 //!                        ├─ BEGIN … COMMIT, SAVEPOINT  transaction
+//!                        ├─ changes, locking SELECT    locking ─► dml
 //!                        ├─ CREATE, ALTER, DROP …      ddl     (commits first)
-//!                        ├─ INSERT, UPDATE, DELETE     dml     (own transaction: again on conflict)
 //!                        ├─ SELECT                     point read, else query
 //!                        └─ SHOW, DESCRIBE             show
 //! ```
@@ -14,24 +14,26 @@
 use crate::catalog::CatalogView;
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::interrupt::Reason;
 use crate::outcome::{
-    ColumnMeta, ConnectionInfo, Done, Outcome, Prepared, Rows, Session, Sink, Status,
+    ColumnMeta, ConnectionInfo, Done, Outcome, Prepared, RowBatch, Rows, Session, Sink, Status,
 };
 use crate::query::{NoSystemTables, QueryContext};
 use crate::session::live::Live;
 use crate::session::load::Loan;
 use crate::session::prepared::Statements;
-use crate::session::transaction::Open;
+use crate::session::running::Running;
+use crate::session::transaction::{Characteristics, Open};
 use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::{self, Hints, Parsed, Stmt, TableName};
 use crate::variables::Variables;
 use crate::{ddl, dml, failure, query, show};
+use damask_txn::Transaction;
 use damask_types::{ColumnType, Datum, Timestamp};
 use sqlparser::ast;
 use std::sync::Arc;
-
-/// Times that a statement which is its own transaction is run when others were first.
-const ATTEMPTS_MAX: u32 = 32;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// A session.
 pub struct Connection {
@@ -42,9 +44,11 @@ pub struct Connection {
     pub(super) facts: SessionFacts,
     pub(super) warnings: Warnings,
     pub(super) open: Option<Open>,
+    /// What SET TRANSACTION said of the next one.
+    pub(super) next: Characteristics,
     pub(super) statements: Statements,
     pub(super) loan: Option<Loan>,
-    live: Arc<Live>,
+    pub(super) live: Arc<Live>,
 }
 
 impl Drop for Connection {
@@ -66,6 +70,7 @@ impl Connection {
             user: info.user.clone(),
             host: info.host.clone(),
             connection_id: info.id,
+            interrupt: live.interrupt.clone(),
             ..SessionFacts::default()
         };
         Ok(Connection {
@@ -74,6 +79,7 @@ impl Connection {
             facts,
             warnings: Warnings::default(),
             open: None,
+            next: Characteristics::default(),
             loan: None,
             statements: Statements::default(),
             live,
@@ -89,17 +95,26 @@ impl Connection {
     }
 
     pub(super) fn execute_parsed(&mut self, parsed: &Parsed, text: &str) -> Result<Outcome> {
-        if self.live.is_killed() {
-            return Err(Error::interrupted("Query execution was interrupted"));
-        }
         let now_ms = self.database.clock.wall_ms();
         self.facts.now_us = now_ms as i64 * 1000;
-        self.live.begin(text, now_ms);
+        let clock = self.database.clock.clone();
+        let mut running = Running::begin(self.live.clone(), clock, text, now_ms);
+        if let Some(time) = self.time_limit(parsed) {
+            running.limit(&self.database.query.runtime, time);
+        }
         self.take_back();
         if !keeps_warnings(&parsed.stmt) {
             self.warnings.clear();
         }
-        let outcome = self.statement(&parsed.stmt, &parsed.hints);
+        self.facts.found_rows = self.live.found_rows.load(Ordering::Relaxed);
+        let interrupt = self.live.interrupt.clone();
+        let outcome =
+            interrupt.check().and_then(|()| self.statement(&parsed.stmt, &parsed.hints));
+        let outcome = outcome.and_then(|outcome| Ok((self.found(parsed)?, outcome)));
+        let (found, outcome) = match outcome {
+            Ok((found, outcome)) => (found, Ok(outcome)),
+            Err(error) => (None, Err(error)),
+        };
         match &outcome {
             Ok(Outcome::Done(done)) => {
                 self.facts.row_count = done.affected_rows as i64;
@@ -113,13 +128,46 @@ impl Connection {
                 self.warnings.push(Level::Error, error.code, error.message.clone());
             }
         }
-        self.live.end(self.current.as_deref(), self.database.clock.wall_ms());
-        outcome
+        self.live.set_database(self.current.as_deref());
+        outcome.map(|outcome| running.over(outcome, found))
+    }
+
+    /// How many rows a query has without its LIMIT, if SQL_CALC_FOUND_ROWS asks.
+    fn found(&self, parsed: &Parsed) -> Result<Option<u64>> {
+        let Stmt::Query(q) = &parsed.stmt else { return Ok(None) };
+        if !parsed.hints.calc_found_rows || q.limit_clause.is_none() {
+            return Ok(None);
+        }
+        let mut whole = q.clone();
+        (whole.limit_clause, whole.order_by) = (None, None);
+        let mut rows = self.with_query(&parsed.hints, |context| query::select(context, &whole))?;
+        let mut found = 0;
+        while let Some(batch) = rows.source.next()? {
+            found += match batch {
+                RowBatch::Datums(rows) => rows.len() as u64,
+                RowBatch::Columns(batch) => batch.num_rows() as u64,
+            };
+        }
+        Ok(Some(found))
+    }
+
+    /// How long a query may run.
+    fn time_limit(&self, parsed: &Parsed) -> Option<Duration> {
+        if !matches!(parsed.stmt, Stmt::Query(_)) {
+            return None;
+        }
+        let limit = || self.variables.number("max_execution_time");
+        let millis = parsed.hints.max_execution_ms.unwrap_or_else(limit);
+        (millis > 0).then(|| Duration::from_millis(millis))
     }
 
     fn statement(&mut self, stmt: &Stmt, hints: &Hints) -> Result<Outcome> {
         if stmt.commits_implicitly() {
+            self.check_writable()?;
             self.commit()?;
+        }
+        if reads(stmt) {
+            self.begin_reading()?;
         }
         let done = match stmt {
             Stmt::Empty => return Err(Error::empty_query("Query was empty")),
@@ -134,9 +182,9 @@ impl Connection {
                 self.eval(exprs)?;
                 Done::default()
             }
-            Stmt::Begin { read_only } => {
+            Stmt::Begin { mode, read_only } => {
                 self.commit()?;
-                self.begin(*read_only)?;
+                self.begin(*mode, *read_only)?;
                 Done::default()
             }
             Stmt::Commit => {
@@ -144,7 +192,7 @@ impl Connection {
                 Done::default()
             }
             Stmt::Rollback => {
-                self.open = None;
+                self.abandon();
                 Done::default()
             }
             Stmt::Savepoint(name) => self.savepoint(name)?,
@@ -163,12 +211,16 @@ impl Connection {
                 return self.maintain(operation, tables).map(Outcome::Rows);
             }
             Stmt::NoEffect => Done::default(),
+            Stmt::CreateTable(create) => match &create.query {
+                Some(query) => self.create_from_query(create, query, hints)?,
+                None => self.ddl(stmt)?,
+            },
             _ => self.ddl(stmt)?,
         };
         Ok(Outcome::Done(done))
     }
 
-    fn ddl(&mut self, stmt: &Stmt) -> Result<Done> {
+    pub(super) fn ddl(&mut self, stmt: &Stmt) -> Result<Done> {
         ddl::Ddl {
             catalog: &self.database.catalog,
             client: &self.database.client,
@@ -188,45 +240,7 @@ impl Connection {
         Ok(Done::default())
     }
 
-    /// A change of rows: in the open transaction, or in one of its own.
-    fn change(&mut self, stmt: &Stmt, hints: &Hints) -> Result<Done> {
-        if !self.variables.autocommit() && self.open.is_none() {
-            self.begin(false)?;
-        }
-        if let Some(mut open) = self.open.take() {
-            if open.read_only {
-                self.open = Some(open);
-                return Err(Error::read_only_transaction(
-                    "Cannot execute statement in a READ ONLY transaction.",
-                ));
-            }
-            let view = self.database.catalog.view();
-            let result = self.change_in(&mut open, &view, stmt, hints, false);
-            self.open = Some(open);
-            return result;
-        }
-        let mut attempt = 1;
-        // Ends: at most ATTEMPTS_MAX turns.
-        loop {
-            let view = self.database.catalog.view();
-            let txn = failure::convert(self.database.client.begin(), &view)?;
-            let mut open = Open::new(txn, false);
-            let done = self.change_in(&mut open, &view, stmt, hints, true);
-            let error = match done.and_then(|done| self.finish(open).map(|()| done)) {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            let again =
-                failure::is_conflict(&error) || error.code == Error::schema_changed("").code;
-            if !again || attempt == ATTEMPTS_MAX {
-                return Err(error);
-            }
-            attempt += 1;
-            self.warnings.clear();
-        }
-    }
-
-    fn change_in(
+    pub(super) fn change_in(
         &mut self,
         open: &mut Open,
         view: &Arc<CatalogView>,
@@ -235,6 +249,18 @@ impl Connection {
         commits: bool,
     ) -> Result<Done> {
         open.touch(view, self.current.as_deref(), stmt);
+        self.with_change(&mut open.txn, view, hints, commits, |c| dml::execute(c, stmt))
+    }
+
+    /// Calls the row layer with what a change may look at.
+    fn with_change<T>(
+        &mut self,
+        txn: &mut Transaction,
+        view: &Arc<CatalogView>,
+        hints: &Hints,
+        commits: bool,
+        body: impl FnOnce(&mut dml::Context<'_>) -> Result<T>,
+    ) -> Result<T> {
         // Copies, because the statement writes to its own facts and warnings.
         let (facts, warnings) = (self.facts.clone(), Warnings::default());
         let system = show::Context {
@@ -245,13 +271,13 @@ impl Connection {
             warnings: &warnings,
             replicas: self.database.replicas.as_ref(),
             processes: &[],
-            estimates: None,
+            tables: self.database.query.facts.as_ref(),
         };
         let mut context = dml::Context {
             view: view.clone(),
             database: self.current.as_deref(),
             system: &system,
-            reads: dml::Reads::Transaction(&mut open.txn),
+            reads: dml::Reads::Transaction(txn),
             commits,
             variables: &self.variables,
             facts: &mut self.facts,
@@ -261,30 +287,15 @@ impl Connection {
             hints,
             services: &self.database.query,
         };
-        dml::execute(&mut context, stmt)
+        body(&mut context)
     }
 
-    fn select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Rows> {
-        if !self.variables.autocommit() && self.open.is_none() {
-            self.begin(false)?;
-        }
-        if let Some(rows) = self.point_select(q, hints)? {
-            return Ok(rows);
-        }
-        if self.open.is_some() && dml::asks_for_locks(q) {
-            self.with_rows(hints, |context| dml::lock_rows(context, q))?;
-        }
-        let rows = self.with_query(hints, |context| query::select(context, q))?;
-        self.facts.found_rows = 0;
-        Ok(rows)
-    }
-
-    fn point_select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Option<Rows>> {
+    pub(super) fn point_select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Option<Rows>> {
         self.with_rows(hints, |context| dml::point_select(context, q))
     }
 
     /// Calls the row layer for something that is read: in the open transaction, or of now.
-    fn with_rows<T>(
+    pub(super) fn with_rows<T>(
         &mut self,
         hints: &Hints,
         body: impl FnOnce(&mut dml::Context<'_>) -> Result<T>,
@@ -320,7 +331,7 @@ impl Connection {
         let view = self.database.catalog.view();
         let txn = self.open.as_ref().map(|open| &open.txn);
         let read_ts = match txn {
-            Some(txn) => txn.start_ts(),
+            Some(txn) => txn.read_ts(),
             None => failure::convert(self.database.client.timestamp(), &view)?,
         };
         self.with_query_at(&view, read_ts, hints, body)
@@ -353,12 +364,24 @@ impl Connection {
     }
 
     fn explain(&mut self, stmt: &Stmt, analyze: bool, hints: &Hints) -> Result<Rows> {
-        match stmt {
-            Stmt::Query(q) => self.with_query(hints, |c| query::explain(c, q, analyze)),
-            _ => Err(Error::not_supported(
-                "This version of Damask doesn't yet support 'EXPLAIN of a change'",
-            )),
+        if let Stmt::Query(q) = stmt {
+            return self.with_query(hints, |c| query::explain(c, q, analyze));
         }
+        if analyze {
+            return Err(Error::not_supported(
+                "This version of Damask doesn't yet support 'EXPLAIN ANALYZE of a change'",
+            ));
+        }
+        let view = self.database.catalog.view();
+        if let Some(mut open) = self.open.take() {
+            let rows = self.with_change(&mut open.txn, &view, hints, false, |c| {
+                dml::explain(c, stmt)
+            });
+            self.open = Some(open);
+            return rows;
+        }
+        let mut txn = failure::convert(self.database.client.begin(), &view)?;
+        self.with_change(&mut txn, &view, hints, false, |c| dml::explain(c, stmt))
     }
 
     fn show_context<'a>(
@@ -374,7 +397,7 @@ impl Connection {
             warnings: &self.warnings,
             replicas: self.database.replicas.as_ref(),
             processes,
-            estimates: None,
+            tables: self.database.query.facts.as_ref(),
         }
     }
 
@@ -385,16 +408,13 @@ impl Connection {
     }
 
     fn kill(&mut self, id: u64, query: bool) -> Result<Done> {
-        if query {
-            return Err(Error::not_supported(
-                "This version of Damask doesn't yet support 'KILL QUERY'",
-            ));
+        let reason = if query { Reason::Query } else { Reason::Connection };
+        let known = u32::try_from(id).is_ok_and(|id| self.database.connections.kill(id, reason));
+        match known {
+            // Perhaps its own.
+            true => self.live.interrupt.check().map(|()| Done::default()),
+            false => Err(Error::no_such_thread(format!("Unknown thread id: {id}"))),
         }
-        let known = u32::try_from(id).is_ok_and(|id| self.database.connections.kill(id));
-        if known {
-            return Ok(Done::default());
-        }
-        Err(Error::no_such_thread(format!("Unknown thread id: {id}")))
     }
 
     fn maintain(&mut self, operation: &str, tables: &[TableName]) -> Result<Rows> {
@@ -415,6 +435,11 @@ impl Connection {
         }
         Ok(Rows::of(columns, rows))
     }
+}
+
+/// Statements that read, but do not lock, what others may have committed meanwhile.
+fn reads(stmt: &Stmt) -> bool {
+    matches!(stmt, Stmt::Query(_) | Stmt::Explain { .. } | Stmt::Do(_) | Stmt::Set(_))
 }
 
 /// Statements about warnings leave them as they are.
@@ -474,7 +499,8 @@ impl Session for Connection {
 
     fn reset(&mut self) {
         self.take_back();
-        self.open = None;
+        self.abandon();
+        self.next = Characteristics::default();
         self.statements = Statements::default();
         self.variables = Variables::new(self.database.globals.clone());
         self.warnings.clear();

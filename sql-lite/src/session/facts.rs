@@ -1,8 +1,10 @@
-//! What a query may ask of the session it runs in: plain values, copied when a statement starts.
-//! It must never reach back into the session.
+//! What a query may ask of the session it runs in: plain values, copied when a statement starts,
+//! and the sign that tells it to end. It must never reach back into the session.
 
+use crate::interrupt::Interrupt;
 use damask_types::Datum;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Facts of one session at the start of a statement.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct SessionFacts {
     pub now_us: i64,
     /// `@x` by lower-case name, without the `@`.
     pub user_variables: HashMap<String, Datum>,
+    /// Tells the statement to end.
+    pub interrupt: Arc<Interrupt>,
 }
 
 impl SessionFacts {

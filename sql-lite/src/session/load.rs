@@ -2,13 +2,18 @@
 //! bounded size, or into the open transaction, which is lent out meanwhile. It must never read a
 //! file of the server.
 
+use crate::catalog::Catalog;
 use crate::dml::load::{Destination, Loader};
 use crate::error::{Error, Result};
+use crate::failure;
+use crate::interrupt::Interrupt;
 use crate::outcome::{Done, LocalInfile, Outcome};
 use crate::session::Warnings;
 use crate::session::connection::Connection;
+use crate::session::locking::lock_written;
 use crate::session::transaction::Lent;
 use crate::statement::{LoadData, Stmt};
+use damask_txn::{Mark, Reads, Transaction, Wait};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -25,6 +30,43 @@ struct Load {
     file: String,
     loader: Loader,
     warnings: Arc<Mutex<Warnings>>,
+    /// `None`: the rows go into transactions of the loader's own, or all has ended.
+    shared: Option<Shared>,
+}
+
+/// The session's transaction, into which the rows go as one statement.
+struct Shared {
+    slot: Arc<Mutex<Option<Transaction>>>,
+    /// Before the statement.
+    mark: Mark,
+    wait: Wait,
+    interrupt: Arc<Interrupt>,
+    catalog: Arc<Catalog>,
+}
+
+impl Shared {
+    /// Locks what the statement wrote, or takes it back. The file is gone: when others were first
+    /// the statement cannot be run again, and fails.
+    fn end<T>(self, done: Result<T>) -> Result<T> {
+        let mut slot = self.slot.lock();
+        let Some(txn) = slot.as_mut() else { return done };
+        let view = self.catalog.view();
+        let done = done.and_then(|done| {
+            lock_written(txn, &self.mark, self.wait, &self.interrupt, &view).map(|()| done)
+        });
+        match &done {
+            Ok(_) => txn.release(self.mark),
+            Err(error) => {
+                txn.rollback_to(self.mark);
+                if failure::ends_transaction(error)
+                    && let Some(txn) = slot.take()
+                {
+                    txn.rollback();
+                }
+            }
+        }
+        done
+    }
 }
 
 impl LocalInfile for Load {
@@ -33,21 +75,35 @@ impl LocalInfile for Load {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.loader.push(bytes)
+        match (self.loader.push(bytes), self.shared.is_some()) {
+            (Err(error), true) => self.end_shared(Err(error)),
+            (result, _) => result,
+        }
     }
 
     fn finish(mut self: Box<Self>) -> Result<Done> {
         let done = self.loader.finish();
         *self.warnings.lock() = self.loader.take_warnings();
-        done
+        self.end_shared(done)
+    }
+}
+
+impl Load {
+    fn end_shared<T>(&mut self, done: Result<T>) -> Result<T> {
+        match self.shared.take() {
+            Some(shared) => shared.end(done),
+            None => done,
+        }
     }
 }
 
 impl Connection {
     pub(super) fn load_data(&mut self, load: &LoadData) -> Result<Outcome> {
         if !load.local {
-            return Err(Error::not_supported(
-                "This version of Damask doesn't yet support 'LOAD DATA without LOCAL'",
+            // As a server whose secure_file_priv is NULL.
+            return Err(Error::option_prevents(
+                "The MySQL server is running with the --secure-file-priv option so it cannot \
+                 execute this statement",
             ));
         }
         if self.variables.number("local_infile") == 0 {
@@ -56,25 +112,33 @@ impl Connection {
                  server sides",
             ));
         }
-        if !self.variables.autocommit() && self.open.is_none() {
-            self.begin(false)?;
-        }
+        self.begin_implicitly()?;
+        self.check_writable()?;
         let mut loan = Loan::default();
+        let mut shared = None;
         let destination = match self.open.take() {
             None => Destination::Own,
-            Some(mut open) if !open.read_only => {
+            Some(mut open) => {
                 let view = self.database.catalog.view();
                 let stmt = Stmt::LoadData(Box::new(load.clone()));
                 open.touch(&view, self.current.as_deref(), &stmt);
+                let begun = failure::convert(open.txn.begin_statement(Reads::Current), &view);
+                let mark = open.txn.mark();
                 let (lent, slot) = open.lend();
                 loan.lent = Some(lent);
+                shared = Some(Shared {
+                    slot: slot.clone(),
+                    mark,
+                    wait: self.variables.lock_wait(),
+                    interrupt: self.live.interrupt.clone(),
+                    catalog: self.database.catalog.clone(),
+                });
+                if let Err(error) = begun {
+                    self.loan = Some(loan);
+                    self.take_back();
+                    return Err(error);
+                }
                 Destination::Shared(slot)
-            }
-            Some(open) => {
-                self.open = Some(open);
-                return Err(Error::read_only_transaction(
-                    "Cannot execute statement in a READ ONLY transaction.",
-                ));
             }
         };
         let warnings = loan.warnings.clone();
@@ -90,12 +154,13 @@ impl Connection {
         );
         match loader {
             Ok(loader) => {
-                let load = Load { file: load.file.clone(), loader, warnings };
+                let load = Load { file: load.file.clone(), loader, warnings, shared };
                 Ok(Outcome::LocalInfile(Box::new(load)))
             }
             Err(error) => {
+                let failed = shared.map_or(Err(error.clone()), |shared| shared.end(Err(error)));
                 self.take_back();
-                Err(error)
+                failed
             }
         }
     }

@@ -1,13 +1,16 @@
 //! Sessions: what one client has set, opened and prepared, and how its statements are run.
 //!
-//! Reading order: `facts`, `warnings`, `live`, `connection`, `transaction`, `settings`, `prepared`,
-//! `load`.
+//! Reading order: `facts`, `warnings`, `live`, `running`, `connection`, `transaction`, `locking`,
+//! `settings`, `prepared`, `create`, `load`.
 
 pub mod connection;
+mod create;
 pub mod facts;
 pub mod live;
 mod load;
+mod locking;
 mod prepared;
+mod running;
 mod settings;
 mod transaction;
 pub mod warnings;

@@ -7,7 +7,7 @@ use crate::failure;
 use crate::outcome::Done;
 use crate::session::connection::Connection;
 use crate::statement::{Stmt, TableName};
-use damask_txn::{Mark, Transaction};
+use damask_txn::{Isolation, Mark, Mode, Options, Reads, Transaction};
 use damask_types::TableId;
 use parking_lot::Mutex;
 use sqlparser::ast::{ObjectName, TableFactor, TableWithJoins};
@@ -16,6 +16,15 @@ use std::sync::Arc;
 
 /// Savepoints of a transaction at most.
 const SAVEPOINTS_MAX: usize = 1024;
+
+/// What SET TRANSACTION without a scope says of the next transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Characteristics {
+    /// ISOLATION LEVEL.
+    pub isolation: Option<Isolation>,
+    /// READ ONLY or READ WRITE.
+    pub read_only: Option<bool>,
+}
 
 /// An open transaction.
 pub struct Open {
@@ -109,11 +118,65 @@ fn table_name(name: &ObjectName) -> Option<TableName> {
 }
 
 impl Connection {
-    /// Opens a transaction; there is none.
-    pub(super) fn begin(&mut self, read_only: bool) -> Result<()> {
-        let txn = failure::catalog(self.database.client.begin())?;
+    /// Opens a transaction; there is none. What is not said is as SET TRANSACTION and the
+    /// variables say.
+    pub(super) fn begin(&mut self, mode: Option<Mode>, read_only: Option<bool>) -> Result<()> {
+        let next = std::mem::take(&mut self.next);
+        let options = Options {
+            mode: mode.unwrap_or_else(|| self.variables.transaction_mode()),
+            isolation: next.isolation.unwrap_or_else(|| self.variables.isolation()),
+        };
+        let read_only = read_only.or(next.read_only).unwrap_or_else(|| self.reads_only());
+        let txn = failure::catalog(self.database.client.begin_with(options))?;
         self.open = Some(Open::new(txn, read_only));
         Ok(())
+    }
+
+    /// Opens a transaction for a statement that needs one when statements do not commit by
+    /// themselves.
+    pub(super) fn begin_implicitly(&mut self) -> Result<()> {
+        match self.open.is_none() && !self.variables.autocommit() {
+            true => self.begin(None, None),
+            false => Ok(()),
+        }
+    }
+
+    /// `transaction_read_only`.
+    fn reads_only(&self) -> bool {
+        self.variables.number("transaction_read_only") != 0
+    }
+
+    /// 1792 in a transaction that only reads, or if a statement's own transaction would only read.
+    pub(super) fn check_writable(&mut self) -> Result<()> {
+        let read_only = match &self.open {
+            Some(open) => open.read_only,
+            None => {
+                let next = std::mem::take(&mut self.next);
+                next.read_only.unwrap_or_else(|| self.reads_only())
+            }
+        };
+        match read_only {
+            true => Err(Error::read_only_transaction(
+                "Cannot execute statement in a READ ONLY transaction.",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// A statement begins that reads and does not lock: the version that the open transaction
+    /// reads is its snapshot again, or a fresh one with read committed.
+    pub(super) fn begin_reading(&mut self) -> Result<()> {
+        match &mut self.open {
+            Some(open) => failure::catalog(open.txn.begin_statement(Reads::Snapshot)),
+            None => Ok(()),
+        }
+    }
+
+    /// Rolls the open transaction back, if there is one.
+    pub(super) fn abandon(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.txn.rollback();
+        }
     }
 
     /// Commits the open transaction, if there is one. It is over either way.
@@ -135,7 +198,7 @@ impl Connection {
             if self.variables.autocommit() {
                 return Ok(Done::default());
             }
-            self.begin(false)?;
+            self.begin(None, None)?;
         }
         let open = self.open.as_mut().expect("it was opened");
         if open.savepoints.len() >= SAVEPOINTS_MAX {
@@ -153,6 +216,7 @@ impl Connection {
         let at = find(&open.savepoints, name).ok_or_else(|| no_savepoint(name))?;
         open.savepoints.truncate(at + 1);
         let (name, mark) = open.savepoints.pop().expect("it was found");
+        // Locks taken since stay, as in MySQL.
         open.txn.rollback_to(mark);
         // The savepoint itself stays.
         let mark = open.txn.mark();

@@ -25,11 +25,11 @@ pub use replicas::ColumnReplicas;
 use crate::catalog::CatalogView;
 use crate::error::Result;
 use crate::outcome::Rows;
+use crate::query::TableFacts;
 use crate::session::{SessionFacts, Warnings};
 use crate::statement::show::What;
 use crate::statement::{Filter, Show};
 use crate::variables::Variables;
-use damask_types::TableSchema;
 use result::Answer;
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ pub struct Context<'a> {
     pub replicas: &'a dyn ColumnReplicas,
     /// The connections of this server.
     pub processes: &'a [Process],
-    /// About how many rows a table has; `None`: not known here.
-    pub estimates: Option<&'a dyn Fn(&TableSchema) -> u64>,
+    /// What is known of tables: about how many rows they have.
+    pub tables: &'a dyn TableFacts,
 }
 
 /// One connection, as SHOW PROCESSLIST shows it.

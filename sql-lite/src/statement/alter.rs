@@ -1,11 +1,99 @@
 //! ALTER, DROP, TRUNCATE and RENAME: changes of what is there. The definitions themselves are
-//! parsed in `ddl`.
+//! parsed in `ddl`. It must never drop an action silently: what has no effect says so.
 
-use super::Stmt;
 use super::ddl::*;
 use super::parser::P;
+use super::{Stmt, TableName};
 use crate::error::Result;
 use sqlparser::tokenizer::Token;
+
+/// Where a new column goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// At the end.
+    Last,
+    /// FIRST.
+    First,
+    /// AFTER.
+    After(String),
+}
+
+/// One action of ALTER TABLE.
+#[derive(Clone, Debug)]
+pub enum AlterAction {
+    /// ADD COLUMN.
+    AddColumn {
+        /// The column.
+        column: ColumnDef,
+        /// Where.
+        position: Position,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// DROP COLUMN.
+    DropColumn {
+        /// Its name.
+        name: String,
+        /// IF EXISTS.
+        if_exists: bool,
+    },
+    /// MODIFY and CHANGE COLUMN.
+    ChangeColumn {
+        /// Its name so far.
+        old: String,
+        /// What it becomes.
+        column: ColumnDef,
+        /// FIRST and AFTER; `None` = stays.
+        position: Option<Position>,
+    },
+    /// ALTER COLUMN SET/DROP DEFAULT.
+    SetDefault {
+        /// The column.
+        name: String,
+        /// `None` = DROP.
+        default: Option<Default>,
+    },
+    /// RENAME COLUMN.
+    RenameColumn {
+        /// From.
+        old: String,
+        /// To.
+        new: String,
+    },
+    /// ADD KEY, CREATE INDEX.
+    AddKey {
+        /// The key.
+        key: KeyDef,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// DROP KEY, DROP INDEX.
+    DropKey {
+        /// Its name; PRIMARY for the primary key.
+        name: String,
+        /// IF EXISTS.
+        if_exists: bool,
+    },
+    /// RENAME INDEX.
+    RenameKey {
+        /// From.
+        old: String,
+        /// To.
+        new: String,
+    },
+    /// RENAME TO.
+    RenameTo(TableName),
+    /// SET COLUMN REPLICA, SET TIFLASH REPLICA.
+    SetColumnReplica(u32),
+    /// COMMENT.
+    Comment(String),
+    /// AUTO_INCREMENT = n.
+    AutoIncrement(u64),
+    /// FOREIGN KEY, CHECK: read, no effect, a warning.
+    Ignored(&'static str),
+    /// Character sets, engine, ENABLE KEYS …: read, no effect.
+    NoEffect,
+}
 
 impl P<'_> {
     pub(super) fn alter(&mut self) -> Result<Stmt> {

@@ -3,8 +3,14 @@
 use super::parser::P;
 use super::{Stmt, TableName};
 use crate::error::Result;
+use damask_txn::Mode;
 use sqlparser::ast::Expr;
 use sqlparser::tokenizer::Token;
+
+/// What SET TRANSACTION ISOLATION LEVEL without a scope sets (TiDB's name).
+pub const NEXT_ISOLATION: &str = "tx_isolation_one_shot";
+/// What SET TRANSACTION READ ONLY without a scope sets.
+pub const NEXT_READ_ONLY: &str = "tx_read_only_one_shot";
 
 /// What a SET changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,31 +113,34 @@ impl P<'_> {
     fn begin(&mut self) -> Result<Stmt> {
         if self.word("BEGIN") {
             self.word("WORK");
-            let _ = self.one_of(&["PESSIMISTIC", "OPTIMISTIC"]);
-            return Ok(Stmt::Begin { read_only: false });
+            let mode = self.one_of(&["PESSIMISTIC", "OPTIMISTIC"]).map(|word| match word {
+                "PESSIMISTIC" => Mode::Pessimistic,
+                _ => Mode::Optimistic,
+            });
+            return Ok(Stmt::Begin { mode, read_only: None });
         }
         self.expect("START")?;
         if self.word("SLAVE") || self.word("REPLICA") {
             return self.unsupported("START REPLICA");
         }
         self.expect("TRANSACTION")?;
-        let mut read_only = false;
+        let mut read_only = None;
         if !self.at_end() {
             self.list(|p| {
-                if p.words(&["WITH", "CONSISTENT", "SNAPSHOT"]) || p.words(&["READ", "WRITE"]) {
-                    Ok(())
-                } else if p.words(&["READ", "ONLY"]) {
-                    read_only = true;
-                    Ok(())
-                } else {
-                    p.fail()
-                }
+                let access = match () {
+                    () if p.words(&["WITH", "CONSISTENT", "SNAPSHOT"]) => return Ok(()),
+                    () if p.words(&["READ", "WRITE"]) => false,
+                    () if p.words(&["READ", "ONLY"]) => true,
+                    () => return p.fail(),
+                };
+                // Not both.
+                if read_only.replace(access).is_some() { p.fail() } else { Ok(()) }
             })?;
             if self.words(&["AS", "OF"]) {
                 return self.unsupported("AS OF TIMESTAMP");
             }
         }
-        Ok(Stmt::Begin { read_only })
+        Ok(Stmt::Begin { mode: None, read_only })
     }
 
     /// COMMIT, ROLLBACK with `[WORK] [AND NO CHAIN] [NO RELEASE]`.
@@ -192,13 +201,15 @@ impl P<'_> {
             items.push(SetItem::Names { charset: self.name_or_string()?, collation: None });
             return Ok(());
         }
-        let scope = match self.one_of(&["GLOBAL", "PERSIST", "SESSION", "LOCAL"]) {
-            Some("GLOBAL" | "PERSIST") => SetScope::Global,
+        let scope = self.one_of(&["GLOBAL", "PERSIST", "SESSION", "LOCAL"]);
+        let scope = scope.map(|word| match word {
+            "GLOBAL" | "PERSIST" => SetScope::Global,
             _ => SetScope::Session,
-        };
+        });
         if self.word("TRANSACTION") {
             return self.set_transaction(scope, items);
         }
+        let scope = scope.unwrap_or(SetScope::Session);
         let Token::Word(word) = self.parser.peek_token_ref().token.clone() else {
             return self.fail();
         };
@@ -259,7 +270,13 @@ impl P<'_> {
         }
     }
 
-    fn set_transaction(&mut self, scope: SetScope, items: &mut Vec<SetItem>) -> Result<()> {
+    /// Without a scope it is for the next transaction only.
+    fn set_transaction(&mut self, scope: Option<SetScope>, items: &mut Vec<SetItem>) -> Result<()> {
+        let names = match scope {
+            Some(_) => ("transaction_isolation", "transaction_read_only"),
+            None => (NEXT_ISOLATION, NEXT_READ_ONLY),
+        };
+        let scope = scope.unwrap_or(SetScope::Session);
         loop {
             let (name, value) = if self.words(&["ISOLATION", "LEVEL"]) {
                 let level = if self.words(&["REPEATABLE", "READ"]) {
@@ -273,11 +290,11 @@ impl P<'_> {
                 } else {
                     return self.fail();
                 };
-                ("transaction_isolation", level)
+                (names.0, level)
             } else if self.words(&["READ", "ONLY"]) {
-                ("transaction_read_only", "ON")
+                (names.1, "ON")
             } else if self.words(&["READ", "WRITE"]) {
-                ("transaction_read_only", "OFF")
+                (names.1, "OFF")
             } else {
                 return self.fail();
             };

@@ -81,8 +81,8 @@ pub struct Update {
 /// DELETE.
 #[derive(Clone, Debug)]
 pub struct Delete {
-    /// The table or alias to delete from; `None` when FROM names just one.
-    pub target: Option<TableName>,
+    /// The tables or aliases to delete from; none when FROM names just one.
+    pub targets: Vec<TableName>,
     /// FROM.
     pub from: Vec<TableWithJoins>,
     /// WHERE.
@@ -312,11 +312,11 @@ impl P<'_> {
             from = self.tables()?;
         }
         let (selection, order_by, limit) = self.tail()?;
-        if targets.len() > 1 || (targets.is_empty() && from.len() > 1) {
-            return self.unsupported("DELETE from several tables");
+        let joined = from.len() > 1 || from.iter().any(|table| !table.joins.is_empty());
+        if targets.is_empty() && joined {
+            return self.fail();
         }
-        let target = targets.pop();
-        let delete = Delete { target, from, selection, order_by, limit };
+        let delete = Delete { targets, from, selection, order_by, limit };
         Ok(Stmt::Delete(Box::new(delete)))
     }
 

@@ -1,8 +1,8 @@
-//! Definitions: CREATE, and what ALTER shares with it. Types are resolved here, since their names are grammar;
-//! what MySQL has and this server has not is refused by name (1235), never silently changed.
+//! Definitions: CREATE, and what ALTER shares with it. Types are resolved here, since their names
+//! are grammar; what MySQL has and this server has not is refused by name (1235), never silently changed.
 
 use super::parser::P;
-use super::{Stmt, TableName};
+use super::{AlterAction, Stmt, TableName};
 use crate::error::Result;
 use damask_types::ColumnType;
 use sqlparser::ast::{Expr, Query};
@@ -62,17 +62,6 @@ pub struct KeyDef {
     pub kind: KeyKind,
 }
 
-/// Where a new column goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// At the end.
-    Last,
-    /// FIRST.
-    First,
-    /// AFTER.
-    After(String),
-}
-
 /// CREATE TABLE.
 #[derive(Clone, Debug)]
 pub struct CreateTable {
@@ -96,85 +85,10 @@ pub struct CreateTable {
     pub ignored: Vec<&'static str>,
 }
 
-/// One action of ALTER TABLE.
-#[derive(Clone, Debug)]
-pub enum AlterAction {
-    /// ADD COLUMN.
-    AddColumn {
-        /// The column.
-        column: ColumnDef,
-        /// Where.
-        position: Position,
-        /// IF NOT EXISTS.
-        if_not_exists: bool,
-    },
-    /// DROP COLUMN.
-    DropColumn {
-        /// Its name.
-        name: String,
-        /// IF EXISTS.
-        if_exists: bool,
-    },
-    /// MODIFY and CHANGE COLUMN.
-    ChangeColumn {
-        /// Its name so far.
-        old: String,
-        /// What it becomes.
-        column: ColumnDef,
-        /// FIRST and AFTER; `None` = stays.
-        position: Option<Position>,
-    },
-    /// ALTER COLUMN SET/DROP DEFAULT.
-    SetDefault {
-        /// The column.
-        name: String,
-        /// `None` = DROP.
-        default: Option<Default>,
-    },
-    /// RENAME COLUMN.
-    RenameColumn {
-        /// From.
-        old: String,
-        /// To.
-        new: String,
-    },
-    /// ADD KEY, CREATE INDEX.
-    AddKey {
-        /// The key.
-        key: KeyDef,
-        /// IF NOT EXISTS.
-        if_not_exists: bool,
-    },
-    /// DROP KEY, DROP INDEX.
-    DropKey {
-        /// Its name; PRIMARY for the primary key.
-        name: String,
-        /// IF EXISTS.
-        if_exists: bool,
-    },
-    /// RENAME INDEX.
-    RenameKey {
-        /// From.
-        old: String,
-        /// To.
-        new: String,
-    },
-    /// RENAME TO.
-    RenameTo(TableName),
-    /// SET COLUMN REPLICA, SET TIFLASH REPLICA.
-    SetColumnReplica(u32),
-    /// COMMENT.
-    Comment(String),
-    /// AUTO_INCREMENT = n.
-    AutoIncrement(u64),
-    /// FOREIGN KEY, CHECK: read, no effect, a warning.
-    Ignored(&'static str),
-    /// Character sets, engine, ENABLE KEYS …: read, no effect.
-    NoEffect,
-}
-
 pub(super) const FOREIGN_KEY: &str = "FOREIGN KEY";
 pub(super) const CHECK: &str = "CHECK";
+/// What collations named `…_ci` ask for.
+pub(crate) const COLLATION: &str = "COLLATION";
 
 impl P<'_> {
     pub(super) fn create(&mut self) -> Result<Stmt> {
@@ -269,7 +183,12 @@ impl P<'_> {
             self.expect_symbol(&Token::RParen)?;
         }
         self.table_options(&mut create)?;
-        let _ = self.one_of(&["IGNORE", "REPLACE"]);
+        if self.folds_case {
+            create.ignored.push(COLLATION);
+        }
+        if let Some(which) = self.one_of(&["IGNORE", "REPLACE"]) {
+            return self.unsupported(&format!("CREATE TABLE … {which} SELECT"));
+        }
         let explicit = self.word("AS");
         if explicit || self.peek("SELECT") || self.peek("WITH") || self.peek_symbol(&Token::LParen)
         {
@@ -498,7 +417,7 @@ impl P<'_> {
         self.symbol(&Token::Eq);
         match self.parser.peek_token_ref().token {
             Token::Number(..) => drop(self.number()?),
-            _ => drop(self.name_or_string()?),
+            _ => self.collation()?,
         }
         Ok(true)
     }
@@ -542,7 +461,7 @@ impl P<'_> {
         } else if self.word("COMMENT") {
             column.comment = self.string()?;
         } else if self.one_of(&["COLLATE", "COLUMN_FORMAT", "STORAGE"]).is_some() {
-            self.name_or_string()?;
+            self.collation()?;
         } else if self.peek("REFERENCES") {
             self.references()?;
             column.ignored.push(FOREIGN_KEY);

@@ -1,12 +1,37 @@
-//! sqlparser's MySQL dialect with its mistakes put right: DIV and MOD bind as `*` does, `!` is NOT. It must
-//! never accept what MySQL refuses beyond what sqlparser does.
+//! sqlparser's MySQL dialect with its mistakes put right: DIV and MOD bind as `*` does, `!` is NOT,
+//! GROUP BY … WITH ROLLUP, units of two parts (`HOUR_MINUTE`) in INTERVAL and EXTRACT. It must never
+//! accept what MySQL refuses beyond what sqlparser does.
 
-use sqlparser::ast::{BinaryOperator, Expr};
+use sqlparser::ast::{BinaryOperator, CastKind, DataType, DateTimeField, Expr, Ident, Interval};
 use sqlparser::dialect::{Dialect, MySqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Token;
 use std::any::TypeId;
+
+/// MySQL's units of time.
+pub const UNITS: [&str; 20] = [
+    "MICROSECOND",
+    "SECOND",
+    "MINUTE",
+    "HOUR",
+    "DAY",
+    "WEEK",
+    "MONTH",
+    "QUARTER",
+    "YEAR",
+    "SECOND_MICROSECOND",
+    "MINUTE_MICROSECOND",
+    "MINUTE_SECOND",
+    "HOUR_MICROSECOND",
+    "HOUR_SECOND",
+    "HOUR_MINUTE",
+    "DAY_MICROSECOND",
+    "DAY_SECOND",
+    "DAY_MINUTE",
+    "DAY_HOUR",
+    "YEAR_MONTH",
+];
 
 /// The dialect.
 #[derive(Debug, Default)]
@@ -77,6 +102,27 @@ impl Dialect for Dialected {
         supports_key_column_option,
     );
 
+    // WITH CUBE and WITH TOTALS are refused where SELECT is rewritten.
+    fn supports_group_by_with_modifier(&self) -> bool {
+        true
+    }
+
+    // Which units there are is looked at where EXTRACT is rewritten.
+    fn allow_extract_custom(&self) -> bool {
+        true
+    }
+
+    fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        let is_binary = matches!(&parser.peek_token_ref().token, Token::Word(w)
+            if w.quote_style.is_none() && w.keyword == Keyword::BINARY);
+        if is_binary {
+            return Some(binary(parser));
+        }
+        let is_interval = matches!(&parser.peek_token_ref().token, Token::Word(w)
+            if w.quote_style.is_none() && w.keyword == Keyword::INTERVAL);
+        is_interval.then(|| interval(parser))
+    }
+
     fn supports_bang_not_operator(&self) -> bool {
         true
     }
@@ -106,4 +152,41 @@ impl Dialect for Dialected {
             right: Box::new(right),
         }))
     }
+}
+
+/// `BINARY value`: of one operand, before any operator.
+fn binary(parser: &mut Parser) -> Result<Expr, ParserError> {
+    parser.next_token();
+    let value = parser.parse_prefix()?;
+    Ok(Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(value),
+        data_type: DataType::Binary(None),
+        array: false,
+        format: None,
+    })
+}
+
+/// `INTERVAL value UNIT`.
+fn interval(parser: &mut Parser) -> Result<Expr, ParserError> {
+    parser.next_token();
+    let value = Box::new(parser.parse_expr()?);
+    let unit = parser.next_token();
+    let name = match &unit.token {
+        Token::Word(w) if w.quote_style.is_none() => {
+            UNITS.iter().find(|unit| w.value.eq_ignore_ascii_case(unit))
+        }
+        _ => None,
+    };
+    let Some(name) = name else {
+        parser.prev_token();
+        return parser.expected("a unit of time", unit);
+    };
+    Ok(Expr::Interval(Interval {
+        value,
+        leading_field: Some(DateTimeField::Custom(Ident::new(*name))),
+        leading_precision: None,
+        last_field: None,
+        fractional_seconds_precision: None,
+    }))
 }

@@ -1,6 +1,6 @@
 //! Optimizer hints of a statement: `/*+ READ_FROM_STORAGE(COLUMN[t1, t2], ROW[u]) */`, TiDB's
-//! `TIFLASH` and `TIKV` meaning the same. Unknown hints are ignored, as MySQL does; a hint must
-//! never make a statement fail.
+//! `TIFLASH` and `TIKV` meaning the same; `MAX_EXECUTION_TIME(ms)`. Unknown hints are ignored, as
+//! MySQL does; a hint must never make a statement fail.
 
 /// Where a table is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +16,10 @@ pub enum Storage {
 pub struct Hints {
     /// Table name or alias (as written, perhaps `db.table`) and where to read it. First wins.
     pub storage: Vec<(String, Storage)>,
+    /// MAX_EXECUTION_TIME: how long a query may run, milliseconds; 0 = for ever.
+    pub max_execution_ms: Option<u64>,
+    /// SQL_CALC_FOUND_ROWS.
+    pub calc_found_rows: bool,
 }
 
 impl Hints {
@@ -26,12 +30,13 @@ impl Hints {
 
     /// Nothing asked.
     pub fn is_empty(&self) -> bool {
-        self.storage.is_empty()
+        *self == Hints::default()
     }
 
     /// Reads the text between `/*+` and `*/`, adding to what is known.
     pub fn add(&mut self, text: &str) {
         let upper = text.to_ascii_uppercase();
+        self.add_time(text, &upper);
         let mut from = 0;
         while let Some(at) = upper[from..].find("READ_FROM_STORAGE") {
             let open = from + at + "READ_FROM_STORAGE".len();
@@ -40,6 +45,14 @@ impl Hints {
             self.add_storage(&body[..end]);
             from = open;
         }
+    }
+
+    fn add_time(&mut self, text: &str, upper: &str) {
+        const NAME: &str = "MAX_EXECUTION_TIME";
+        let Some(at) = upper.find(NAME) else { return };
+        let body = text[at + NAME.len()..].trim_start().strip_prefix('(');
+        let number = body.and_then(|body| body.split(')').next()?.trim().parse().ok());
+        self.max_execution_ms = self.max_execution_ms.or(number);
     }
 
     fn add_storage(&mut self, body: &str) {
@@ -80,7 +93,21 @@ mod tests {
     }
 
     #[test]
+    fn time_limits() {
+        let mut hints = Hints::default();
+        hints.add(" Max_Execution_Time( 250 ) READ_FROM_STORAGE(ROW[t])");
+        hints.add("MAX_EXECUTION_TIME(7)");
+        assert_eq!(hints.max_execution_ms, Some(250), "the first wins");
+        assert_eq!(hints.storage_of("t"), Some(Storage::Row));
+    }
+
+    #[test]
     fn malformed_hints_are_ignored() {
+        for text in ["MAX_EXECUTION_TIME", "MAX_EXECUTION_TIME(", "MAX_EXECUTION_TIME(x)"] {
+            let mut hints = Hints::default();
+            hints.add(text);
+            assert!(hints.is_empty(), "{text}");
+        }
         for text in ["READ_FROM_STORAGE", "READ_FROM_STORAGE(", "READ_FROM_STORAGE(COLUMN[a)", "x["]
         {
             let mut hints = Hints::default();

@@ -8,12 +8,18 @@ use crate::variables::SqlMode;
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
-/// Operators in one chain (`a OR b OR …`): a longer one would make a tree too deep to walk.
-pub const CHAIN_MAX: u32 = 2_000;
+/// Operators in one chain (`a + b + …`): a longer one would make a tree too deep to walk.
+pub const CHAIN_MAX: u32 = 5_000;
+/// AND and OR in one statement. Their chains are balanced, but planning takes them apart and puts
+/// the parts in a row again.
+pub const CONDITIONS_MAX: u32 = 20_000;
 /// Parentheses within each other.
 pub const PARENTHESES_MAX: usize = 70;
 /// Set operations (UNION …) in one statement, for the same reason.
 pub const SET_OPERATIONS_MAX: u32 = 200;
+/// Stack of the threads that parse, plan and run statements: enough for all of the above. It is
+/// address space, not memory, until used.
+pub const STACK_BYTES: usize = 256 << 20;
 /// `/*!NNNNNN …*/` is executed up to this version.
 const VERSION_MAX: u32 = 80_099;
 
@@ -97,6 +103,7 @@ struct Lexer<'a> {
     params: usize,
     in_version_comment: bool,
     chains: Vec<u32>,
+    conditions: u32,
     set_operations: u32,
 }
 
@@ -116,6 +123,7 @@ impl<'a> Lexer<'a> {
             params: 0,
             in_version_comment: false,
             chains: vec![0],
+            conditions: 0,
             set_operations: 0,
         }
     }
@@ -156,7 +164,15 @@ impl<'a> Lexer<'a> {
                 false
             }
             Token::Word(w) => match w.keyword {
-                Keyword::AND | Keyword::OR | Keyword::XOR => true,
+                Keyword::AND | Keyword::OR => {
+                    self.conditions += 1;
+                    if self.conditions > CONDITIONS_MAX {
+                        return Err(too_deep());
+                    }
+                    *self.chains.last_mut().expect("never empty") = 0;
+                    false
+                }
+                Keyword::XOR => true,
                 Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
                     self.set_operations += 1;
                     if self.set_operations > SET_OPERATIONS_MAX {
@@ -569,8 +585,12 @@ mod tests {
 
     #[test]
     fn long_chains_are_refused() {
-        let long = format!("select 1{}", " + 1".repeat(3_000));
-        assert_eq!(lex(&long, 0, SqlMode::default()).expect_err("long").code, 1436);
+        let lexed = |text: &str| lex(text, 0, SqlMode::default()).map(drop);
+        let chain = |n: u32, term: &str| format!("select 1{}", term.repeat(n as usize));
+        assert!(lexed(&chain(CHAIN_MAX, " + 1")).is_ok());
+        assert_eq!(lexed(&chain(CHAIN_MAX + 1, " + 1")).expect_err("long").code, 1436);
+        assert!(lexed(&chain(CONDITIONS_MAX, " or a = 1")).is_ok());
+        assert_eq!(lexed(&chain(CONDITIONS_MAX + 1, " and a = 1")).expect_err("long").code, 1436);
         let list = format!("select 1{}", ", 1 + 1".repeat(3_000));
         assert!(lex(&list, 0, SqlMode::default()).is_ok());
     }

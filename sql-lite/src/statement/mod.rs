@@ -5,16 +5,18 @@
 //! ```text
 //!  text ── lexer ──► tokens, hints, number of ? ── parser ──► Stmt
 //!                                                  ├─ data:  INSERT UPDATE DELETE LOAD
-//!                                                  ├─ ddl:   CREATE ALTER DROP …
+//!                                                  ├─ ddl:   CREATE
+//!                                                  ├─ alter: ALTER DROP RENAME …
 //!                                                  ├─ control: SET BEGIN PREPARE …
 //!                                                  └─ show:  SHOW DESCRIBE
 //!  Stmt + values of ? ── params ──► Stmt
 //! ```
 
-mod alter;
+pub mod alter;
 pub mod control;
 pub mod data;
 pub mod ddl;
+mod balance;
 mod dialect;
 pub mod hints;
 mod lexer;
@@ -26,14 +28,17 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use alter::{AlterAction, Position};
 pub use control::{SetItem, SetScope, SetValue};
 pub use data::{Assign, Delete, Insert, InsertSource, LoadData, Update, Value};
-pub use ddl::{AlterAction, ColumnDef, CreateTable, Default, KeyDef, KeyKind, Position};
+pub use ddl::{ColumnDef, CreateTable, Default, KeyDef, KeyKind};
+pub use dialect::UNITS;
 pub use hints::{Hints, Storage};
-pub use lexer::{is_blank, syntax_error};
+pub use lexer::{STACK_BYTES, is_blank, syntax_error};
 pub use parser::{Parsed, RESERVED, object_name, parse};
 pub use show::{Filter, Show};
 
+use damask_txn::Mode;
 use sqlparser::ast::{Expr, Query};
 
 /// A table's name as written.
@@ -126,8 +131,10 @@ pub enum Stmt {
     },
     /// BEGIN, START TRANSACTION.
     Begin {
-        /// READ ONLY.
-        read_only: bool,
+        /// PESSIMISTIC or OPTIMISTIC, if said.
+        mode: Option<Mode>,
+        /// READ ONLY or READ WRITE, if said.
+        read_only: Option<bool>,
     },
     /// COMMIT.
     Commit,

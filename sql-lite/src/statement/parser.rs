@@ -2,16 +2,20 @@
 //! Errors are MySQL's 1064 with the text from the token in the way, or 1235 for what is known to
 //! MySQL and not supported here.
 
+use super::balance::balance;
 use super::dialect::Dialected;
 use super::hints::Hints;
 use super::lexer::{lex, syntax_error, too_deep};
-use super::rewrite::{rewrite, select_list};
+use super::rewrite::{SelectLists, calculates_found_rows, rewrite, select_lists};
 use super::{Stmt, TableName};
 use crate::error::{Error, Result};
 use crate::variables::SqlMode;
-use sqlparser::ast::{Expr, Ident, ObjectName, Query, SelectItem, SetExpr};
+use sqlparser::ast::{
+    Expr, Ident, ObjectName, Query, SelectItem, SetExpr, TableFactor, VisitMut, VisitorMut,
+};
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+use std::ops::ControlFlow;
 
 /// How deep expressions and subqueries may nest.
 const DEPTH_MAX: usize = 80;
@@ -32,13 +36,14 @@ pub struct Parsed {
 /// Parses the statement that starts at an offset.
 pub fn parse(text: &str, from: usize, mode: SqlMode) -> Result<Parsed> {
     let lexed = lex(text, from, mode)?;
-    let (hints, params, end) = (lexed.hints, lexed.params, lexed.end);
+    let (mut hints, params, end) = (lexed.hints, lexed.params, lexed.end);
+    hints.calc_found_rows = calculates_found_rows(&lexed.tokens);
     let dialect = Dialected::default();
     let tokens = rewrite(lexed.tokens);
-    let columns = select_list(&tokens);
+    let columns = select_lists(&tokens);
     let parser =
         Parser::new(&dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
-    let mut p = P { parser, text: &text[..end], columns };
+    let mut p = P { parser, text: &text[..end], columns, folds_case: false };
     let stmt = p.statement()?;
     p.expect_end()?;
     Ok(Parsed { stmt, hints, params, end })
@@ -48,8 +53,10 @@ pub fn parse(text: &str, from: usize, mode: SqlMode) -> Result<Parsed> {
 pub(super) struct P<'a> {
     pub parser: Parser<'a>,
     pub text: &'a str,
-    /// Where the items of the outermost select list stand in the text.
-    pub columns: Vec<(usize, usize)>,
+    /// Where the items of select lists stand in the text.
+    pub columns: SelectLists,
+    /// A collation was named that takes upper and lower case for the same.
+    pub folds_case: bool,
 }
 
 /// The first words of statements that MySQL or TiDB know and that do nothing here.
@@ -226,6 +233,13 @@ impl<'a> P<'a> {
         }
     }
 
+    /// The name of a character set or collation, which changes nothing here.
+    pub fn collation(&mut self) -> Result<()> {
+        let name = self.name_or_string()?;
+        self.folds_case |= name.to_ascii_lowercase().ends_with("_ci");
+        Ok(())
+    }
+
     pub fn string(&mut self) -> Result<String> {
         match &self.parser.peek_token_ref().token {
             Token::SingleQuotedString(text) => {
@@ -294,13 +308,17 @@ impl<'a> P<'a> {
 
     pub fn expr(&mut self) -> Result<Expr> {
         let expr = self.parser.parse_expr();
-        self.convert(expr)
+        let mut expr = self.convert(expr)?;
+        balance(&mut expr);
+        Ok(expr)
     }
 
     pub fn query(&mut self) -> Result<Box<Query>> {
         let query = self.parser.parse_query();
         let mut query = self.convert(query)?;
+        balance(query.as_mut());
         self.name_columns(&mut query);
+        let _: ControlFlow<()> = query.visit(&mut Derived(self));
         Ok(query)
     }
 
@@ -335,10 +353,12 @@ impl<'a> P<'a> {
             body = left.as_mut();
         }
         let SetExpr::Select(select) = body else { return };
-        if select.projection.len() != self.columns.len() {
+        let at = select.select_token.0.span.start.column as usize;
+        let Some(columns) = self.columns.get(&at) else { return };
+        if select.projection.len() != columns.len() {
             return;
         }
-        for (item, (from, to)) in select.projection.iter_mut().zip(&self.columns) {
+        for (item, (from, to)) in select.projection.iter_mut().zip(columns) {
             let SelectItem::UnnamedExpr(expr) = item else { continue };
             if matches!(expr, Expr::Identifier(i) if !i.value.starts_with('@'))
                 || matches!(expr, Expr::CompoundIdentifier(i) if !i[0].value.starts_with('@'))
@@ -349,6 +369,27 @@ impl<'a> P<'a> {
             let alias = Ident { value, quote_style: Some('`'), span: Span::empty() };
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
         }
+    }
+}
+
+/// Names the columns of derived tables and of WITH, which the query around them may name.
+struct Derived<'p, 'a>(&'p P<'a>);
+
+impl VisitorMut for Derived<'_, '_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        for table in query.with.iter_mut().flat_map(|with| &mut with.cte_tables) {
+            self.0.name_columns(&mut table.query);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Derived { subquery, .. } = factor {
+            self.0.name_columns(subquery);
+        }
+        ControlFlow::Continue(())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
+use std::collections::HashMap;
 
 fn is(token: Option<&TokenWithSpan>, word: &str) -> bool {
     matches!(token.map(|t| &t.token), Some(Token::Word(w))
@@ -21,6 +22,17 @@ const MODIFIERS: [&str; 8] = [
     "STRAIGHT_JOIN",
 ];
 
+/// Does the statement ask how many rows it has without its LIMIT?
+pub fn calculates_found_rows(tokens: &[TokenWithSpan]) -> bool {
+    let first = tokens.iter().position(|t| t.token != Token::LParen).unwrap_or(0);
+    is(tokens.get(first), "SELECT")
+        && tokens[first + 1..]
+            .iter()
+            .take(MODIFIERS.len())
+            .take_while(|t| matches!(t.token, Token::Word(_)))
+            .any(|t| is(Some(t), "SQL_CALC_FOUND_ROWS"))
+}
+
 fn is_query(tokens: &[TokenWithSpan]) -> bool {
     let first = tokens.iter().find(|t| t.token != Token::LParen);
     ["SELECT", "WITH", "INSERT", "REPLACE", "UPDATE", "DELETE", "EXPLAIN", "DESC", "DESCRIBE", "DO"]
@@ -29,7 +41,8 @@ fn is_query(tokens: &[TokenWithSpan]) -> bool {
 }
 
 /// * `TABLE t` becomes `SELECT * FROM t`;
-/// * modifiers after SELECT, `LOCK IN SHARE MODE` and `CHARACTER SET x` in casts are dropped;
+/// * `LOCK IN SHARE MODE` becomes `FOR SHARE`;
+/// * modifiers after SELECT and `CHARACTER SET x` in casts are dropped;
 /// * `INTO` and everything else stays as it is.
 pub fn rewrite(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     if is(tokens.first(), "TABLE") {
@@ -50,6 +63,9 @@ pub fn rewrite(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             && is(here.get(2), "SHARE")
             && is(here.get(3), "MODE")
         {
+            let span = here[0].span;
+            let words = ["FOR", "SHARE"].map(|word| Token::make_word(word, None));
+            out.extend(words.map(|token| TokenWithSpan { token, span }));
             at += 4;
         } else if is(here.first(), "CHARACTER") && is(here.get(1), "SET") && here.len() > 2 {
             at += 3;
@@ -80,48 +96,86 @@ fn needs_rewrite(tokens: &[TokenWithSpan]) -> bool {
     })
 }
 
-/// Byte ranges of the items of the outermost SELECT; empty if there is none.
-pub fn select_list(tokens: &[TokenWithSpan]) -> Vec<(usize, usize)> {
+/// Where the items of select lists stand: by the place of each SELECT, byte ranges.
+pub type SelectLists = HashMap<usize, Vec<(usize, usize)>>;
+
+/// A select list being read.
+struct List {
+    select: usize,
+    depth: i32,
+    item: Option<(usize, usize)>,
+    items: Vec<(usize, usize)>,
+    ended: bool,
+}
+
+impl List {
+    fn next_item(&mut self) {
+        self.items.extend(self.item.take());
+    }
+}
+
+/// The items of every SELECT of a statement.
+pub fn select_lists(tokens: &[TokenWithSpan]) -> SelectLists {
+    let mut found = SelectLists::new();
+    let mut open: Vec<List> = Vec::new();
     let mut depth = 0i32;
-    let mut items = Vec::new();
-    let mut start: Option<usize> = None;
-    let mut end = 0;
-    let mut inside = false;
+    let mut close = |list: Option<List>| {
+        if let Some(mut list) = list {
+            list.next_item();
+            found.insert(list.select, list.items);
+        }
+    };
     for token in tokens {
+        let (start, end) = (token.span.start.column as usize, token.span.end.column as usize);
         match &token.token {
             Token::LParen => depth += 1,
-            Token::RParen => depth -= 1,
-            Token::Word(w) if depth == 0 && w.quote_style.is_none() => {
-                if !inside && w.keyword == Keyword::SELECT {
-                    inside = true;
-                    continue;
-                }
-                let skipped =
-                    matches!(w.keyword, Keyword::DISTINCT | Keyword::ALL | Keyword::DISTINCTROW);
-                if inside && start.is_none() && items.is_empty() && skipped {
-                    continue;
-                }
-                if inside && ends_list(w.keyword) {
-                    break;
+            Token::RParen => {
+                depth -= 1;
+                while open.last().is_some_and(|list| list.depth > depth) {
+                    close(open.pop());
                 }
             }
-            Token::Comma if depth == 0 && inside => {
-                if let Some(from) = start.take() {
-                    items.push((from, end));
+            Token::Word(w) if w.quote_style.is_none() && w.keyword == Keyword::SELECT => {
+                if open.last().is_some_and(|list| list.depth == depth) {
+                    close(open.pop());
                 }
+                open.push(List {
+                    select: start,
+                    depth,
+                    item: None,
+                    items: Vec::new(),
+                    ended: false,
+                });
                 continue;
             }
             _ => {}
         }
-        if inside {
-            start.get_or_insert(token.span.start.column as usize);
-            end = token.span.end.column as usize;
+        let Some(list) = open.last_mut().filter(|list| !list.ended) else { continue };
+        match &token.token {
+            Token::Word(w) if list.depth == depth && w.quote_style.is_none() => {
+                let skipped =
+                    matches!(w.keyword, Keyword::DISTINCT | Keyword::ALL | Keyword::DISTINCTROW);
+                if skipped && list.item.is_none() && list.items.is_empty() {
+                    continue;
+                }
+                if ends_list(w.keyword) {
+                    list.next_item();
+                    list.ended = true;
+                    continue;
+                }
+            }
+            Token::Comma if list.depth == depth => {
+                list.next_item();
+                continue;
+            }
+            _ => {}
         }
+        list.item = Some((list.item.map_or(start, |(from, _)| from), end));
     }
-    if let Some(from) = start {
-        items.push((from, end));
+    while !open.is_empty() {
+        close(open.pop());
     }
-    items
+    found
 }
 
 fn ends_list(keyword: Keyword) -> bool {

@@ -153,7 +153,7 @@ impl P<'_> {
     pub(super) fn charset_options(&mut self, ty: &ColumnType) -> Result<()> {
         while ty.is_text() {
             if self.words(&["CHARACTER", "SET"]) || self.word("CHARSET") || self.word("COLLATE") {
-                self.name_or_string()?;
+                self.collation()?;
             } else if self.one_of(&["ASCII", "UNICODE", "BINARY"]).is_none() {
                 break;
             }

@@ -30,6 +30,8 @@ pub enum Kind {
     Real(f64),
     /// Any text.
     Text(&'static str),
+    /// Always NULL.
+    Null,
     /// One of a few words; the first is the default.
     OneOf(&'static [&'static str]),
     /// `sql_mode`.
@@ -170,11 +172,24 @@ const fn fixed(name: &'static str, kind: Kind) -> Definition {
     Definition { name, scope: Scope::ReadOnly, kind }
 }
 
-use Kind::{Charset as Cs, Collation as Co, Number as N, OneOf, Real, Switch, Text};
+use Kind::{Charset as Cs, Collation as Co, Null, Number as N, OneOf, Real, Switch, Text};
 
 const MAX: u64 = u64::MAX;
 const ISOLATION: Kind =
     OneOf(&["REPEATABLE-READ", "READ-COMMITTED", "SERIALIZABLE", "READ-UNCOMMITTED"]);
+
+/// 8048 for a level that is accepted only with tidb_skip_isolation_level_check, and then means
+/// REPEATABLE READ.
+pub fn unsupported_isolation(level: &Datum) -> Option<Error> {
+    let Datum::Text(level) = level else { return None };
+    if !["SERIALIZABLE", "READ-UNCOMMITTED"].contains(&level.as_str()) {
+        return None;
+    }
+    Some(Error::unsupported_isolation(format!(
+        "The isolation level '{level}' is not supported. Set tidb_skip_isolation_level_check=1 \
+         to skip this error"
+    )))
+}
 
 /// In name order.
 const DEFINITIONS: &[Definition] = &[
@@ -211,6 +226,7 @@ const DEFINITIONS: &[Definition] = &[
     session("identity", N(0, 0, MAX)),
     global("init_connect", Text("")),
     both("innodb_lock_wait_timeout", N(50, 1, 1_073_741_824)),
+    global("innodb_rollback_on_timeout", Switch(false)),
     both("interactive_timeout", N(28_800, 1, 31_536_000)),
     both("join_buffer_size", N(262_144, 128, MAX)),
     session("last_insert_id", N(0, 0, MAX)),
@@ -250,6 +266,7 @@ const DEFINITIONS: &[Definition] = &[
     both("read_buffer_size", N(131_072, 8192, MAX)),
     global("read_only", Switch(false)),
     global("require_secure_transport", Switch(false)),
+    fixed("secure_file_priv", Null),
     global("server_id", N(1, 0, 4_294_967_295)),
     both("session_track_schema", Switch(true)),
     both("session_track_state_change", Switch(false)),
@@ -277,9 +294,11 @@ const DEFINITIONS: &[Definition] = &[
     both("tidb_build_stats_concurrency", N(4, 1, 256)),
     fixed("tidb_current_ts", N(0, 0, MAX)),
     both("tidb_distsql_scan_concurrency", N(15, 1, 256)),
-    both("tidb_enable_async_commit", Switch(false)),
+    both("tidb_enable_async_commit", Switch(true)),
     both("tidb_enable_clustered_index", OneOf(&["INT_ONLY", "ON", "OFF", "1", "0"])),
-    both("tidb_enable_1pc", Switch(false)),
+    both("tidb_enable_1pc", Switch(true)),
+    both("tidb_enable_shared_lock_promotion", Switch(true)),
+    both("tidb_enable_tmp_storage_on_oom", Switch(true)),
     both("tidb_executor_concurrency", N(5, 1, 256)),
     both("tidb_index_lookup_concurrency", N(4, 1, 256)),
     both("tidb_index_serial_scan_concurrency", N(1, 1, 256)),
@@ -288,7 +307,7 @@ const DEFINITIONS: &[Definition] = &[
     both("tidb_retry_limit", N(10, 0, 100)),
     both("tidb_skip_isolation_level_check", Switch(false)),
     session("tidb_snapshot", Text("")),
-    both("tidb_txn_mode", OneOf(&["optimistic", "pessimistic", ""])),
+    both("tidb_txn_mode", OneOf(&["pessimistic", "optimistic", ""])),
     both("time_zone", Kind::Zone),
     session("timestamp", Real(0.0)),
     both("tmp_table_size", N(16_777_216, 1024, MAX)),
@@ -316,6 +335,7 @@ pub fn find(name: &str) -> Option<&'static Definition> {
         "tx_isolation" => "transaction_isolation",
         "tx_read_only" => "transaction_read_only",
         "tidb_isolation_read_engines" => "damask_isolation_read_engines",
+        "damask_txn_mode" => "tidb_txn_mode",
         "storage_engine" => "default_storage_engine",
         other => other,
     };
@@ -331,6 +351,7 @@ impl Definition {
             N(v, _, _) => number(v),
             Real(v) => Datum::Double(v),
             Text(text) | Cs(text) | Co(text) => Datum::Text(text.to_owned()),
+            Null => Datum::Null,
             OneOf(words) => Datum::Text(words[0].to_owned()),
             Kind::Mode => Datum::Text(mode::DEFAULT.to_owned()),
             Kind::Zone => Datum::Text("SYSTEM".to_owned()),
@@ -376,6 +397,7 @@ impl Definition {
                 _ => Err(self.wrong_type()),
             },
             Text(_) => Ok(Datum::Text(text_of(&value).ok_or_else(|| self.wrong(&value))?)),
+            Null => Err(self.wrong(&value)),
             OneOf(words) => self.check_word(&value, words),
             Kind::Mode => self.check_mode(&value),
             Kind::Zone => {

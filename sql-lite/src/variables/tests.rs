@@ -61,3 +61,31 @@ fn numbers_are_clamped_and_names_sorted() {
     assert!(v.set_names("utf8mb4", Some("utf8mb4_general_ci")).is_ok());
     assert_eq!(v.set_names("ebcdic", None).expect_err("unknown").code, 1115);
 }
+
+#[test]
+fn levels_that_there_are_not_are_refused_or_taken_for_others() {
+    let mut v = Variables::new(Arc::default());
+    assert_eq!(
+        (v.transaction_mode(), v.isolation()),
+        (Mode::Pessimistic, Isolation::RepeatableRead)
+    );
+    v.set("tx_isolation", Some(text("read-committed")), false).expect("set");
+    assert_eq!(v.isolation(), Isolation::ReadCommitted);
+    for level in ["serializable", "READ-UNCOMMITTED"] {
+        for global in [false, true] {
+            let error = v.set("transaction_isolation", Some(text(level)), global);
+            assert_eq!(error.expect_err("refused").code, 8048);
+        }
+    }
+    assert_eq!(v.isolation(), Isolation::ReadCommitted);
+    v.set("tidb_skip_isolation_level_check", Some(Datum::Int(1)), false).expect("set");
+    v.set("transaction_isolation", Some(text("serializable")), false).expect("taken");
+    assert_eq!(v.isolation(), Isolation::RepeatableRead);
+    v.set("damask_txn_mode", Some(text("Optimistic")), false).expect("set");
+    assert_eq!(v.transaction_mode(), Mode::Optimistic);
+    assert_eq!(v.get("tidb_txn_mode"), Some(text("optimistic")));
+    v.set("tidb_txn_mode", Some(text("")), false).expect("set");
+    assert_eq!(v.transaction_mode(), Mode::Optimistic, "as TiDB takes it");
+    v.set("innodb_lock_wait_timeout", Some(Datum::Int(0)), false).expect("clamped");
+    assert_eq!(v.lock_wait(), Wait::Millis(1_000));
+}

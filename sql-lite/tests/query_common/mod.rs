@@ -24,6 +24,9 @@ use std::sync::Arc;
 /// 2020-01-02 03:04:05.678901.
 pub const NOW_US: i64 = 1_577_934_245_678_901;
 
+/// Stack of threads that plan or run statements, in builds without optimization.
+pub const STACK_BYTES: usize = 8 * damask_sql_lite::statement::STACK_BYTES;
+
 /// Table sizes as told.
 pub struct Facts(pub HashMap<String, f64>);
 
@@ -49,7 +52,8 @@ pub struct Engine {
 
 fn runtime() -> tokio::runtime::Runtime {
     let builder = &mut tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(2).build().expect("a runtime")
+    // Builds without optimization need more stack than a server has.
+    builder.worker_threads(2).thread_stack_size(STACK_BYTES).build().expect("a runtime")
 }
 
 impl Engine {
@@ -79,6 +83,7 @@ impl Engine {
                 ("x".to_owned(), Datum::Int(5)),
                 ("s".to_owned(), Datum::Text("it's".into())),
             ]),
+            interrupt: Arc::default(),
         };
         Engine {
             runtime,
@@ -177,6 +182,37 @@ impl Engine {
         let lines = lines.expect("explains");
         lines.into_iter().map(|l| l.join(" ")).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Runs a script: a case is a query after `> ` and its rows, cells separated by ` | `; `!` and a
+/// number stand for an error. How many cases, and those that failed.
+pub fn script(engine: &Engine, script: &str) -> (usize, Vec<String>) {
+    let mut failed = Vec::new();
+    let mut cases = 0;
+    let mut lines = script.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(sql) = line.strip_prefix("> ") else { continue };
+        let mut want = Vec::new();
+        while let Some(row) = lines.next_if(|l| !l.starts_with("> ") && !l.starts_with('#')) {
+            if !row.is_empty() {
+                want.push(row.to_owned());
+            }
+        }
+        let got = match engine.rows(sql) {
+            Ok(rows) => rows.into_iter().map(|row| row.join(" | ")).collect(),
+            Err(e) => vec![format!("!{} {}", e.code, e.message)],
+        };
+        let is_error = want.len() == 1 && want[0].starts_with('!');
+        let same = match is_error {
+            true => got.len() == 1 && got[0].split(' ').next() == Some(&want[0]),
+            false => got == want,
+        };
+        cases += 1;
+        if !same {
+            failed.push(format!("> {sql}\n  want {want:?}\n  got  {got:?}"));
+        }
+    }
+    (cases, failed)
 }
 
 /// Rows as a client would see them.

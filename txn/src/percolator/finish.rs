@@ -85,16 +85,28 @@ pub(super) fn rollback(
     Ok(Decision { records, response: Response::Ok })
 }
 
-/// Commits, or with `commit_ts` ZERO rolls back, these keys.
+/// Commits, or with `commit_ts` ZERO rolls back, these keys. One that the transaction does not lock
+/// any more has been resolved by somebody else.
 pub(super) fn resolve(
     reader: &MvccReader,
-    keys: Vec<Vec<u8>>,
+    mut keys: Vec<Vec<u8>>,
     start_ts: Timestamp,
     commit_ts: Timestamp,
 ) -> Result<Decision> {
-    match commit_ts {
-        Timestamp::ZERO => rollback(reader, keys, start_ts),
-        _ => commit(reader, keys, start_ts, commit_ts),
+    if commit_ts == Timestamp::ZERO {
+        return rollback(reader, keys, start_ts);
+    }
+    let mut failed = None;
+    keys.retain(|key| match reader.load_lock(key) {
+        Ok(lock) => lock.is_some_and(|lock| lock.start_ts == start_ts),
+        Err(e) => {
+            failed.get_or_insert(e);
+            true
+        }
+    });
+    match failed {
+        Some(e) => Err(e.into()),
+        None => commit(reader, keys, start_ts, commit_ts),
     }
 }
 
@@ -119,8 +131,9 @@ pub(super) fn outcome_without_lock(
     })
 }
 
-/// Takes the transaction's lock off, and writes that it was rolled back. A primary's rollback is
-/// protected: it is what decides the transaction.
+/// Takes the transaction's lock off, and writes that it was rolled back. Protected are rollbacks
+/// that decide the transaction, or that a late command would not notice once swallowed: those of
+/// primaries, of async commits and of pessimistic transactions (tikv#7364, #16620).
 pub(super) fn rollback_lock(
     reader: &MvccReader,
     key: Vec<u8>,
@@ -142,7 +155,8 @@ pub(super) fn rollback_lock(
     if lock.kind == LockKind::Put && lock.short_value.is_none() {
         records.push(Record::DropValue { key: key.clone(), start_ts });
     }
-    let protected = lock.primary == key;
+    let protected =
+        lock.primary == key || lock.secondaries.is_some() || lock.for_update_ts != Timestamp::ZERO;
     if let Some(write) = rollback_record(start_ts, protected, overlapped) {
         records.push(Record::Write { key: key.clone(), commit_ts: start_ts, write });
     }

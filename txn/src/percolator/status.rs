@@ -5,7 +5,7 @@ use super::finish::{Absent, Outcome, outcome_without_lock, rollback_absent, roll
 use super::{Decision, Result};
 use crate::request::{KeyError, Response, TxnStatus};
 use damask_kv::MvccReader;
-use damask_types::{Lock, Record, Timestamp};
+use damask_types::{Lock, LockKind, Record, Timestamp};
 
 /// The question.
 pub(super) struct Ask {
@@ -13,6 +13,8 @@ pub(super) struct Ask {
     pub caller_start_ts: Timestamp,
     pub current_ts: Timestamp,
     pub rollback_if_not_exist: bool,
+    pub force_sync_commit: bool,
+    pub resolving_pessimistic: bool,
 }
 
 /// Answers it, ends an expired transaction, pushes a live one above its reader.
@@ -38,11 +40,16 @@ fn check_lock(
         return Err(KeyError::PrimaryMismatch { start_ts: ask.lock_ts }.into());
     }
     let mut records = Vec::new();
-    if lock.secondaries.is_some() {
+    if lock.secondaries.is_some() && !ask.force_sync_commit {
         // Async commit: only its secondaries can tell.
         return Ok(locked(lock, records));
     }
     if is_expired(lock.start_ts, lock.ttl_ms, ask.current_ts) {
+        if ask.resolving_pessimistic && lock.kind == LockKind::Pessimistic {
+            // Nothing was decided: the owner may be alive, and lock it again.
+            records.push(Record::Unlock { key: primary });
+            return Ok(Decision { records, response: Response::Status(TxnStatus::Unknown) });
+        }
         rollback_lock(reader, primary, &lock, &mut records)?;
         return Ok(Decision { records, response: Response::Status(TxnStatus::RolledBack) });
     }
@@ -64,6 +71,9 @@ fn check_absent(
     let status = match outcome_without_lock(reader, &primary, start_ts)? {
         Outcome::Committed(commit_ts) => TxnStatus::Committed(commit_ts),
         Outcome::RolledBack => TxnStatus::RolledBack,
+        Outcome::Unknown(_) if ask.rollback_if_not_exist && ask.resolving_pessimistic => {
+            TxnStatus::Unknown
+        }
         Outcome::Unknown(overlapped) if ask.rollback_if_not_exist => {
             let mut records = Vec::new();
             let absent = Absent { key: primary, start_ts, protected: true, overlapped };

@@ -2,12 +2,17 @@
 
 use super::*;
 use crate::replica::LocalReplica;
-use crate::request::TxnStatus;
-use damask_env::spawn;
+use crate::request::{Mutation, Prewrite, TxnStatus};
+use damask_env::{Task, spawn};
 use damask_kv::MemoryEngine;
 use damask_raftstore::Applied;
-use damask_types::{Epoch, Peer, PeerId, PeerRole, RegionId, StoreId};
+use damask_tso::MemoryOracle;
+use damask_types::{Epoch, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+mod phases;
+mod waiting;
 
 const EPOCH: Epoch = Epoch { conf_ver: 1, version: 1 };
 const CONTEXT: Context = Context { region: RegionId(1), epoch: EPOCH };
@@ -16,11 +21,16 @@ const CONTEXT: Context = Context { region: RegionId(1), epoch: EPOCH };
 struct HeldLog {
     inner: LocalReplica,
     held: Mutex<Vec<(Proposal, Done<Applied>)>>,
+    /// Nothing is held back any more.
+    open: AtomicBool,
 }
 
 impl Replica for Arc<HeldLog> {
     fn propose(&self, proposal: Proposal, done: Done<Applied>) {
-        self.held.lock().push((proposal, done));
+        match self.open.load(Ordering::SeqCst) {
+            true => self.inner.propose(proposal, done),
+            false => self.held.lock().push((proposal, done)),
+        }
     }
 
     fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
@@ -49,24 +59,44 @@ impl HeldLog {
 }
 
 fn setup(patience: Duration) -> (Arc<HeldLog>, Arc<TxnServer>) {
+    let (log, _, server) = setup_at(0, patience);
+    (log, server)
+}
+
+/// With an oracle that begins with `now`; 0: without one.
+fn setup_at(now: u64, patience: Duration) -> (Arc<HeldLog>, Arc<MemoryOracle>, Arc<TxnServer>) {
     let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
     let inner = LocalReplica::new(Arc::clone(&engine));
     let peer = Peer { id: PeerId(1), store: StoreId(1), role: PeerRole::Voter };
     let range = KeyRange::new("b", "y");
     inner.host(Region { id: RegionId(1), range, epoch: EPOCH, peers: vec![peer] }, 5);
-    let log = Arc::new(HeldLog { inner, held: Mutex::default() });
-    let server = TxnServer::new(Arc::clone(&log), engine).with_patience(patience);
-    (log, Arc::new(server))
+    let log = Arc::new(HeldLog { inner, held: Mutex::default(), open: AtomicBool::new(false) });
+    let mut server = TxnServer::new(Arc::clone(&log), engine).with_patience(patience);
+    let oracle = Arc::new(MemoryOracle::new(now));
+    if now > 0 {
+        server = server.with_oracle(oracle.clone());
+    }
+    (log, oracle, Arc::new(server))
+}
+
+fn call(server: &Arc<TxnServer>, request: Request) -> Task {
+    let server = Arc::clone(server);
+    spawn("caller", move || drop(server.call(CONTEXT, request)))
+}
+
+fn get(key: &str, ts: u64) -> Request {
+    Request::Get { key: key.into(), ts: Timestamp(ts), bypass: Vec::new() }
 }
 
 fn prewrite(key: &str, start_ts: u64) -> Request {
-    Request::Prewrite {
+    Request::Prewrite(Prewrite {
         mutations: vec![Mutation::Put { key: key.into(), value: b"v".to_vec() }],
         primary: key.into(),
         start_ts: Timestamp(start_ts),
         ttl_ms: 3_000,
         txn_size: 1,
-    }
+        ..Prewrite::default()
+    })
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -174,6 +204,8 @@ fn a_command_without_records_does_not_reach_the_log() {
         caller_start_ts: Timestamp::ZERO,
         current_ts: Timestamp(11),
         rollback_if_not_exist: true,
+        force_sync_commit: false,
+        resolving_pessimistic: false,
     };
     let again = status.clone();
     let caller = {

@@ -124,6 +124,15 @@ pub(super) const TABLE: &[Function] = &[
     cast1("__cast_signed", int, signed),
     cast1("__cast_unsigned", unsigned, to_unsigned),
     Function { args: (1, 2), ..cast1("__cast_char", text_type, to_char) },
+    // A FLOAT column: six digits, not those of the DOUBLE it is kept as.
+    cast1("__float_text", text_type, |a, o, _| {
+        let mut text = Vec::new();
+        match a[0].put_text(&mut text, Some(&damask_types::ColumnType::Float)) {
+            true => o.text(&String::from_utf8_lossy(&text)),
+            false => o.null(),
+        }
+        Ok(())
+    }),
     cast1("__cast_binary", |_| Ok(DataType::Binary), pass),
     Function { args: (3, 3), ..cast1("__cast_decimal", decimal_type, to_decimal) },
     cast1("__cast_double", double, pass),

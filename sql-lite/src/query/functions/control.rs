@@ -142,6 +142,17 @@ pub(super) const TABLE: &[Function] = &[
     Function { name: "field", args: (2, ANY), ty: int, strict: false, eval: field },
     Function { name: "elt", args: (2, ANY), ty: text_type, strict: false, eval: elt },
     Function { name: "interval", args: (2, ANY), ty: int, strict: false, eval: interval },
+    // The same value of a type that may be NULL: a subquery may have no row.
+    Function {
+        name: "__nullable",
+        args: (1, 1),
+        ty: |types| Ok(types.types[0].clone()),
+        strict: true,
+        eval: |a, o, _| {
+            o.cell(a[0]);
+            Ok(())
+        },
+    },
     Function {
         name: "__truth",
         args: (1, 1),

@@ -28,6 +28,15 @@ fn either_unsigned(types: &Types<'_>) -> Result<DataType> {
     Ok(if unsigned { DataType::UInt64 } else { DataType::Int64 })
 }
 
+/// Gives out a DOUBLE or fails as MySQL does; what is no number is NULL.
+fn ranged(v: f64, out: &mut Out<'_>) -> Result<()> {
+    if v.is_infinite() {
+        return Err(super::finite::out_of_range());
+    }
+    out.double(v);
+    Ok(())
+}
+
 fn whole(cell: &Cell<'_>) -> i128 {
     i128_of(*cell).unwrap_or_default()
 }
@@ -48,16 +57,31 @@ fn give(v: i128, out: &mut Out<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Digits in a word of MySQL's DECIMAL.
+const WORD: u8 = 9;
+/// Digits kept of a quotient at most, unless more are shown: more leave too few for the whole.
+const KEPT_MAX: u8 = 18;
+
+/// Digits after the point that are kept of a quotient: whole words of at least those shown, as
+/// `do_div_mod` of MySQL's strings/decimal.cc counts them.
+fn quotient_scale(dividend: u8, divisor: u8) -> u8 {
+    let words = |digits: u8| digits.div_ceil(WORD) * WORD;
+    let (top, bottom) = (words(dividend), words(divisor));
+    let spare = (top - dividend) + (bottom - divisor);
+    let kept = words(top + bottom + DIVISION_DIGITS.saturating_sub(spare));
+    let shown = dividend.saturating_add(DIVISION_DIGITS).min(SCALE_MAX);
+    kept.min(KEPT_MAX).max(shown)
+}
+
 fn quotient_type(types: &Types<'_>) -> Result<DataType> {
     let (Some((p1, s1)), Some((_, s2))) = (digits_of(&types.types[0]), digits_of(&types.types[1]))
     else {
         return Ok(DataType::Float64);
     };
-    let scale = s1.saturating_add(DIVISION_DIGITS).min(SCALE_MAX);
-    Ok(decimal(p1.saturating_add(s2), scale))
+    Ok(decimal(p1.saturating_add(s2), quotient_scale(s1, s2)))
 }
 
-/// `a / b` rounded half away from zero at `scale`; `None` on overflow.
+/// `a / b` cut at `scale`: it is rounded where it is shown. `None` on overflow.
 fn quotient(a: Decimal, b: Decimal, scale: u8) -> Option<Decimal> {
     // a/10^sa / (b/10^sb) * 10^scale = a * 10^(scale + sb - sa) / b
     let shift = i32::from(scale) + i32::from(b.scale) - i32::from(a.scale);
@@ -69,13 +93,7 @@ fn quotient(a: Decimal, b: Decimal, scale: u8) -> Option<Decimal> {
         true => top = top.checked_mul(power(shift)?)?,
         false => bottom = bottom.checked_mul(power(shift)?)?,
     }
-    let (q, r) = (top.checked_div(bottom)?, top.checked_rem(bottom)?);
-    let round = r.wrapping_abs().checked_mul(i256::from_i128(2))? >= bottom.wrapping_abs();
-    let away = i256::from_i128(match (top < i256::ZERO) == (bottom < i256::ZERO) {
-        true => 1,
-        false => -1,
-    });
-    let q = if round { q.checked_add(away)? } else { q };
+    let q = top.checked_div(bottom)?;
     Some(Decimal { unscaled: q.to_i128()?, scale })
 }
 
@@ -92,8 +110,10 @@ fn divide(a: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> {
         }
         return Ok(());
     }
-    // x/0 is not finite, which is NULL.
-    out.double(f(&a[0]) / f(&a[1]));
+    match f(&a[1]) {
+        0.0 => out.null(),
+        divisor => ranged(f(&a[0]) / divisor, out)?,
+    }
     Ok(())
 }
 
@@ -175,14 +195,19 @@ fn round_type(types: &Types<'_>) -> Result<DataType> {
 }
 
 fn rounded(a: &[Cell<'_>], out: &mut Out<'_>, cut: bool) {
-    let digits = a.get(1).map_or(0, |d| i64_of(*d).unwrap_or_default()).clamp(-38, 30);
+    let digits = a.get(1).map_or(0, |d| i64_of(*d).unwrap_or_default()).clamp(-400, 30);
     match out.ty {
         DataType::Float64 => {
             let (v, power) = (f(&a[0]), 10f64.powi(digits.unsigned_abs() as i32));
             let scaled = if digits >= 0 { v * power } else { v / power };
             let kept = if cut { scaled.trunc() } else { scaled.round_ties_even() };
             let back = if digits >= 0 { kept / power } else { kept * power };
-            out.double(if scaled.is_finite() { back } else { v });
+            out.double(match scaled.is_finite() {
+                // Rounded away, whatever the power is.
+                true if kept == 0.0 => 0.0,
+                true => back,
+                false => v,
+            });
         }
         _ => {
             let Some(v) = decimal_of(a[0]) else { return out.null() };
@@ -269,15 +294,16 @@ macro_rules! doubles {
     })),*] };
 }
 
-const DOUBLES: [Function; 16] = doubles![
-    "sqrt" => f64::sqrt, "exp" => f64::exp, "ln" => f64::ln, "log2" => f64::log2,
+const DOUBLES: [Function; 15] = doubles![
+    "sqrt" => f64::sqrt, "ln" => f64::ln, "log2" => f64::log2,
     "log10" => f64::log10, "sin" => f64::sin, "cos" => f64::cos, "tan" => f64::tan,
     "asin" => f64::asin, "acos" => f64::acos, "atan" => f64::atan, "cot" => |v| 1.0 / v.tan(),
     "radians" => f64::to_radians, "degrees" => f64::to_degrees, "__double" => |v| v,
     "__negate_double" => |v| -v,
 ];
 
-const OTHERS: [Function; 24] = [
+const OTHERS: [Function; 25] = [
+    double1("exp", |a, o, _| ranged(f(&a[0]).exp(), o)),
     whole2("__add", either_unsigned, |a, o, _| give(whole(&a[0]) + whole(&a[1]), o)),
     whole2("__subtract", either_unsigned, |a, o, _| give(whole(&a[0]) - whole(&a[1]), o)),
     whole2("__multiply", either_unsigned, |a, o, _| {
@@ -388,8 +414,7 @@ const OTHERS: [Function; 24] = [
         ty: double,
         strict: true,
         eval: |a, o, _| {
-            o.double(f(&a[0]).powf(f(&a[1])));
-            Ok(())
+            ranged(f(&a[0]).powf(f(&a[1])), o)
         },
     },
     Function {

@@ -11,12 +11,20 @@
 
 mod calendar;
 mod cast;
+mod chance;
+mod codes;
 mod control;
+mod digest;
+mod finite;
 mod math;
+mod sleep;
 mod text;
 mod time;
 
+pub(crate) use chance::chance;
 pub(crate) use control::unified;
+pub(crate) use math::DIVISION_DIGITS;
+pub(crate) use sleep::sleep;
 
 use super::value::*;
 use crate::convert::{Cell, Reader, prepare};
@@ -24,6 +32,7 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use damask_coprocessor::ColumnBuilder;
 use damask_types::{Datum, Decimal};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
@@ -217,6 +226,7 @@ pub(crate) fn failure(code: u16, message: impl Into<String>) -> DataFusionError 
     let state = match code {
         1690 => "22003",
         1582 | 1305 => "42000",
+        1317 => "70100",
         _ => "HY000",
     };
     let error = crate::Error { code, state, message: message.into() };
@@ -274,6 +284,21 @@ impl ScalarUDFImpl for Udf {
         &self.signature
     }
 
+    // Names are made of calls at every level: long ones would cost the cube of a formula's length.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let mut left = NAMED_NODES_MAX;
+        if args.iter().all(|arg| is_short(arg, &mut left)) {
+            let names = args.iter().map(|arg| arg.schema_name().to_string());
+            return Ok(format!("{}({})", self.function.name, names.collect::<Vec<_>>().join(",")));
+        }
+        let hash = |seed: u64| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            (seed, args).hash(&mut hasher);
+            hasher.finish()
+        };
+        Ok(format!("{}(#{:016x}{:016x})", self.function.name, hash(1), hash(2)))
+    }
+
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         let types: Vec<_> = types.iter().map(plain).collect();
         (self.function.ty)(&Types { types: &types, constants: &[] })
@@ -304,7 +329,7 @@ impl ScalarUDFImpl for Udf {
                 ("__truth", DataType::Boolean)
                     | ("__cast_date", DataType::Date32)
                     | ("__cast_signed" | "__number", DataType::Int64)
-                    | ("__cast_double", DataType::Float64)
+                    | ("__cast_double" | "__double", DataType::Float64)
                     | ("__cast_char", DataType::Utf8)
             );
             if same {
@@ -326,6 +351,23 @@ impl ScalarUDFImpl for Udf {
             false => Ok(ColumnarValue::Array(array)),
         }
     }
+}
+
+/// Parts of a call that is named by them, and not by their hash.
+const NAMED_NODES_MAX: usize = 24;
+
+/// Has the expression few parts? Takes them from `left`.
+fn is_short(expr: &Expr, left: &mut usize) -> bool {
+    let walked = expr.apply(|_| {
+        Ok(match left.checked_sub(1) {
+            Some(rest) => {
+                *left = rest;
+                TreeNodeRecursion::Continue
+            }
+            None => TreeNodeRecursion::Stop,
+        })
+    });
+    !matches!(walked, Ok(TreeNodeRecursion::Stop) | Err(_))
 }
 
 /// An argument as an array that a reader reads (a constant has one row), and whether it varies.
@@ -371,10 +413,10 @@ impl Udf {
 
 /// Every function, built once.
 pub(crate) static ALL: LazyLock<HashMap<&'static str, Arc<ScalarUDF>>> = LazyLock::new(|| {
-    let tables = [text::TABLE, math::TABLE, time::TABLE, control::TABLE, cast::TABLE];
+    let tables = [text::TABLE, math::TABLE, time::TABLE, control::TABLE, cast::TABLE, codes::TABLE];
     let functions = tables.into_iter().flatten().map(|function| {
         let volatility = match function.name {
-            "uuid" | "rand" | "sleep" => Volatility::Volatile,
+            "uuid" | "rand" => Volatility::Volatile,
             _ => Volatility::Immutable,
         };
         let signature = match function.args.1 {
@@ -384,7 +426,8 @@ pub(crate) static ALL: LazyLock<HashMap<&'static str, Arc<ScalarUDF>>> = LazyLoc
         let udf = ScalarUDF::new_from_impl(Udf { function: *function, signature });
         (function.name, Arc::new(udf))
     });
-    functions.collect()
+    let finite = (finite::NAME, Arc::new(finite::finite()));
+    functions.chain([finite]).collect()
 });
 
 /// A call of one of ours.

@@ -329,8 +329,44 @@ fn tuple(args: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> {
     Ok(())
 }
 
+/// A LIKE pattern with an escape character of its own (none, when empty) as one with `\`.
+fn like_pattern(args: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> {
+    let (pattern, escape) = (s(&args[0]), s(&args[1]));
+    let escape = escape.chars().next();
+    let mut changed = String::with_capacity(pattern.len() + 8);
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        let literal = (Some(c) == escape).then(|| chars.next().unwrap_or(c));
+        match literal {
+            Some(c @ ('%' | '_' | '\\')) => changed.extend(['\\', c]),
+            Some(c) => changed.push(c),
+            None if c == '\\' => changed.push_str("\\\\"),
+            None => changed.push(c),
+        }
+    }
+    out.text(&changed);
+    Ok(())
+}
+
 fn binary(_: &Types<'_>) -> Result<DataType> {
     Ok(DataType::Binary)
+}
+
+/// Letter by letter: one without an upper case of one letter (ß) stays, as in MySQL.
+fn upper(text: &str) -> String {
+    let one = |c: char| {
+        let mut upper = c.to_uppercase();
+        match (upper.next(), upper.next()) {
+            (Some(upper), None) => upper,
+            _ => c,
+        }
+    };
+    text.chars().map(one).collect()
+}
+
+/// Letter by letter; of a lower case of several letters the first counts (İ gives i), as in MySQL.
+fn lower(text: &str) -> String {
+    text.chars().map(|c| c.to_lowercase().next().unwrap_or(c)).collect()
 }
 
 pub(super) const TABLE: &[Function] = &[
@@ -373,11 +409,11 @@ pub(super) const TABLE: &[Function] = &[
         Ok(())
     }),
     function("upper", 1, 1, |a, o, _| {
-        o.text(&s(&a[0]).to_uppercase());
+        o.text(&upper(&s(&a[0])));
         Ok(())
     }),
     function("lower", 1, 1, |a, o, _| {
-        o.text(&s(&a[0]).to_lowercase());
+        o.text(&lower(&s(&a[0])));
         Ok(())
     }),
     function("replace", 3, 3, |a, o, _| {
@@ -403,6 +439,7 @@ pub(super) const TABLE: &[Function] = &[
     }),
     function("repeat", 2, 2, repeat),
     function("insert", 4, 4, insert),
+    function("__like_pattern", 2, 2, like_pattern),
     function("hex", 1, 1, hex),
     Function { ty: binary, ..function("unhex", 1, 1, unhex) },
     function("bin", 1, 1, |a, o, _| {

@@ -7,6 +7,8 @@ use crate::convert::calendar::{DAY, SECOND, civil_from_days, parts};
 
 /// Days from year 0 to 1970-01-01, as TO_DAYS counts.
 const EPOCH_DAYS: i64 = 719_528;
+/// 9999-12-31 in days since 1970.
+const LAST_DAY: i64 = 2_932_896;
 
 const fn part(name: &'static str, eval: Eval) -> Function {
     Function { name, args: (1, 1), ty: int, strict: true, eval }
@@ -302,7 +304,11 @@ fn make_date(a: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<()> {
     let (year, of_year) = (n(&a[0]), n(&a[1]));
     let year = if (0..70).contains(&year) { year + 2000 } else { year };
     match day(year, 1, 1).filter(|_| of_year > 0) {
-        Some(first) => out.cell(Cell::Date((i64::from(first) + of_year - 1) as i32)),
+        // Past the year 9999 is no date.
+        Some(first) => match i64::from(first).checked_add(of_year - 1) {
+            Some(days) if days <= LAST_DAY => out.cell(Cell::Date(days as i32)),
+            _ => out.null(),
+        },
         None => out.null(),
     }
     Ok(())
@@ -407,14 +413,17 @@ pub(super) const TABLE: &[Function] = &[
     of("last_day", (1, 1), date, last_day),
     of("makedate", (2, 2), date, make_date),
     of("from_days", (1, 1), date, |a, o, _| {
-        o.cell(Cell::Date((n(&a[0]) - EPOCH_DAYS) as i32));
+        match n(&a[0]).checked_sub(EPOCH_DAYS) {
+            Some(days) if days <= LAST_DAY && days > -EPOCH_DAYS => o.cell(Cell::Date(days as i32)),
+            _ => o.null(),
+        }
         Ok(())
     }),
     of("maketime", (3, 3), time_type, |a, o, _| {
         let (hour, minute, second) = (n(&a[0]), n(&a[1]), n(&a[2]));
         match (0..60).contains(&minute) && (0..60).contains(&second) {
             true => {
-                let v = (hour.abs() * 3600 + minute * 60 + second) * SECOND;
+                let v = (hour.unsigned_abs().min(839) as i64 * 3600 + minute * 60 + second) * SECOND;
                 o.cell(Cell::Time(v.min(TIME_MAX) * if hour < 0 { -1 } else { 1 }));
             }
             false => o.null(),

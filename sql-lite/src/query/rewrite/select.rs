@@ -2,18 +2,21 @@
 //! becomes a WHERE, conditions become boolean. It must never touch a subquery: those are visited
 //! on their own.
 
-use super::{as_bool, functions, lower, lower_name};
+use super::{as_bool, functions, lower, lower_name, tuples};
+use crate::error::{Error, Result};
+use crate::query::QueryContext;
 use sqlparser::ast::*;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// Before its expressions are rewritten.
-pub(super) fn prepare(select: &mut Select) {
+pub(super) fn prepare(ctx: &QueryContext<'_>, select: &mut Select) -> Result<()> {
+    rows_in_subqueries(ctx, select)?;
     select.select_modifiers = None;
     select.optimizer_hints.clear();
     drop_dual(select);
     having_to_where(select);
-    rollup(select);
+    rollup(select)?;
     for item in &mut select.projection {
         match item {
             SelectItem::ExprWithAlias { alias, .. } => lower(alias),
@@ -34,6 +37,19 @@ pub(super) fn prepare(select: &mut Select) {
             names.iter_mut().for_each(lower_name);
         }
     }
+    Ok(())
+}
+
+/// `(a, b) IN (SELECT …)` in conditions.
+fn rows_in_subqueries(ctx: &QueryContext<'_>, select: &mut Select) -> Result<()> {
+    let scope = tuples::Scope::new(ctx, &select.from);
+    let joins = select.from.iter_mut().flat_map(|from| &mut from.joins);
+    let on = joins.filter_map(|join| match constraint(&mut join.join_operator) {
+        Some(JoinConstraint::On(on)) => Some(on),
+        _ => None,
+    });
+    let mut conditions = select.selection.iter_mut().chain(&mut select.having).chain(on);
+    conditions.try_for_each(|condition| tuples::in_condition(condition, &scope))
 }
 
 /// After its expressions were rewritten.
@@ -152,7 +168,7 @@ fn having_to_where(select: &mut Select) {
 }
 
 /// Does the expression hold an aggregate or a window function?
-fn gathers(expr: &Expr) -> bool {
+pub(super) fn gathers(expr: &Expr) -> bool {
     let found = visit_expressions(expr, |e| match e {
         Expr::Function(f) if f.over.is_some() || functions::is_aggregate(&f.name) => {
             ControlFlow::Break(())
@@ -162,12 +178,29 @@ fn gathers(expr: &Expr) -> bool {
     found.is_break()
 }
 
-/// GROUP BY … WITH ROLLUP in standard form.
-fn rollup(select: &mut Select) {
-    let GroupByExpr::Expressions(exprs, modifiers) = &mut select.group_by else { return };
-    if modifiers.contains(&GroupByWithModifier::Rollup) && !exprs.is_empty() {
-        let sets = std::mem::take(exprs).into_iter().map(|e| vec![e]).collect();
-        *exprs = vec![Expr::Rollup(sets)];
-        modifiers.clear();
+/// GROUP BY … WITH ROLLUP in standard form, with positions in the select list looked up.
+fn rollup(select: &mut Select) -> Result<()> {
+    let GroupByExpr::Expressions(exprs, modifiers) = &mut select.group_by else { return Ok(()) };
+    let Some(modifier) = modifiers.first() else { return Ok(()) };
+    if *modifier != GroupByWithModifier::Rollup {
+        return Err(Error::not_supported(format!(
+            "This version of Damask doesn't yet support 'GROUP BY … {modifier}'"
+        )));
     }
+    let positioned = |expr: Expr| {
+        let Expr::Value(ValueWithSpan { value: Value::Number(n, _), .. }) = &expr else {
+            return Ok(vec![expr]);
+        };
+        let at = n.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+        match at.and_then(|at| select.projection.get(at)) {
+            Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => {
+                Ok(vec![expr.clone()])
+            }
+            _ => Err(Error::unknown_column(format!("Unknown column '{n}' in 'group statement'"))),
+        }
+    };
+    let sets = std::mem::take(exprs).into_iter().map(positioned).collect::<Result<_>>()?;
+    *exprs = vec![Expr::Rollup(sets)];
+    modifiers.clear();
+    Ok(())
 }

@@ -1,0 +1,139 @@
+//! Which stores a cluster is made of, and what it was made of before: the placement driver's state is
+//! opened, checked against the configuration, and given the first region. It must never let a cluster
+//! start without a store that it had: what only that store holds would be missing, or made up.
+
+use crate::config::Config;
+use crate::nodes::{Error, column_folder, row_folder};
+use damask_env::{Clock, Disk};
+use damask_pd::{Pd, Persist, Placement, StoreInfo, StoreKind};
+use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Column stores' ids follow the row stores' with a gap, so that more row stores may join.
+pub const FIRST_COLUMN_STORE: u64 = 101;
+/// Ids that the first region may use.
+const FIRST_IDS: u64 = 10;
+/// Replicas of a region that vote, where there are enough row stores.
+const VOTERS: usize = 3;
+/// The file of the placement driver's state.
+const PD_STATE: &str = "state";
+
+struct PdFile(Arc<dyn Disk>);
+
+impl Persist for PdFile {
+    fn save(&self, bytes: &[u8]) -> Result<(), String> {
+        self.0.replace(PD_STATE, bytes).map_err(|e| e.to_string())
+    }
+}
+
+/// The row stores of a configuration.
+pub fn row_stores(config: &Config) -> impl DoubleEndedIterator<Item = StoreId> + use<> {
+    (1..=config.stores as u64).map(StoreId)
+}
+
+/// The column stores of a configuration.
+pub fn column_stores(config: &Config) -> impl Iterator<Item = StoreId> + use<> {
+    (FIRST_COLUMN_STORE..FIRST_COLUMN_STORE + config.columns as u64).map(StoreId)
+}
+
+fn voters(config: &Config) -> usize {
+    if config.stores >= VOTERS { VOTERS } else { 1 }
+}
+
+/// Opens the placement driver's state, makes sure that every store it knows of is there, and
+/// registers those of the configuration. More stores than before are welcome: they begin empty.
+///
+/// # Errors
+/// In words for the user, if a store is missing, or the state is while data of stores is there.
+pub fn open_pd(config: &Config, clock: &dyn Clock, disk: Arc<dyn Disk>) -> Result<Pd, Error> {
+    let saved = match disk.map(PD_STATE) {
+        Ok(content) => Some(content.to_vec()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e.into()),
+    };
+    if saved.is_none()
+        && let Some(data) = &config.data
+        && let Some(folder) = store_folder(config, data)
+    {
+        return Err(format!(
+            "{}: the placement driver's state is missing, but {folder} is there: without the state \
+             ids and timestamps would be given out twice. Restore pd/ from a copy, or start with an \
+             empty folder",
+            data.display()
+        )
+        .into());
+    }
+    let planner = damask_pd::Config {
+        region_bytes_max: config.raft.region_bytes_max,
+        voters: voters(config),
+        ..Default::default()
+    };
+    // Any number will do that differs from other clusters'.
+    let cluster_id = clock.wall_ms();
+    let pd = Pd::open(planner, cluster_id, saved.as_deref(), Box::new(PdFile(disk)))?;
+    check(&pd, config)?;
+    for id in row_stores(config) {
+        register(&pd, id, StoreKind::Row)?;
+    }
+    for id in column_stores(config) {
+        register(&pd, id, StoreKind::Column)?;
+    }
+    bootstrap(&pd, config)?;
+    Ok(pd)
+}
+
+/// A store's folder, if there is one.
+fn store_folder(config: &Config, data: &Path) -> Option<String> {
+    let rows = row_stores(config).map(row_folder);
+    let mut folders = rows.chain(column_stores(config).map(column_folder));
+    folders.find(|name| data.join(name).exists())
+}
+
+/// Is every store that the cluster had among those that are to start?
+fn check(pd: &Pd, config: &Config) -> Result<(), Error> {
+    let kinds = [
+        (StoreKind::Row, "row", "--stores", config.stores, row_stores(config).next_back()),
+        (StoreKind::Column, "column", "--columns", config.columns, column_stores(config).last()),
+    ];
+    for (kind, word, option, now, last) in kinds {
+        let stores = pd.stores().into_iter().filter(|s| s.kind == kind);
+        let known: Vec<StoreId> = stores.map(|s| s.id).collect();
+        let missing: Vec<String> =
+            known.iter().filter(|id| Some(**id) > last).map(|id| id.to_string()).collect();
+        if !missing.is_empty() {
+            return Err(format!(
+                "this cluster has {} {word} stores: with {option} {now} it would lack {} and what \
+                 only they hold. Start it with {option} {} or more",
+                known.len(),
+                missing.join(" and "),
+                known.len()
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Announces the region that holds every key at first: once. What it was then is what every store
+/// begins with that has a part in it, however late it starts for the first time.
+fn bootstrap(pd: &Pd, config: &Config) -> Result<(), Error> {
+    if pd.bootstrapped().is_some() {
+        return Ok(());
+    }
+    let peer = |n| Peer { id: PeerId(n), store: StoreId(n), role: PeerRole::Voter };
+    let first = Region {
+        id: RegionId(1),
+        range: KeyRange::all(),
+        epoch: Epoch { conf_ver: 1, version: 1 },
+        peers: (1..=voters(config) as u64).map(peer).collect(),
+    };
+    // Taken from the driver, so that nobody else ever gets the ids used here.
+    pd.alloc_ids(FIRST_IDS)?;
+    pd.bootstrap(&first)?;
+    Ok(())
+}
+
+fn register(pd: &Pd, id: StoreId, kind: StoreKind) -> Result<(), Error> {
+    Ok(pd.register_store(StoreInfo { id, kind, address: format!("in-process-{id}") })?)
+}

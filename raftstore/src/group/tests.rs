@@ -1,0 +1,139 @@
+//! The guards around raft-rs: messages that no sound peer sends are refused, and change nothing.
+
+use super::*;
+use crate::LOG_START;
+use crate::log_store::{LogOp, MemoryLogStore};
+
+const REGION: RegionId = RegionId(9);
+const OWN: u64 = 1;
+
+fn open(log: &Arc<dyn LogStore>) -> Group {
+    let conf = eraftpb::ConfState { voters: vec![OWN, 2, 3], ..Default::default() };
+    let config = RaftConfig::default();
+    Group::open(&config, log, REGION, PeerId(OWN), conf, LOG_START.index).unwrap()
+}
+
+/// A new region's log, with entries in these terms.
+fn log_of(terms: &[u64], commit: u64) -> Arc<dyn LogStore> {
+    let log: Arc<dyn LogStore> = Arc::new(MemoryLogStore::new());
+    let entry = |(index, term): (u64, &u64)| LogEntry { index, term: *term, ..LogEntry::default() };
+    let entries = (LOG_START.index + 1..).zip(terms).map(entry).collect();
+    let hard = HardState { term: *terms.last().unwrap_or(&LOG_START.term), vote: 0, commit };
+    let ops = [LogOp::Reset(LOG_START), LogOp::Append(entries), LogOp::HardState(hard)];
+    log.append(ops.into_iter().map(|op| (REGION, op)).collect()).unwrap();
+    log
+}
+
+fn message(kind: MessageType, from: u64, term: u64) -> Message {
+    let mut m = Message { from, to: OWN, term, ..Message::default() };
+    m.set_msg_type(kind);
+    m
+}
+
+/// Everything that the group asks for is done at once.
+fn settle(group: &mut Group, log: &Arc<dyn LogStore>) {
+    while group.has_ready() {
+        let mut ready = group.ready();
+        let number = ready.number();
+        let entries: Vec<_> = ready.take_entries().into_iter().map(from_entry).collect();
+        if !entries.is_empty() {
+            log.append(vec![(REGION, LogOp::Append(entries))]).unwrap();
+        }
+        group.advance(ready);
+        group.persisted(number);
+    }
+}
+
+/// Elected by the vote of peer 2; its first entry is in its log.
+fn leader(log: &Arc<dyn LogStore>) -> Group {
+    let mut group = open(log);
+    group.campaign();
+    settle(&mut group, log);
+    for kind in [MessageType::MsgRequestPreVoteResponse, MessageType::MsgRequestVoteResponse] {
+        assert!(group.step(message(kind, 2, LOG_START.term + 1)));
+        settle(&mut group, log);
+    }
+    assert!(group.is_leader());
+    group
+}
+
+#[test]
+fn an_acknowledgement_of_entries_that_never_were_is_refused() {
+    let log = log_of(&[], LOG_START.index);
+    let mut group = leader(&log);
+    let (term, last) = (group.term(), group.last_index());
+    for peer in [2, 3] {
+        let wrong = message(MessageType::MsgAppendResponse, peer, term);
+        assert!(!group.step(Message { index: last + 1, ..wrong }));
+        assert!(group.follower(PeerId(peer)).unwrap().matched <= last);
+    }
+    assert!(group.commit() < last);
+    let right = message(MessageType::MsgAppendResponse, 2, term);
+    assert!(group.step(Message { index: last, ..right }));
+    assert_eq!(group.commit(), last, "the leader goes on");
+    let (index, _) = group.propose(vec![b"x".to_vec(), b"y".to_vec()]).unwrap();
+    assert_eq!((index, group.last_index()), (last + 1, last + 2));
+}
+
+#[test]
+fn a_leader_that_lacks_committed_entries_is_refused() {
+    let entry = |index, term| Entry { index, term, ..Entry::default() };
+    // 6@6 7@6 8@7, committed up to 7.
+    let log = log_of(&[6, 6, 7], 7);
+    let mut group = open(&log);
+    let append = |index, log_term, entries: &[Entry]| {
+        let m = message(MessageType::MsgAppend, 2, 9);
+        Message { index, log_term, commit: 7, entries: entries.to_vec(), ..m }
+    };
+    let start = LOG_START;
+    for wrong in [
+        append(start.index, start.term, &[entry(6, 6), entry(7, 8)]),
+        append(start.index, start.term, &[entry(6, 8)]),
+        append(6, 5, &[entry(7, 6)]),
+        append(6, 6, &[entry(7, 6), entry(9, 9)]),
+    ] {
+        assert!(!group.step(wrong));
+        assert_eq!((group.commit(), group.last_index()), (7, 8));
+    }
+    // What is not committed may be another leader's.
+    assert!(group.step(append(6, 6, &[entry(7, 6), entry(8, 9)])));
+    assert!(group.step(append(7, 6, &[entry(8, 9)])));
+    settle(&mut group, &log);
+    assert_eq!(log.term(REGION, 8).unwrap(), Some(9));
+    // From a leader of old it is not refused: it has to learn the newer term.
+    assert!(group.step(Message { term: 8, ..append(6, 6, &[entry(7, 8)]) }));
+}
+
+#[test]
+fn a_commit_index_beyond_the_log_is_refused() {
+    let log = log_of(&[6], 6);
+    let mut group = open(&log);
+    let beat = message(MessageType::MsgHeartbeat, 2, 6);
+    assert!(!group.step(Message { commit: 7, ..beat.clone() }));
+    assert!(group.step(Message { commit: 6, ..beat }));
+}
+
+#[test]
+fn a_snapshot_for_impossible_replicas_is_refused() {
+    let log = log_of(&[6], 6);
+    let mut group = open(&log);
+    let snapshot = |voters: &[u64], learners: &[u64]| {
+        let conf_state = eraftpb::ConfState {
+            voters: voters.to_vec(),
+            learners: learners.to_vec(),
+            ..eraftpb::ConfState::default()
+        };
+        let metadata = SnapshotMetadata { conf_state: Some(conf_state), index: 20, term: 6 };
+        let mut m = message(MessageType::MsgSnapshot, 2, 6);
+        m.snapshot = Some(Snapshot { data: Vec::new(), metadata: Some(metadata) });
+        m
+    };
+    for (voters, learners) in
+        [(&[][..], &[OWN][..]), (&[OWN, 2, 2], &[]), (&[OWN, 2], &[2]), (&[0, OWN], &[])]
+    {
+        assert!(!group.step(snapshot(voters, learners)), "{voters:?} {learners:?}");
+        assert_eq!(group.last_index(), 6);
+    }
+    assert!(group.step(snapshot(&[2], &[OWN])));
+    assert_eq!(group.last_index(), 20);
+}

@@ -1,0 +1,170 @@
+//! Locks before writes (`tikv: src/storage/txn/actions/acquire_pessimistic_lock.rs`,
+//! `commands/pessimistic_rollback.rs`). It must never lock for a transaction that has ended, and
+//! never above a version that its statement has not read without saying so.
+
+use super::finish::{Outcome, outcome_without_lock};
+use super::probe::Probe;
+use super::{Decision, Error, LOCKS_NAMED_MAX, Result};
+use crate::request::{KeyError, LockedKey, PessimisticLock, Response};
+use damask_kv::{MvccReader, Read};
+use damask_types::{KeyLock, Lock, LockKind, Record, Timestamp, WriteKind};
+
+/// Locks every key, or none: then the error names the locks of others, or the first other cause.
+pub(super) fn lock(reader: &MvccReader, request: &PessimisticLock) -> Result<Decision> {
+    let PessimisticLock { keys, start_ts, for_update_ts, .. } = request;
+    if *start_ts == Timestamp::ZERO || *for_update_ts < *start_ts {
+        let detail = format!("no transaction of {start_ts} locks at {for_update_ts}");
+        return Err(Error::Invalid(detail));
+    }
+    if *for_update_ts == Timestamp::MAX {
+        return Err(Error::Invalid("no statement reads at the end of time".to_owned()));
+    }
+    let mut probe = Probe::new(reader, keys.iter().map(Vec::as_slice))?;
+    let mut records = Vec::with_capacity(keys.len());
+    let mut answers = Vec::with_capacity(keys.len());
+    let mut locked = Vec::new();
+    for key in keys {
+        probe.set_key(key);
+        match lock_key(reader, &mut probe, request, key, &mut records) {
+            Ok(answer) => answers.push(answer),
+            Err(Error::Keys(keys)) if matches!(keys.as_slice(), [KeyError::Locked(_)]) => {
+                locked.extend(keys);
+                if locked.len() >= LOCKS_NAMED_MAX {
+                    break;
+                }
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    match locked.is_empty() {
+        true => Ok(Decision { records, response: Response::PessimisticLocked(answers) }),
+        false => Err(Error::Keys(locked)),
+    }
+}
+
+fn lock_key(
+    reader: &MvccReader,
+    probe: &mut Probe<'_>,
+    request: &PessimisticLock,
+    key: &[u8],
+    records: &mut Vec<Record>,
+) -> Result<LockedKey> {
+    let (version, conflict_ts) = match probe.lock()? {
+        Some(lock) if lock.start_ts != request.start_ts => {
+            return Err(KeyError::Locked(Box::new(KeyLock { key: key.to_vec(), lock })).into());
+        }
+        Some(lock) if lock.kind != LockKind::Pessimistic => {
+            let detail = format!("transaction {} has prewritten the key", lock.start_ts);
+            return Err(Error::Invalid(detail));
+        }
+        Some(lock) => held(request, key, lock, records),
+        None => {
+            let conflict_ts = conflict_of(reader, probe, request, key)?;
+            let version = request.for_update_ts.max(conflict_ts);
+            let (primary, start_ts) = (request.primary.clone(), request.start_ts);
+            let mut lock = Lock::new(LockKind::Pessimistic, primary, start_ts, request.ttl_ms);
+            lock.for_update_ts = version;
+            if key == request.primary {
+                // Not zero: readers may push it (`check_txn_status`).
+                lock.min_commit_ts = version.next();
+            }
+            records.push(Record::Lock { key: key.to_vec(), lock });
+            (version, conflict_ts)
+        }
+    };
+    let value = match request.return_values {
+        false => None,
+        true => match reader.get(key, version)? {
+            Read::Ok(value) => value.map(Vec::from),
+            Read::Blocked(lock) => return Err(KeyError::Locked(lock).into()),
+        },
+    };
+    Ok(LockedKey { value, conflict_ts })
+}
+
+/// The transaction holds it: only a newer statement, or a longer life, changes the lock.
+fn held(
+    request: &PessimisticLock,
+    key: &[u8],
+    mut lock: Lock,
+    records: &mut Vec<Record>,
+) -> (Timestamp, Timestamp) {
+    let for_update_ts = lock.for_update_ts;
+    if for_update_ts > request.for_update_ts {
+        return (for_update_ts, for_update_ts);
+    }
+    let newer = for_update_ts < request.for_update_ts;
+    if newer || lock.ttl_ms < request.ttl_ms {
+        lock.for_update_ts = request.for_update_ts;
+        lock.ttl_ms = lock.ttl_ms.max(request.ttl_ms);
+        if lock.min_commit_ts != Timestamp::ZERO {
+            lock.min_commit_ts = lock.min_commit_ts.max(request.for_update_ts.next());
+        }
+        records.push(Record::Lock { key: key.to_vec(), lock });
+    }
+    (request.for_update_ts, Timestamp::ZERO)
+}
+
+/// ZERO if the key has no version that the statement has not read; else that version, if it may
+/// be locked there.
+fn conflict_of(
+    reader: &MvccReader,
+    probe: &mut Probe<'_>,
+    request: &PessimisticLock,
+    key: &[u8],
+) -> Result<Timestamp> {
+    let start_ts = request.start_ts;
+    match probe.newest()? {
+        Some((newest, _)) if newest >= start_ts => {}
+        _ => return Ok(Timestamp::ZERO),
+    }
+    match outcome_without_lock(reader, key, start_ts)? {
+        Outcome::Committed(commit_ts) => {
+            return Err(KeyError::Committed { start_ts, commit_ts }.into());
+        }
+        Outcome::RolledBack => return Err(KeyError::PessimisticLockRolledBack { start_ts }.into()),
+        Outcome::Unknown(_) => {}
+    }
+    let mut versions = reader.versions(key)?;
+    let mut at = versions.seek(Timestamp::MAX)?;
+    while let Some((commit_ts, write)) = at {
+        if commit_ts <= request.for_update_ts {
+            break;
+        }
+        if write.kind != WriteKind::Rollback {
+            if request.allow_conflict && request.keys.len() == 1 {
+                return Ok(commit_ts);
+            }
+            return Err(KeyError::WriteConflict {
+                key: key.to_vec(),
+                start_ts,
+                conflict_start_ts: write.start_ts,
+                conflict_commit_ts: commit_ts,
+            }
+            .into());
+        }
+        at = versions.next()?;
+    }
+    Ok(Timestamp::ZERO)
+}
+
+/// Gives up pessimistic locks that are not newer than `for_update_ts`, and nothing else.
+pub(super) fn rollback(
+    reader: &MvccReader,
+    keys: Vec<Vec<u8>>,
+    start_ts: Timestamp,
+    for_update_ts: Timestamp,
+) -> Result<Decision> {
+    let mut records = Vec::with_capacity(keys.len());
+    for key in keys {
+        let given_up = reader.load_lock(&key)?.is_some_and(|lock| {
+            lock.kind == LockKind::Pessimistic
+                && lock.start_ts == start_ts
+                && lock.for_update_ts <= for_update_ts
+        });
+        if given_up {
+            records.push(Record::Unlock { key });
+        }
+    }
+    Ok(Decision { records, response: Response::Ok })
+}
