@@ -1,6 +1,7 @@
 //! A whole cluster in one process: placement driver, oracle, row stores, column stores, SQL.
 //! Wiring only: it must never decide what the crates below decide.
 
+use crate::collector;
 use crate::config::Config;
 use crate::network::Network;
 use crate::nodes::{self, Content, Error, Memory, Node, Shared, Transactions};
@@ -11,7 +12,7 @@ use crate::schemas::CatalogSchemas;
 use crate::status;
 use crate::topology::{self, FIRST_COLUMN_STORE};
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
-use damask_env::{Clock, Closing, Disk, MemoryDisk, RealClock};
+use damask_env::{Clock, Closing, Disk, MemoryDisk, RealClock, Task};
 use damask_pd::{Locate, Pd, Placement, RegionCache, SplitIds};
 use damask_raftstore::{ReplicaStatus, SplitChild};
 use damask_sql_lite::Doorman;
@@ -98,6 +99,7 @@ pub struct Cluster {
     facts: Arc<Replicas>,
     /// Ends the waits of those who would wait for what stops now.
     closing: Arc<Closing>,
+    collector: Option<Task>,
     database: Arc<damask_sql_lite::Database>,
     mysql: Option<Server>,
     status: Option<SocketAddr>,
@@ -159,9 +161,13 @@ impl Cluster {
         });
         let serve = |listener| serve_status(&runtime, listener, parts.clone());
         let status = status_listener.map(serve).transpose()?;
+        let safe_point = shared.transactions.safe_point.clone();
+        let collector =
+            collector::start(&shared.config.gc, client.clone(), safe_point, closing.clone());
         Ok(Cluster {
             shared,
             parts,
+            collector: Some(collector),
             client,
             schemas,
             nodes,
@@ -277,6 +283,9 @@ impl Cluster {
         self.database.stop();
         self.client.flush();
         self.closing.close();
+        if let Some(collector) = self.collector.take() {
+            collector.join().ok();
+        }
         self.reporter.stop();
         // Columns first: they lean on the rows.
         let mut ids: Vec<_> = self.nodes.keys().copied().collect();
@@ -323,8 +332,7 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
     let announce = reporter.announce();
     let network = Arc::new(Network::default());
     let transactions = Transactions::new(oracle, clock.clone());
-    let shared =
-        Shared { config, clock, network, pd: pd.clone(), announce, transactions, memory };
+    let shared = Shared { config, clock, network, pd: pd.clone(), announce, transactions, memory };
     let (services, endpoints) = (RwLock::default(), RwLock::default());
     let parts = Parts { pd, members, services, endpoints };
     Ok((Arc::new(shared), Arc::new(parts), reporter))

@@ -42,6 +42,8 @@ pub struct Config {
     pub kv: Kv,
     /// The replicated log.
     pub raft: Raft,
+    /// Old versions.
+    pub gc: Gc,
 }
 
 /// The row engine's part.
@@ -116,6 +118,23 @@ pub struct Raft {
     pub region_bytes_max: u64,
 }
 
+/// When old versions go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gc {
+    /// Milliseconds for which every version can be read (TiDB's `tidb_gc_life_time`: 10 minutes).
+    /// Older ones stay as long as a running transaction needs them.
+    pub life_time_ms: u64,
+    /// Milliseconds between two moves of the safe point.
+    pub interval_ms: u64,
+}
+
+impl Default for Gc {
+    fn default() -> Gc {
+        Gc { life_time_ms: 600_000, interval_ms: 60_000 }
+    }
+}
+
 impl Default for Kv {
     fn default() -> Kv {
         Kv { engine: EngineName::best() }
@@ -146,6 +165,7 @@ impl Default for Config {
             column_store: ColumnStoreName::Deltatree,
             kv: Kv::default(),
             raft: Raft::default(),
+            gc: Gc::default(),
         }
     }
 }
@@ -177,6 +197,9 @@ impl Config {
                 "raft: tick_ms must be above 0, election_ticks above heartbeat_ticks".into()
             );
         }
+        if self.gc.interval_ms == 0 {
+            return Err("gc: interval_ms must be above 0".into());
+        }
         if self.kv.engine == EngineName::Rocksdb && !cfg!(feature = "rocksdb") {
             return Err("this build has no RocksDB (it was built with --light): use fjall".into());
         }
@@ -184,9 +207,11 @@ impl Config {
             || self.raft.log == Some(LogName::Memory)
             || self.column_store == ColumnStoreName::Memory;
         if self.data.is_some() && forgets {
-            return Err("a part in `memory` would forget what the others keep in the data folder: \
+            return Err(
+                "a part in `memory` would forget what the others keep in the data folder: \
                         choose --memory, or keep all of it"
-                .into());
+                    .into(),
+            );
         }
         Ok(())
     }
@@ -241,7 +266,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_and_what_is_forgotten_do_not_mix() {
-        for part in ["column_store = \"memory\"", "[kv]\nengine = \"memory\"", "[raft]\nlog = \"memory\""]
+        for part in
+            ["column_store = \"memory\"", "[kv]\nengine = \"memory\"", "[raft]\nlog = \"memory\""]
         {
             let mut config = Config::parse(part).expect("valid");
             config.validate().expect("in memory it may be");

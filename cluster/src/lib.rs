@@ -17,10 +17,11 @@
 //! * a store that has held data never starts empty, and no store that the cluster had is left out.
 //!
 //! Reading order: `config`, `cluster`, `topology`, `nodes`, `placement`, `network`, `replicas`,
-//! `schemas`, `reads`, `status`, `cli`.
+//! `schemas`, `reads`, `collector`, `status`, `cli`.
 
 pub mod cli;
 pub mod cluster;
+mod collector;
 pub mod config;
 pub mod network;
 pub mod nodes;

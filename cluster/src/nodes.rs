@@ -8,6 +8,7 @@ use crate::reads::RowReads;
 use damask_coprocessor::{ColumnEndpoint, Endpoint, RowEndpoint};
 use damask_deltatree::{ColumnStore, DeltaTree, MemoryColumnStore};
 use damask_env::{Clock, Disk, MemoryDisk, RealDisk, Task, spawn};
+use damask_kv::gc::Budget;
 use damask_kv::{Engine, EngineConfig, GcSafePoint, MemoryEngine};
 use damask_learner::{AskLeader, ColumnMachine, LearnerRead, SchemaSource, StoreReads};
 use damask_pd::{Pd, Placement};
@@ -17,7 +18,7 @@ use damask_raftstore::{
 };
 use damask_tso::Oracle;
 use damask_txn::{Deadlocks, LocalDeadlocks, Service, TxnServer};
-use damask_types::{ErrorKind, StoreId, Timestamp};
+use damask_types::{ErrorKind, KeyRange, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ const MAINTAIN_BYTES: u64 = 256 << 20;
 const MAINTAIN_EVERY: Duration = Duration::from_millis(200);
 /// Between two rounds that fail, at most; the pause doubles up to it.
 const MAINTAIN_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Between two pieces of garbage collection, for the sake of whoever else needs the disk.
+const COLLECT_PAUSE: Duration = Duration::from_millis(5);
 /// A learner that has not caught up after this long is asked again.
 const LEARNER_WAIT: Duration = Duration::from_secs(10);
 
@@ -135,9 +138,7 @@ impl Shared {
                 let disk = self.disk(&column_folder(id))?;
                 Arc::new(DeltaTree::open(disk, damask_deltatree::Config::default())?)
             }
-            ColumnStoreName::Memory => {
-                self.memory.columns.lock().entry(id).or_default().clone()
-            }
+            ColumnStoreName::Memory => self.memory.columns.lock().entry(id).or_default().clone(),
         })
     }
 
@@ -237,6 +238,8 @@ pub fn start_rows(shared: &Shared, id: StoreId) -> Result<Node, Error> {
     shared.bootstrap(id, machine.as_ref())?;
     let store = shared.start(id, log, machine.clone())?;
     let handle = store.handle();
+    let fault = Arc::<OnceLock<String>>::default();
+    let collect = collect(id, machine.clone(), shared.transactions.safe_point.clone(), &fault);
     let Transactions { oracle, deadlocks, safe_point } = &shared.transactions;
     let server = TxnServer::new(handle.clone(), engine.clone())
         .with_oracle(oracle.clone())
@@ -252,12 +255,12 @@ pub fn start_rows(shared: &Shared, id: StoreId) -> Result<Node, Error> {
     .admitted_by(Arc::new(RowReads(service.clone())));
     Ok(Node {
         id,
-        member: Member { handle, machine, content: Content::Rows(engine), fault: Arc::default() },
+        member: Member { handle, machine, content: Content::Rows(engine), fault },
         service: Some(service),
         endpoint: Arc::new(endpoint),
         store: Some(store),
         network: shared.network.clone(),
-        maintain: None,
+        maintain: Some(collect),
     })
 }
 
@@ -285,8 +288,48 @@ pub fn start_columns(
         endpoint: Arc::new(endpoint),
         store: Some(store),
         network: shared.network.clone(),
-        maintain: Some(maintain(id, columns, fault)),
+        maintain: Some(maintain(id, columns, shared.transactions.safe_point.clone(), fault)),
     })
+}
+
+/// Removes old versions of rows in the background, once for each safe point, until the sender is
+/// dropped. An error ends it, and is kept in `fault`.
+fn collect(
+    id: StoreId,
+    rows: Arc<RowMachine>,
+    safe_point: GcSafePoint,
+    fault: &Arc<OnceLock<String>>,
+) -> (crossbeam_channel::Sender<()>, Task) {
+    let (stop, stopped) = crossbeam_channel::bounded(0);
+    let fault = fault.clone();
+    let body = move || {
+        let mut done = Timestamp::ZERO;
+        let mut range = KeyRange::all();
+        let mut pause = MAINTAIN_EVERY;
+        // Ends when the node stops.
+        while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
+            let wanted = safe_point.get();
+            if wanted == done {
+                continue;
+            }
+            pause = match rows.collect(&range, wanted, Budget::default()) {
+                Ok(Some(resume)) => {
+                    range.start = resume;
+                    COLLECT_PAUSE
+                }
+                Ok(None) => {
+                    (done, range) = (wanted, KeyRange::all());
+                    MAINTAIN_EVERY
+                }
+                Err(e) => {
+                    tracing::error!(store = %id, "garbage collection ends: {e}");
+                    fault.get_or_init(|| format!("garbage collection ended: {e}"));
+                    return;
+                }
+            };
+        }
+    };
+    (stop, spawn("collect", body))
 }
 
 /// Merges deltas in the background until the sender is dropped. Damage ends it, and is kept in
@@ -294,14 +337,14 @@ pub fn start_columns(
 fn maintain(
     id: StoreId,
     columns: Arc<dyn ColumnStore>,
+    safe_point: GcSafePoint,
     fault: Arc<OnceLock<String>>,
 ) -> (crossbeam_channel::Sender<()>, Task) {
     let (stop, stopped) = crossbeam_channel::bounded(0);
     let body = move || {
         let mut pause = MAINTAIN_EVERY;
         loop {
-            // No version is dropped yet: rows keep theirs too.
-            pause = match columns.maintain(Timestamp::ZERO, MAINTAIN_BYTES) {
+            pause = match columns.maintain(safe_point.get(), MAINTAIN_BYTES) {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => MAINTAIN_EVERY,
                 Err(e) if e.kind() == ErrorKind::Corrupt => {

@@ -153,7 +153,11 @@ impl ColumnReplicas for Replicas {
 
     fn progress(&self, range: &KeyRange) -> (u32, u32) {
         let progress = self.pd.column_progress(range);
-        let ready = if self.is_available(range) { progress.wanted } else { progress.ready };
+        // A replica on a store that does not run is not ready, whatever was last heard of it.
+        let ready = match self.is_available(range) {
+            true => progress.wanted,
+            false => progress.ready.min(progress.wanted.saturating_sub(1)),
+        };
         (ready as u32, progress.wanted as u32)
     }
 }
@@ -164,7 +168,8 @@ impl TableFacts for Replicas {
         let bytes = regions.iter().map(|status| status.bytes).sum();
         let now = self.clock.monotonic();
         let known = self.measured.lock().get(&table.id).copied();
-        let is_fresh = |m: &Measured| now < m.next || (m.regions, m.bytes) == (regions.len(), bytes);
+        let is_fresh =
+            |m: &Measured| now < m.next || (m.regions, m.bytes) == (regions.len(), bytes);
         let rows = match known.filter(is_fresh) {
             Some(measured) => measured.rows,
             None => {

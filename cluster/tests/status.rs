@@ -60,7 +60,7 @@ fn a_store_that_stopped_itself_is_shown_with_its_reason() {
         let metrics = get(addr, "/metrics");
         assert!(metrics.contains("store_up{store=\"3\"} 0"), "{metrics}");
         assert!(metrics.contains("store_up{store=\"1\"} 1"), "{metrics}");
-        assert!(metrics.contains("leaders{store=\"3\"} 0"), "it leads nothing: {metrics}");
+        until("it leads nothing", || get(addr, "/metrics").contains("leaders{store=\"3\"} 0"));
         assert_eq!(client.value("SELECT count(*) FROM t"), row.to_string());
         cluster.stop_store(COLUMNS);
         assert_eq!(state(addr, 101).0, "stopped");

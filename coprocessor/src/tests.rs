@@ -51,6 +51,7 @@ fn table() -> Arc<TableSchema> {
         ],
         handle_column: Some(ColumnId(1)),
         indexes: vec![IndexSchema {
+            readable_from: damask_types::Timestamp::ZERO,
             id: IndexId(1),
             name: "v".into(),
             columns: vec![ColumnId(2)],

@@ -1,8 +1,6 @@
 //! How column types look in Arrow; the one place that says so.
 
-use arrow::datatypes::{
-    DECIMAL128_MAX_PRECISION, DataType, Field, Schema, SchemaRef, TimeUnit,
-};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema, SchemaRef, TimeUnit};
 use damask_types::{ColumnSchema, ColumnType};
 use std::sync::Arc;
 
@@ -33,8 +31,7 @@ pub fn storage_type(ty: &ColumnType) -> DataType {
 
 /// The schema of a table's columns in the column store: fields named by column id.
 pub fn storage_schema<'a>(columns: impl IntoIterator<Item = &'a ColumnSchema>) -> SchemaRef {
-    let fields = columns.into_iter().map(|c| {
-        Field::new(c.id.to_string(), storage_type(&c.ty), true)
-    });
+    let fields =
+        columns.into_iter().map(|c| Field::new(c.id.to_string(), storage_type(&c.ty), true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

@@ -36,9 +36,8 @@ pub trait ReadIndex: Send + Sync + 'static {
 }
 
 /// Asks the region's leader; see [`ReadIndex::ask`].
-pub type AskLeader = Box<
-    dyn Fn(RegionId, Epoch, &[KeyRange], Timestamp) -> Result<u64, ReadError> + Send + Sync,
->;
+pub type AskLeader =
+    Box<dyn Fn(RegionId, Epoch, &[KeyRange], Timestamp) -> Result<u64, ReadError> + Send + Sync>;
 
 /// A running store, whose regions are led elsewhere.
 pub struct StoreReads {
@@ -186,12 +185,7 @@ impl LearnerRead {
         }
     }
 
-    fn permit(
-        &self,
-        region: RegionId,
-        epoch: Epoch,
-        index: u64,
-    ) -> Result<ReadPermit, ReadError> {
+    fn permit(&self, region: RegionId, epoch: Epoch, index: u64) -> Result<ReadPermit, ReadError> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let done = Box::new(move |answer| {
             // Nobody waits any more after a timeout.

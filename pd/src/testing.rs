@@ -131,7 +131,10 @@ fn routes_follow_reports(pd: &dyn Placement) {
         let regions = pd.regions_in(&KeyRange::new(start, end));
         regions.iter().map(|r| r.region.id.0).collect::<Vec<_>>()
     };
-    assert_eq!((inside("a", "k"), inside("j", ""), inside("k", "l")), (vec![2], vec![2, 1], vec![1]));
+    assert_eq!(
+        (inside("a", "k"), inside("j", ""), inside("k", "l")),
+        (vec![2], vec![2, 1], vec![1])
+    );
 }
 
 fn rules_do_not_overlap(pd: &dyn Placement) {

@@ -44,12 +44,14 @@ mod replica;
 mod apply;
 mod store_core;
 
+mod options;
+
 mod driver;
 mod row_machine;
 pub mod testing;
 
 pub use apply::LOG_START;
-pub use driver::{OnChange, OnOpen, Store, StoreConfig, StoreHandle, StoreOptions, bootstrap};
+pub use driver::{Store, StoreHandle, bootstrap};
 pub use error::{Error, Result};
 pub use file_log::{FileLogConfig, FileLogStore};
 pub use group::RaftConfig;
@@ -58,5 +60,6 @@ pub use log_store::{
     EntryKind, GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore,
 };
 pub use machine::*;
+pub use options::{OnChange, OnOpen, StoreConfig, StoreOptions};
 pub use row_machine::RowMachine;
 pub use store_core::CoreConfig;

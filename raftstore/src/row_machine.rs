@@ -13,11 +13,12 @@ use crate::error::{Error, Result};
 use crate::machine::{Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, StateMachine};
 use crate::snapshot::{ChunkReader, ChunkWriter, FAMILIES};
 use crate::wire;
+use damask_kv::gc::{Budget, sweep};
 use damask_kv::{Cf, Engine, WriteBatch, append_records};
 use damask_types::codec::{
     decode_key, encode_key, put_var_u64, split_key_ts, take_u8, take_var_u64,
 };
-use damask_types::{KeyRange, Region, RegionId};
+use damask_types::{KeyRange, Region, RegionId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +30,9 @@ const MIDDLE_STEPS_MAX: u64 = 1 << 22;
 /// Rows over an engine.
 pub struct RowMachine {
     engine: Arc<dyn Engine>,
+    /// Held while a region's range is replaced as a whole, and by each piece of collection: what
+    /// a piece has seen must still be there when its removals are written.
+    replacing: Mutex<()>,
     /// Applied, as visible in the engine.
     applied: Mutex<HashMap<RegionId, Applied>>,
 }
@@ -36,12 +40,28 @@ pub struct RowMachine {
 impl RowMachine {
     /// Rows in this engine.
     pub fn new(engine: Arc<dyn Engine>) -> RowMachine {
-        RowMachine { engine, applied: Mutex::default() }
+        RowMachine { engine, replacing: Mutex::default(), applied: Mutex::default() }
     }
 
     /// Where the rows are.
     pub fn engine(&self) -> &Arc<dyn Engine> {
         &self.engine
+    }
+
+    /// Removes versions of `range` that no read at or above the safe point sees, a piece of it;
+    /// the key to go on with, or `None` at the end. Replicas need not agree on what is gone.
+    pub fn collect(
+        &self,
+        range: &KeyRange,
+        safe_point: Timestamp,
+        budget: Budget,
+    ) -> Result<Option<Vec<u8>>> {
+        let _alone = self.replacing.lock();
+        let swept = sweep(&*self.engine.snapshot(), range, safe_point, budget)?;
+        if !swept.batch.ops.is_empty() {
+            self.engine.write(swept.batch)?;
+        }
+        Ok(swept.resume)
     }
 
     fn clear(batch: &mut WriteBatch, range: &KeyRange) {
@@ -153,6 +173,7 @@ impl StateMachine for RowMachine {
     }
 
     fn import(&self, state: &RegionState, chunks: SnapshotChunks) -> Result<()> {
+        let _alone = self.replacing.lock();
         let mut batch = WriteBatch::default();
         Self::clear(&mut batch, &state.region.range);
         for chunk in &chunks {
@@ -169,6 +190,7 @@ impl StateMachine for RowMachine {
     }
 
     fn destroy(&self, state: &RegionState) -> Result<()> {
+        let _alone = self.replacing.lock();
         let mut batch = WriteBatch::default();
         Self::clear(&mut batch, &state.region.range);
         put_state(&mut batch, state);

@@ -4,7 +4,8 @@
 pub mod ids;
 pub mod store;
 
-use damask_types::{TableId, TableSchema};
+use damask_types::schema::IndexState;
+use damask_types::{IndexSchema, TableId, TableSchema, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -38,6 +39,23 @@ impl CatalogView {
         let key = |t: &TableSchema| (t.database.to_ascii_lowercase(), t.name.to_ascii_lowercase());
         let tables = tables.into_iter().map(|t| (key(&t), t)).collect();
         CatalogView { version, databases, tables, by_id }
+    }
+
+    /// What a statement that reads at `ts` may use: an index that was filled later than that lacks
+    /// entries of it, so it is only written.
+    pub fn at(self: &Arc<Self>, ts: Timestamp) -> Arc<CatalogView> {
+        let younger = |index: &IndexSchema| index.readable_from > ts;
+        if !self.tables().any(|table| table.indexes.iter().any(younger)) {
+            return Arc::clone(self);
+        }
+        let tables = self.tables().map(|table| {
+            let mut table = TableSchema::clone(table);
+            let indexes = table.indexes.iter_mut().filter(|index| younger(index));
+            indexes.for_each(|index| index.state = IndexState::WriteOnly);
+            table
+        });
+        let databases = self.databases.values().cloned().collect();
+        Arc::new(CatalogView::new(self.version, databases, tables.collect()))
     }
 
     /// Is there such a database, of users or of the system?

@@ -20,6 +20,7 @@ fn big() -> ColumnType {
 
 fn index(id: i64, name: &str, columns: &[i64], unique: bool) -> IndexSchema {
     IndexSchema {
+        readable_from: damask_types::Timestamp::ZERO,
         id: IndexId(id),
         name: name.into(),
         columns: columns.iter().map(|c| ColumnId(*c)).collect(),

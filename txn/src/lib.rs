@@ -1,29 +1,38 @@
-//! The write path, both ends: two-phase commit over regions (Percolator, with TiKV's meaning), as
-//! a client that drives it and a server end that decides on each key.
+//! The write path, both ends: transactions over regions (Percolator, with TiKV's meaning), as a
+//! client that drives them and a server end that decides on each key.
 //!
-//! Not here: pessimistic locks, async commit, one-phase commit, garbage collection. Snapshot
-//! isolation permits write skew.
+//! Optimistic and pessimistic; committed in two phases, async, or in one; repeatable read is
+//! snapshot isolation, which permits write skew, and read committed is an option.
 //!
 //! ```text
-//!  Client ── Transaction ── Buffer                      who writes
-//!    │ snapshot, commit, resolve, region (routing, back-off)
+//!  Client ── Transaction ── Buffer, Held (pessimistic locks)            who writes
+//!    │ snapshot, commit, resolve, gc; region (routing, back-off)
 //!    ▼ request::{Context, Request} ⇢ wire ⇢ Response
-//!  TxnServer ── Latches ── percolator::decide(view, request) -> records      who decides
+//!  TxnServer ── Latches, Waits ── percolator::decide(view, request) -> records      who decides
+//!    │    └─ Manager: max_ts, locks being written
 //!    │ Replica: read index, propose
 //!    ▼
 //!  raftstore (or LocalReplica) ── kv::Engine
 //! ```
 //!
 //! Invariants:
-//! * a transaction is committed exactly when its primary is; every other key follows it;
-//! * of two transactions that overlap in time and write one key, one fails;
+//! * in two phases a transaction is committed exactly when its primary is, async exactly when all
+//!   its keys are locked; every other key follows it;
+//! * of two transactions that overlap in time and write one key, one fails or waits;
+//! * what was read at a timestamp stays so for ever: no commit at or below it comes later;
+//! * who begins after a commit was answered sees it;
 //! * a rolled back transaction stays so, however late its commands arrive;
 //! * a command sent twice does what it does once;
-//! * latches are held until the log has answered;
+//! * latches, and the table of locks, are held until the log has answered;
+//! * of a circle of waiters one gives way;
 //! * an outcome that is not known is an error of its own.
 //!
-//! Reading order: `request`, `percolator`, `latch`, `replica`, `server`; then `client`,
-//! `transaction`, `buffer`, `snapshot`, `commit`, `resolve`, `region`, `backoff`, `keeper`.
+//! Not here: locks in memory only (a pessimistic lock is a log entry), and the threads that call
+//! [`Gc`] and sweep the stores: the cluster drives both.
+//!
+//! Reading order: `request`, `percolator`, `latch`, `concurrency`, `replica`, `waits`, `deadlock`,
+//! `server`; then `client`, `options`, `transaction`, `buffer`, `held`, `snapshot`, `commit`,
+//! `resolve`, `region`, `backoff`, `keeper`, `running`, `gc`; `history` checks what clients saw.
 
 pub mod concurrency;
 pub mod deadlock;
@@ -51,6 +60,7 @@ mod region;
 mod resolve;
 mod running;
 pub mod snapshot;
+pub mod testing;
 pub mod transaction;
 mod workers;
 

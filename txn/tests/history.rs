@@ -8,6 +8,7 @@ use common::{cluster, locks};
 use damask_env::spawn;
 use damask_kv::{Cf, GcSafePoint, MvccReader, Read};
 use damask_txn::history::{Anomaly, Level, Op, Outcome, Run, check};
+use damask_txn::testing::check_invariants;
 use damask_txn::{
     Client, Config, Context, Error, Gc, Isolation, LocalCluster, Mode, Options, Reads, Request,
     RequestError, Response, Service, Services, Transaction, Wait,
@@ -64,6 +65,7 @@ struct Plan {
 #[derive(Debug)]
 struct Record {
     run: Run,
+    pessimistic: bool,
     /// Order of its begin and of its answer among all events.
     invoked: u64,
     answered: u64,
@@ -210,6 +212,7 @@ impl World {
         let start_ts = txn.start_ts();
         let mut record = Record {
             run: Run { ops: Vec::new(), outcome: Outcome::Aborted },
+            pessimistic,
             invoked,
             answered: 0,
             start_ts,
@@ -370,6 +373,7 @@ fn run(plan: Plan) -> usize {
     let mut records = std::mem::take(&mut *world.records.lock());
     records.push(Record {
         run: Run { ops, outcome: Outcome::Committed },
+        pessimistic: false,
         invoked,
         answered: world.event(),
         start_ts: last,
@@ -389,6 +393,7 @@ fn run(plan: Plan) -> usize {
         }
     }
     check_versions(&world.cluster, &records, plan);
+    check_records(&world.cluster, &records, plan);
     assert!(anomalies.is_empty(), "{plan:?}: {} anomalies", anomalies.len());
     runs.iter().filter(|run| run.outcome == Outcome::Committed).count()
 }
@@ -460,6 +465,24 @@ fn check_versions(cluster: &LocalCluster, records: &[Record], plan: Plan) {
         }
         assert!(newest <= record.start_ts, "{plan:?}: {} does not see {newest}", record.start_ts);
     }
+}
+
+/// The invariants of what is stored (1 to 9).
+fn check_records(cluster: &LocalCluster, records: &[Record], plan: Plan) {
+    let by_start: BTreeMap<_, _> = records.iter().map(|r| (r.start_ts, r)).collect();
+    let read_version = |start_ts: Timestamp, key: &[u8]| {
+        let record = by_start[&start_ts];
+        let reads = record.reads.iter().filter(|(k, _, _)| key_of(*k) == key);
+        match reads.map(|(_, read_ts, _)| *read_ts).max() {
+            Some(read_ts) => read_ts,
+            // Locked by a statement that failed: nobody knows what it had read.
+            None if record.pessimistic => Timestamp::MAX,
+            None => start_ts,
+        }
+    };
+    let found = check_invariants(cluster.engine().as_ref(), read_version);
+    let found = found.unwrap_or_else(|broken| panic!("{plan:?}: {broken}"));
+    assert_eq!(found.locks, 0, "{plan:?}");
 }
 
 const PLAN: Plan = Plan {

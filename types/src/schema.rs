@@ -5,6 +5,7 @@
 //! column other than BIGINT UNSIGNED, else a hidden row id, with the primary key a unique index.
 
 use crate::ids::{ColumnId, IndexId, TableId};
+use crate::ts::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an integer type.
@@ -189,6 +190,10 @@ pub struct IndexSchema {
     pub primary: bool,
     /// May it be read?
     pub state: IndexState,
+    /// It was filled later than its table: reads at lower versions would miss entries. ZERO: it
+    /// is as old as its table.
+    #[serde(default)]
+    pub readable_from: Timestamp,
 }
 
 /// A table.

@@ -15,7 +15,9 @@ impl ColumnStore for Failing {
     fn maintain(&self, _: Timestamp, _: u64) -> damask_deltatree::Result<bool> {
         self.asked.lock().send(()).expect("the test listens");
         match self.failures.lock().pop() {
-            Some(kind) => Err(damask_deltatree::Error::new("maintain", kind, "pack 7 is not as it was")),
+            Some(kind) => {
+                Err(damask_deltatree::Error::new("maintain", kind, "pack 7 is not as it was"))
+            }
             None => Ok(false),
         }
     }
@@ -46,7 +48,7 @@ fn damage_ends_the_maintenance_and_other_failures_do_not() {
     let failures = Mutex::new(vec![ErrorKind::Corrupt, ErrorKind::NoSpace]);
     let store = Arc::new(Failing { failures, asked: Mutex::new(sender) });
     let fault = Arc::<OnceLock<String>>::default();
-    let (stop, task) = maintain(StoreId(101), store, fault.clone());
+    let (stop, task) = maintain(StoreId(101), store, GcSafePoint::new(), fault.clone());
     let wait = || asked.recv_timeout(Duration::from_secs(60));
     wait().expect("the first round");
     assert!(fault.get().is_none(), "a full disk may have room again");

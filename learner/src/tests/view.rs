@@ -98,13 +98,7 @@ struct Odd {
 }
 
 impl ReadIndex for Odd {
-    fn ask(
-        &self,
-        _: RegionId,
-        _: Epoch,
-        _: &[KeyRange],
-        _: Timestamp,
-    ) -> Result<u64, ReadError> {
+    fn ask(&self, _: RegionId, _: Epoch, _: &[KeyRange], _: Timestamp) -> Result<u64, ReadError> {
         Ok(1000)
     }
 
@@ -153,9 +147,8 @@ fn the_leader_is_asked_at_the_timestamp_about_what_is_read() {
     f.write(vec![]);
     let leader = Arc::new(Pending(parking_lot::Mutex::default()));
     let reader = LearnerRead::new(leader.clone(), f.machine.clone(), Duration::from_secs(5));
-    let view = |first, last, ts| {
-        reader.view(R, EPOCH, &[handle_range(T, first, last)], Timestamp(ts))
-    };
+    let view =
+        |first, last, ts| reader.view(R, EPOCH, &[handle_range(T, first, last)], Timestamp(ts));
     assert!(view(0, 9, 39).is_ok() && view(6, 9, 99).is_ok());
     assert_eq!(locked(view(0, 9, 40))[0].key, key(5));
     let asked: Vec<_> = leader.0.lock().iter().map(|(_, ts)| ts.0).collect();

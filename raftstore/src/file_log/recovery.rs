@@ -54,7 +54,12 @@ fn segment(
         if !last {
             return Err(Error::corrupt(format!("{name} at {at}: the record is cut short")));
         }
-        tracing::warn!(file = name, offset = at, bytes = len - at, "an unfinished write is cut off");
+        tracing::warn!(
+            file = name,
+            offset = at,
+            bytes = len - at,
+            "an unfinished write is cut off"
+        );
     }
     if at <= SEGMENT_HEADER {
         // Not one record was complete: as if the segment had not been begun.

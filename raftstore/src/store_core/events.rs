@@ -3,7 +3,9 @@
 
 use super::{EARLY_TICKS_MAX, PERMIT_TICKS_MAX, PROBE_TICKS, StoreCore};
 use crate::answer::Answer;
-use crate::apply::{ApplyReport, ApplyTask, Change, LOG_START, Waiting, change_region, split_region};
+use crate::apply::{
+    ApplyReport, ApplyTask, Change, LOG_START, Waiting, change_region, split_region,
+};
 use crate::command;
 use crate::error::{Error, Result};
 use crate::group::{Exported, Group, conf_change};

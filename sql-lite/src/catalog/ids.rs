@@ -66,17 +66,21 @@ impl Ids {
             batch.size = (batch.size * 2).clamp(BATCH_MIN, BATCH_MAX);
             let take = batch.size.max(n);
             let stored = stored_key(key);
-            let first = transact(&self.client, |txn| {
+            let (first, end) = transact(&self.client, |txn| {
                 let next = number(txn, &stored)?.max(1);
-                let end = next.checked_add(take).ok_or_else(exhausted)?;
+                // The greatest number is never given: nothing would be above it.
+                let end = next.saturating_add(take);
+                if end - next < n {
+                    return Err(exhausted());
+                }
                 crate::failure::catalog(txn.put(stored.clone(), end.to_string().into_bytes()))?;
-                Ok(next)
+                Ok((next, end))
             })?;
             // A batch that follows the last one without a gap is joined to it.
             if first != batch.end || batch.next == batch.end {
                 batch.next = first;
             }
-            batch.end = first + take;
+            batch.end = end;
         }
         let first = batch.next;
         batch.next += n;
@@ -88,7 +92,7 @@ impl Ids {
         let key = (table, counter);
         let batch = self.batch(key);
         let mut batch = batch.lock();
-        let Some(next) = used.checked_add(1) else { return Ok(()) };
+        let next = used.saturating_add(1);
         if next <= batch.next {
             return Ok(());
         }

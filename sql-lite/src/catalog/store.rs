@@ -394,6 +394,7 @@ mod tests {
     fn table(id: TableId, name: &str, state: IndexState) -> TableSchema {
         let (name, columns) = (name.to_owned(), vec![ColumnId(1)]);
         let index = IndexSchema {
+            readable_from: damask_types::Timestamp::ZERO,
             id: IndexId(7),
             name: "k".to_owned(),
             columns,

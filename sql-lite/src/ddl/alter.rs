@@ -6,6 +6,7 @@ use super::{Ddl, backfill, build, table_of};
 use crate::catalog::Change;
 use crate::catalog::ids::Counter;
 use crate::error::{Error, Result};
+use crate::failure;
 use crate::session::Level;
 use crate::statement::{AlterAction, ColumnDef, KeyDef, KeyKind, Position, TableName};
 use damask_types::schema::{DefaultValue, IndexState};
@@ -101,12 +102,15 @@ fn fill(ddl: &Ddl<'_>, work: &Work) -> Result<()> {
     if work.added.is_empty() {
         return Ok(());
     }
+    // Every entry was committed below this.
+    let readable_from = failure::catalog(ddl.client.timestamp())?;
     ddl.catalog.change(|change| {
         let gone = || Error::schema_changed("the index was dropped while it was being filled");
         let mut table = TableSchema::clone(&*change.view.table_by_id(work.table).ok_or_else(gone)?);
         for id in &work.added {
             let index = table.indexes.iter_mut().find(|i| i.id == *id).ok_or_else(gone)?;
             index.state = IndexState::Public;
+            index.readable_from = readable_from;
         }
         table.version += 1;
         change.put(table);

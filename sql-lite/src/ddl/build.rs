@@ -209,6 +209,7 @@ pub fn add_index(table: &mut TableSchema, key: &KeyDef, state: IndexState) -> Re
     let name = index_name(table, key)?;
     table.max_index_id = IndexId(table.max_index_id.0 + 1);
     table.indexes.push(IndexSchema {
+        readable_from: damask_types::Timestamp::ZERO,
         id: table.max_index_id,
         name,
         columns,

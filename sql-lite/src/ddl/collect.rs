@@ -84,7 +84,9 @@ impl Worker {
     fn run(&self, jobs: &Receiver<Garbage>) {
         match self.catalog.garbage() {
             Ok(left) => left.into_iter().for_each(|job| self.job(job)),
-            Err(error) => tracing::warn!(%error, "what dropped tables and indexes left cannot be listed"),
+            Err(error) => {
+                tracing::warn!(%error, "what dropped tables and indexes left cannot be listed")
+            }
         }
         while let Ok(job) = jobs.recv() {
             self.job(job);

@@ -92,12 +92,14 @@ pub struct Context<'a> {
 /// transaction holds what it held before, unless `ctx.commits`.
 pub fn execute(ctx: &mut Context<'_>, statement: &Stmt) -> Result<Done> {
     let mark = if ctx.commits { None } else { Some(ctx.txn()?.mark()) };
+    ctx.facts.strict_division = divides_strictly(ctx.variables, statement);
     let done = match statement {
         Stmt::Insert(insert) => insert::insert(ctx, insert),
         Stmt::Update(update) => change::update(ctx, update),
         Stmt::Delete(delete) => change::delete(ctx, delete),
         _ => Err(Error::not_supported("This statement does not change rows")),
     };
+    ctx.facts.strict_division = false;
     // Who was told to end does not commit.
     let done = done.and_then(|done| ctx.facts.interrupt.check().map(|()| done));
     if let Some(mark) = mark {
@@ -107,6 +109,17 @@ pub fn execute(ctx: &mut Context<'_>, statement: &Stmt) -> Result<Done> {
         }
     }
     done
+}
+
+/// Is division by zero an error in the statement? (IGNORE makes it a NULL.)
+fn divides_strictly(variables: &Variables, statement: &Stmt) -> bool {
+    let mode = variables.sql_mode();
+    let ignores = match statement {
+        Stmt::Insert(insert) => insert.ignore,
+        Stmt::Update(update) => update.ignore,
+        _ => false,
+    };
+    mode.strict() && mode.error_for_division_by_zero() && !ignores
 }
 
 /// A SELECT of rows by primary key, unique key or a narrow range of the primary key; `None` when

@@ -126,6 +126,7 @@ impl Table {
         let columns = columns.iter().map(column).collect();
         self.0.max_index_id = id;
         self.0.indexes.push(IndexSchema {
+            readable_from: damask_types::Timestamp::ZERO,
             id,
             name: name.to_owned(),
             columns,

@@ -11,6 +11,14 @@ use sqlparser::ast;
 /// The error a client sees of a query that could not be planned: it says in which clause of the
 /// query as written a name is unknown.
 pub(super) fn planning(ctx: &QueryContext<'_>, written: &ast::Query, e: DataFusionError) -> Error {
+    if let DataFusionError::Plan(text) = e.find_root()
+        && needs_group(text)
+        && !is_grouped(written)
+    {
+        let message = "In aggregated query without GROUP BY, the SELECT list contains a \
+            nonaggregated column; this is incompatible with sql_mode=only_full_group_by";
+        return Error { code: 1140, state: "42000", message: message.to_owned() };
+    }
     let DataFusionError::SchemaError(root, _) = e.find_root() else { return error(e) };
     match &**root {
         SchemaError::FieldNotFound { field, .. } => {
@@ -25,6 +33,21 @@ pub(super) fn planning(ctx: &QueryContext<'_>, written: &ast::Query, e: DataFusi
         }
         _ => error(e),
     }
+}
+
+/// Does the outermost SELECT have a GROUP BY?
+fn is_grouped(query: &ast::Query) -> bool {
+    match &*query.body {
+        ast::SetExpr::Select(select) => match &select.group_by {
+            ast::GroupByExpr::All(_) => true,
+            ast::GroupByExpr::Expressions(exprs, _) => !exprs.is_empty(),
+        },
+        _ => true,
+    }
+}
+
+fn needs_group(text: &str) -> bool {
+    text.contains("must appear in the GROUP BY") || text.contains("must be in GROUP BY")
 }
 
 fn shown(field: &Column) -> String {
@@ -49,12 +72,13 @@ pub(crate) fn error(e: DataFusionError) -> Error {
         DataFusionError::SchemaError(e, _) => schema(e),
         DataFusionError::Plan(text) => plan(text),
         DataFusionError::NotImplemented(text) => {
-            Error { code: 1235, state: "42000", message: format!("Not supported yet: {text}") }
+            tracing::warn!(detail = first_line(text), "a query that is not supported");
+            Error::not_supported("This version of Damask doesn't yet support such a query")
         }
         DataFusionError::ArrowError(e, _) => arrow(&e.to_string()),
         DataFusionError::Execution(text) => execution(text),
         DataFusionError::ResourcesExhausted(_) => super::memory::exhausted(),
-        other => Error::unknown(first_line(&other.to_string())),
+        other => unforeseen(&other.to_string()),
     }
 }
 
@@ -112,12 +136,19 @@ fn plan(text: &str) -> Error {
         let name = quoted(text);
         return with(1305, "42000", format!("FUNCTION {name} does not exist"));
     }
-    if text.contains("must appear in the GROUP BY") || text.contains("must be in GROUP BY") {
-        let message = format!("Expression is not in GROUP BY clause: {}", first_line(text));
-        return with(1055, "42000", message);
+    if needs_group(text) {
+        let message = "Expression of SELECT list is not in GROUP BY clause and contains a \
+            nonaggregated column which is not functionally dependent on columns in GROUP BY \
+            clause; this is incompatible with sql_mode=only_full_group_by";
+        return with(1055, "42000", message.to_owned());
+    }
+    if text.contains("SELECT DISTINCT") && text.contains("ORDER BY") {
+        let message = "Expression of ORDER BY clause is not in SELECT list; this is incompatible \
+            with DISTINCT";
+        return with(3065, "HY000", message.to_owned());
     }
     if text.contains("unique expression names") || text.contains("ambiguous") {
-        return with(1060, "42S21", format!("Duplicate column name: {}", first_line(text)));
+        return with(1060, "42S21", "Duplicate column name".to_owned());
     }
     if text.contains("Aggregate") && text.contains("not allowed") || text.contains("nested aggreg")
     {
@@ -131,17 +162,23 @@ fn plan(text: &str) -> Error {
         return with(1222, "21000", message.to_owned());
     }
     if text.contains("No field named") {
-        return Error::unknown_column(first_line(text));
+        return Error::unknown_column("Unknown column");
     }
-    with(1105, "HY000", first_line(text))
+    unforeseen(text)
+}
+
+/// What no MySQL error says: the details are for whoever keeps the server.
+fn unforeseen(text: &str) -> Error {
+    eprintln!("UNFORESEEN {text}");
+    tracing::warn!(detail = first_line(text), "a query failed for a reason without a number");
+    Error::unknown("The query can't be planned or run in this form")
 }
 
 fn arrow(text: &str) -> Error {
     if text.contains("verflow") {
-        let message = format!("Value is out of range: {}", first_line(text));
-        return Error::expression_out_of_range(message);
+        return Error::expression_out_of_range("Value is out of range");
     }
-    Error::unknown(first_line(text))
+    unforeseen(text)
 }
 
 fn execution(text: &str) -> Error {

@@ -133,11 +133,7 @@ fn origin(plan: &LogicalPlan, at: usize) -> Option<Origin> {
         let provider = source_as_provider(&scan.source).ok()?;
         let table = provider.downcast_ref::<CatalogTable>()?;
         let at = scan.projection.as_ref().map_or(Some(at), |p| p.get(at).copied())?;
-        return Some(Origin {
-            table: table.table.clone(),
-            alias: table.table.name.clone(),
-            at,
-        });
+        return Some(Origin { table: table.table.clone(), alias: table.table.name.clone(), at });
     }
     let (input, at) = input_position(plan, at)?;
     let mut found = origin(input, at)?;

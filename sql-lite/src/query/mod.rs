@@ -16,14 +16,15 @@
 //! at most 38 digits; zones are fixed offsets; user variables are read, not assigned.
 //!
 //! Reading order: `rewrite`, `value`, `functions`, `operators`, `types`, `choices`, `subqueries`,
-//! `aggregates`, `access`,
-//! `cost`, `table`, `planner`, `meta`, `memory`, `bounds`, `run`, `stop`, `explain`, `failure`, `clause`.
+//! `aggregates`, `access`, `cost`, `table`, `planner`, `conditions`, `meta`, `memory`, `bounds`,
+//! `run`, `stop`, `explain`, `failure`, `clause`.
 
 mod access;
 mod aggregates;
 mod bounds;
 mod choices;
 mod clause;
+mod conditions;
 pub mod cost;
 mod explain;
 mod failure;

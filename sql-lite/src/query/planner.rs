@@ -47,6 +47,7 @@ pub(crate) fn state(target_partitions: usize) -> SessionState {
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(super::memory::surroundings())
+        .with_optimizer_rules(super::conditions::rules())
         .with_physical_optimizer_rule(Arc::new(CutFragments))
         .build()
 }

@@ -3,7 +3,9 @@
 //! MySQL's functions by the names of ours. What needs types is in `operators`. It must never
 //! change a query that runs the same without it.
 
+mod checks;
 mod functions;
+mod literals;
 mod select;
 mod tuples;
 mod with;
@@ -12,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::query::QueryContext;
 use crate::statement::UNITS;
 use damask_types::Datum;
+use literals::{bits, literal, typed_text};
 use sqlparser::ast::*;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -81,7 +84,7 @@ impl VisitorMut for Rewriter<'_> {
             }
         }
         query.locks.clear();
-        match with::prepare(query) {
+        match checks::order(query).and_then(|()| with::prepare(query)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
@@ -94,7 +97,8 @@ impl VisitorMut for Rewriter<'_> {
                 self.found.columns.entry(written.to_lowercase()).or_insert(written.clone());
             }
         }
-        match select::prepare(self.context, select) {
+        let checked = checks::select(select);
+        match checked.and_then(|()| select::prepare(self.context, select)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
@@ -111,6 +115,9 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> Flow {
+        if let Err(error) = checks::factor(self.context, factor) {
+            return ControlFlow::Break(error);
+        }
         match factor {
             TableFactor::Table { name, alias, index_hints, partitions, with_hints, .. } => {
                 lower_alias(alias);
@@ -224,7 +231,11 @@ impl Rewriter<'_> {
         Ok(match expr {
             Expr::BinaryOp { left, op, right } => {
                 let pipes = self.context.variables.sql_mode().has("PIPES_AS_CONCAT");
-                binary(take(left), op.clone(), take(right), pipes)?
+                let (left, mut right) = (take(left), take(right));
+                if divides(op) && self.context.session.strict_division && !is_number_but_0(&right) {
+                    right = call("__nonzero", vec![right]);
+                }
+                binary(left, op.clone(), right, pipes)?
             }
             Expr::UnaryOp { op: UnaryOperator::Not | UnaryOperator::BangNot, expr } => {
                 let inner = Box::new(as_bool(take(expr)));
@@ -282,7 +293,10 @@ impl Rewriter<'_> {
             Expr::IsNotFalse(e) => Some(Expr::IsNotFalse(Box::new(as_bool(take(e))))),
             Expr::IsUnknown(e) => Some(Expr::IsNull(Box::new(take(e)))),
             Expr::IsNotUnknown(e) => Some(Expr::IsNotNull(Box::new(take(e)))),
-            Expr::Collate { expr, .. } => Some(take(expr)),
+            Expr::Collate { expr, collation } => {
+                checks::collation(collation)?;
+                Some(take(expr))
+            }
             Expr::Prefixed { value, .. } => Some(take(value)),
             Expr::Extract { field, expr, .. } => {
                 let unit = field.to_string().to_uppercase();
@@ -312,8 +326,11 @@ impl Rewriter<'_> {
             }
             Expr::Cast { expr, data_type, .. } => Some(cast(take(expr), data_type)?),
             Expr::Convert { expr, data_type: Some(ty), .. } => Some(cast(take(expr), ty)?),
-            Expr::Convert { expr, .. } => Some(call("__cast_char", vec![take(expr)])),
-            Expr::TypedString(typed) => typed_text(typed),
+            Expr::Convert { expr, charset, .. } => {
+                charset.as_ref().map_or(Ok(()), checks::charset)?;
+                Some(call("__cast_char", vec![take(expr)]))
+            }
+            Expr::TypedString(typed) => typed_text(typed)?,
             _ => None,
         })
     }
@@ -410,52 +427,6 @@ fn cast(expr: Expr, ty: &DataType) -> Result<Expr> {
     }
 }
 
-/// `DATE '…'` is DataFusion's own; the others are ours.
-fn typed_text(typed: &TypedString) -> Option<Expr> {
-    let value = typed.value.value.clone().into_string()?;
-    match typed.data_type {
-        DataType::Datetime(_) | DataType::Timestamp(..) => {
-            let digits = value.split_once('.').map_or(0, |(_, f)| f.len().min(6));
-            Some(call("__cast_datetime", vec![text(&value), number(digits as i64)]))
-        }
-        DataType::Time(..) => Some(call("__cast_time", vec![text(&value)])),
-        _ => None,
-    }
-}
-
-/// Literals that DataFusion reads otherwise.
-fn literal(value: &ValueWithSpan) -> Result<Option<Expr>> {
-    Ok(match &value.value {
-        Value::DoubleQuotedString(s) | Value::NationalStringLiteral(s) => Some(text(s)),
-        Value::Number(n, _) if n.contains(['e', 'E']) => {
-            if !n.parse::<f64>().is_ok_and(f64::is_finite) {
-                let message = format!("Illegal double '{n}' value found during parsing");
-                return Err(Error { code: 1367, state: "22007", message });
-            }
-            Some(call("__cast_double", vec![text(n)]))
-        }
-        Value::SingleQuotedByteStringLiteral(bits) => {
-            u64::from_str_radix(bits, 2).ok().map(|bits| {
-                let hex = format!("{bits:x}");
-                let hex = if hex.len() % 2 == 1 { format!("0{hex}") } else { hex };
-                value_of(Value::HexStringLiteral(hex))
-            })
-        }
-        _ => None,
-    })
-}
-
-/// `0x41` as 65 where bits are wanted; anything else as it is.
-fn bits(expr: Expr) -> Expr {
-    let Expr::Value(ValueWithSpan { value: Value::HexStringLiteral(digits), .. }) = &expr else {
-        return expr;
-    };
-    match u64::from_str_radix(digits, 16) {
-        Ok(value) => value_of(Value::Number(value.to_string(), false)),
-        Err(_) => expr,
-    }
-}
-
 /// Is the expression boolean whatever its operands are?
 fn is_bool(expr: &Expr) -> bool {
     use BinaryOperator as B;
@@ -504,6 +475,20 @@ fn number(n: i64) -> Expr {
 
 fn text(s: &str) -> Expr {
     value_of(Value::SingleQuotedString(s.to_owned()))
+}
+
+fn divides(op: &BinaryOperator) -> bool {
+    use BinaryOperator as B;
+    matches!(op, B::Divide | B::Modulo | B::MyIntegerDivide)
+}
+
+fn is_number_but_0(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(ValueWithSpan { value: Value::Number(n, _), .. }) => {
+            n.parse::<f64>().is_ok_and(|n| n != 0.0)
+        }
+        _ => false,
+    }
 }
 
 fn is_number(expr: &Expr) -> bool {

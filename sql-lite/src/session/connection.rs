@@ -108,8 +108,7 @@ impl Connection {
         }
         self.facts.found_rows = self.live.found_rows.load(Ordering::Relaxed);
         let interrupt = self.live.interrupt.clone();
-        let outcome =
-            interrupt.check().and_then(|()| self.statement(&parsed.stmt, &parsed.hints));
+        let outcome = interrupt.check().and_then(|()| self.statement(&parsed.stmt, &parsed.hints));
         let outcome = outcome.and_then(|outcome| Ok((self.found(parsed)?, outcome)));
         let (found, outcome) = match outcome {
             Ok((found, outcome)) => (found, Ok(outcome)),
@@ -274,7 +273,7 @@ impl Connection {
             tables: self.database.query.facts.as_ref(),
         };
         let mut context = dml::Context {
-            view: view.clone(),
+            view: view.at(txn.read_ts()),
             database: self.current.as_deref(),
             system: &system,
             reads: dml::Reads::Transaction(txn),
@@ -301,9 +300,9 @@ impl Connection {
         body: impl FnOnce(&mut dml::Context<'_>) -> Result<T>,
     ) -> Result<T> {
         let view = self.database.catalog.view();
-        let reads = match &mut self.open {
-            Some(open) => dml::Reads::Transaction(&mut open.txn),
-            None => dml::Reads::Latest(&self.database.client),
+        let (view, reads) = match &mut self.open {
+            Some(open) => (view.at(open.txn.read_ts()), dml::Reads::Transaction(&mut open.txn)),
+            None => (view, dml::Reads::Latest(&self.database.client)),
         };
         let mut context = dml::Context {
             view,
@@ -328,12 +327,13 @@ impl Connection {
         hints: &Hints,
         body: impl FnOnce(&QueryContext<'_>) -> Result<T>,
     ) -> Result<T> {
-        let view = self.database.catalog.view();
         let txn = self.open.as_ref().map(|open| &open.txn);
         let read_ts = match txn {
             Some(txn) => txn.read_ts(),
-            None => failure::convert(self.database.client.timestamp(), &view)?,
+            None => failure::catalog(self.database.client.timestamp())?,
         };
+        // After the timestamp: an index that is dropped meanwhile loses entries only above it.
+        let view = self.database.catalog.view().at(read_ts);
         self.with_query_at(&view, read_ts, hints, body)
     }
 
@@ -374,9 +374,8 @@ impl Connection {
         }
         let view = self.database.catalog.view();
         if let Some(mut open) = self.open.take() {
-            let rows = self.with_change(&mut open.txn, &view, hints, false, |c| {
-                dml::explain(c, stmt)
-            });
+            let rows =
+                self.with_change(&mut open.txn, &view, hints, false, |c| dml::explain(c, stmt));
             self.open = Some(open);
             return rows;
         }

@@ -25,6 +25,8 @@ pub struct SessionFacts {
     pub now_us: i64,
     /// `@x` by lower-case name, without the `@`.
     pub user_variables: HashMap<String, Datum>,
+    /// Division by zero is an error, not NULL: the statement changes rows under such a mode.
+    pub strict_division: bool,
     /// Tells the statement to end.
     pub interrupt: Arc<Interrupt>,
 }

@@ -163,9 +163,11 @@ impl Connection {
         // Ends: at most RUNS_MAX turns.
         loop {
             runs += 1;
+            let txn = &mut self.transaction().txn;
+            failure::catalog(txn.begin_statement(Reads::Current))?;
+            // After the timestamp: an index that is dropped meanwhile loses entries only above it.
             let view = self.database.catalog.view();
             let txn = &mut self.transaction().txn;
-            failure::convert(txn.begin_statement(Reads::Current), &view)?;
             let mark = txn.mark();
             let mut done = run(self, &view);
             if done.is_ok()

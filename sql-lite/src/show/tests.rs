@@ -53,6 +53,7 @@ fn constant(value: Datum) -> Option<DefaultValue> {
 
 fn index(id: i64, name: &str, columns: &[i64], unique: bool) -> IndexSchema {
     IndexSchema {
+        readable_from: damask_types::Timestamp::ZERO,
         id: IndexId(id),
         name: name.to_owned(),
         columns: columns.iter().map(|id| ColumnId(*id)).collect(),

@@ -83,7 +83,7 @@ impl Engine {
                 ("x".to_owned(), Datum::Int(5)),
                 ("s".to_owned(), Datum::Text("it's".into())),
             ]),
-            interrupt: Arc::default(),
+            ..SessionFacts::default()
         };
         Engine {
             runtime,

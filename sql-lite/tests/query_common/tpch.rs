@@ -50,6 +50,7 @@ fn schema(id: i64, name: &str, letters: &str, columns: &str, key: usize) -> Tabl
         .map(|(i, (name, ty))| column(i as i64 + 1, name, ty, false))
         .collect();
     let primary = IndexSchema {
+        readable_from: damask_types::Timestamp::ZERO,
         id: IndexId(1),
         name: "PRIMARY".into(),
         columns: (1..=key as i64).map(ColumnId).collect(),

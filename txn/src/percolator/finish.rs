@@ -157,9 +157,8 @@ pub(super) fn rollback_lock(
     }
     let protected =
         lock.primary == key || lock.secondaries.is_some() || lock.for_update_ts != Timestamp::ZERO;
-    if let Some(write) = rollback_record(start_ts, protected, overlapped) {
-        records.push(Record::Write { key: key.clone(), commit_ts: start_ts, write });
-    }
+    let write = rollback_record(start_ts, protected, overlapped);
+    records.push(Record::Write { key: key.clone(), commit_ts: start_ts, write });
     collapse_previous(reader, &key, start_ts, records)?;
     records.push(Record::Unlock { key });
     Ok(())
@@ -185,34 +184,31 @@ pub(super) fn rollback_absent(
     collapse_previous(reader, &key, start_ts, records)?;
     if let Some(mut lock) = other
         && overlapped.is_none()
-        && protected
         && start_ts >= lock.min_commit_ts
         && lock.secondaries.is_some()
     {
-        // Only an async commit computes a version that can be another's start.
+        // Only an async commit computes a version that can be another's start, and would write
+        // over this rollback without a trace.
         lock.rollback_ts.push(start_ts);
         records.push(Record::Lock { key: key.clone(), lock });
     }
-    if let Some(write) = rollback_record(start_ts, protected, overlapped) {
-        records.push(Record::Write { key, commit_ts: start_ts, write });
-    }
+    let write = rollback_record(start_ts, protected, overlapped);
+    records.push(Record::Write { key, commit_ts: start_ts, write });
     Ok(())
 }
 
-/// The record that says "rolled back"; `None` if another's commit stands there and the rollback
-/// needs no protection.
+/// The record that says "rolled back": one of its own, or a note on another's commit that stands
+/// at that very version.
 fn rollback_record(
     start_ts: Timestamp,
     protected: bool,
     overlapped: Option<damask_kv::Overlapped>,
-) -> Option<Write> {
-    let Some(overlapped) = overlapped else { return Some(Write::rollback(start_ts, protected)) };
-    protected.then(|| {
-        let mut write = overlapped.write;
-        write.overlapped_rollback = true;
-        write.gc_fence = Some(overlapped.gc_fence);
-        write
-    })
+) -> Write {
+    let Some(overlapped) = overlapped else { return Write::rollback(start_ts, protected) };
+    let mut write = overlapped.write;
+    write.overlapped_rollback = true;
+    write.gc_fence = Some(overlapped.gc_fence);
+    write
 }
 
 /// Removes the newest rollback before this one unless it is protected: a prewrite as old as that

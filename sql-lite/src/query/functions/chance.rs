@@ -8,7 +8,8 @@ use arrow::array::{ArrayRef, Float64Array, StringArray};
 use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
+    Volatility,
 };
 use parking_lot::Mutex;
 use rand::RngCore;
@@ -82,7 +83,8 @@ pub(crate) fn chance(name: &str) -> Option<Arc<ScalarUDF>> {
         "uuid" => Kind::Uuid,
         _ => return None,
     };
-    let signature = Signature::variadic_any(Volatility::Volatile);
+    let counts = vec![TypeSignature::Nullary, TypeSignature::Any(1)];
+    let signature = Signature::one_of(counts, Volatility::Volatile);
     let chance = Chance { kind, signature, id: random(), seeded: Mutex::new(None) };
     Some(Arc::new(ScalarUDF::new_from_impl(chance)))
 }
@@ -123,9 +125,7 @@ impl ScalarUDFImpl for Chance {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let rows = args.number_rows;
         let array: ArrayRef = match (self.kind, args.args.as_slice()) {
-            (Kind::Uuid, []) => {
-                Arc::new((0..rows).map(|_| Some(uuid())).collect::<StringArray>())
-            }
+            (Kind::Uuid, []) => Arc::new((0..rows).map(|_| Some(uuid())).collect::<StringArray>()),
             (Kind::Rand, []) => {
                 let unit = |_| (random() >> 11) as f64 / (1u64 << 53) as f64;
                 Arc::new(Float64Array::from_iter_values((0..rows).map(unit)))

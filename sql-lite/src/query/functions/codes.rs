@@ -173,7 +173,7 @@ fn regexp_instr(args: &[Cell<'_>], out: &mut Out<'_>, scratch: &mut Scratch) -> 
 }
 
 fn is_text(args: &[Cell<'_>]) -> bool {
-    !matches!(args[0], Cell::Bytes(_) | Cell::Null)
+    matches!(args[0], Cell::Text(_))
 }
 
 pub(super) const TABLE: &[Function] = &[

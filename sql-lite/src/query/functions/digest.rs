@@ -3,7 +3,8 @@
 
 /// MD5.
 pub(super) fn md5(message: &[u8]) -> [u8; 16] {
-    const SHIFTS: [[u32; 4]; 4] = [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
+    const SHIFTS: [[u32; 4]; 4] =
+        [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
     let table: [u32; 64] =
         std::array::from_fn(|i| (((i + 1) as f64).sin().abs() * 4_294_967_296.0) as u32);
     let mut state = [0x6745_2301u32, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
@@ -166,7 +167,10 @@ macro_rules! sha2_of {
 }
 
 sha2_of!(
-    sha256, u32, 64, |k| (k >> 32) as u32,
+    sha256,
+    u32,
+    64,
+    |k| (k >> 32) as u32,
     |bytes: usize| (bytes as u64).wrapping_mul(8).to_be_bytes().to_vec(),
     |x| x.rotate_right(7) ^ x.rotate_right(18) ^ (x >> 3),
     |x| x.rotate_right(17) ^ x.rotate_right(19) ^ (x >> 10),
@@ -175,7 +179,10 @@ sha2_of!(
 );
 
 sha2_of!(
-    sha512, u64, 80, |k| k,
+    sha512,
+    u64,
+    80,
+    |k| k,
     |bytes: usize| (bytes as u128).wrapping_mul(8).to_be_bytes().to_vec(),
     |x| x.rotate_right(1) ^ x.rotate_right(8) ^ (x >> 7),
     |x| x.rotate_right(19) ^ x.rotate_right(61) ^ (x >> 6),
@@ -198,10 +205,7 @@ mod tests {
         assert_eq!(hex(&md5(&b"1234567890".repeat(8))), "57edf4a22be3c955ac49da2e2107b67a");
         let sha2 = |bits| hex(&sha2(b"abc", bits).expect("a length there is"));
         assert_eq!(sha2(224), "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7");
-        assert_eq!(
-            sha2(0),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(sha2(0), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert!(sha2(384).starts_with("cb00753f45a35e8bb5a03d699ac65007272c32ab0eded163"));
         assert!(sha2(512).starts_with("ddaf35a193617abacc417349ae20413112e6fa4e89a97ea2"));
         assert_eq!(super::sha2(b"", 5), None);

@@ -302,7 +302,20 @@ const DOUBLES: [Function; 15] = doubles![
     "__negate_double" => |v| -v,
 ];
 
-const OTHERS: [Function; 25] = [
+const OTHERS: [Function; 26] = [
+    Function {
+        name: "__nonzero",
+        args: (1, 1),
+        ty: |types| Ok(types.types[0].clone()),
+        strict: true,
+        eval: |a, o, _| {
+            if f64_of(a[0]) == Some(0.0) {
+                return Err(super::failure(1365, "Division by 0"));
+            }
+            o.cell(a[0]);
+            Ok(())
+        },
+    },
     double1("exp", |a, o, _| ranged(f(&a[0]).exp(), o)),
     whole2("__add", either_unsigned, |a, o, _| give(whole(&a[0]) + whole(&a[1]), o)),
     whole2("__subtract", either_unsigned, |a, o, _| give(whole(&a[0]) - whole(&a[1]), o)),
@@ -413,9 +426,7 @@ const OTHERS: [Function; 25] = [
         args: (2, 2),
         ty: double,
         strict: true,
-        eval: |a, o, _| {
-            ranged(f(&a[0]).powf(f(&a[1])), o)
-        },
+        eval: |a, o, _| ranged(f(&a[0]).powf(f(&a[1])), o),
     },
     Function {
         name: "atan2",

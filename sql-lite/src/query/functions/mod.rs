@@ -225,6 +225,7 @@ pub(crate) struct Function {
 pub(crate) fn failure(code: u16, message: impl Into<String>) -> DataFusionError {
     let state = match code {
         1690 => "22003",
+        1365 => "22012",
         1582 | 1305 => "42000",
         1317 => "70100",
         _ => "HY000",

@@ -423,7 +423,8 @@ pub(super) const TABLE: &[Function] = &[
         let (hour, minute, second) = (n(&a[0]), n(&a[1]), n(&a[2]));
         match (0..60).contains(&minute) && (0..60).contains(&second) {
             true => {
-                let v = (hour.unsigned_abs().min(839) as i64 * 3600 + minute * 60 + second) * SECOND;
+                let v =
+                    (hour.unsigned_abs().min(839) as i64 * 3600 + minute * 60 + second) * SECOND;
                 o.cell(Cell::Time(v.min(TIME_MAX) * if hour < 0 { -1 } else { 1 }));
             }
             false => o.null(),

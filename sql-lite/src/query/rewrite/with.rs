@@ -50,7 +50,8 @@ fn reads_bounded(with: &With) -> Result<()> {
             ControlFlow::Continue(())
         });
         if sum > READS_MAX {
-            let message = format!("Too many tables; a query can only use {READS_MAX} tables of WITH");
+            let message =
+                format!("Too many tables; a query can only use {READS_MAX} tables of WITH");
             return Err(Error { code: 1116, state: "HY000", message });
         }
         reads.insert(&cte.alias.name.value, sum);
@@ -58,25 +59,27 @@ fn reads_bounded(with: &With) -> Result<()> {
     Ok(())
 }
 
-/// `n(a, b) AS (SELECT 1, 2 UNION ALL …)` as `n AS (SELECT 1 AS a, 2 AS b UNION ALL …)`: the part
-/// that names itself is planned with the names of the part that does not.
+/// `n(a, b) AS (SELECT 1, 2 UNION …)` as `n AS (SELECT * FROM (SELECT 1 AS a, 2 AS b) AS … UNION …)`:
+/// the part that names itself is planned with the names of the part that does not. Its columns are
+/// those of a derived table, which keeps the optimizer from leaving out some of them: the rows that
+/// UNION tells apart would be others.
 fn recursive(cte: &mut Cte) -> Result<()> {
     let SetExpr::SetOperation { left, right, .. } = &mut *cte.query.body else { return Ok(()) };
     let names: Vec<Ident> = cte.alias.columns.iter().map(|c| c.name.clone()).collect();
-    if !names.is_empty() {
-        if let Some(width) = width(left)
-            && width != names.len()
-        {
+    let mut alias = cte.alias.clone();
+    if let Some(width) = width(left)
+        && !names.is_empty()
+    {
+        if width != names.len() {
             let message = "In definition of view, derived table or common table expression, SELECT \
                 list and column names list have different column counts";
             return Err(Error { code: 1353, state: "HY000", message: message.to_owned() });
         }
-        match width(left) {
-            Some(_) => named(left, &|at| names[at].clone()),
-            None => **left = with_columns(left, &cte.alias)?,
-        }
-        cte.alias.columns.clear();
+        named(left, &|at| names[at].clone());
+        alias.columns.clear();
     }
+    **left = derived(left, alias)?;
+    cte.alias.columns.clear();
     named(right, &|at| Ident::with_quote('`', format!("__{at}")));
     Ok(())
 }
@@ -125,7 +128,7 @@ fn named(body: &mut SetExpr, name: &dyn Fn(usize) -> Ident) {
 }
 
 /// `SELECT * FROM (body) AS name(columns)`.
-fn with_columns(body: &SetExpr, alias: &TableAlias) -> Result<SetExpr> {
+fn derived(body: &SetExpr, alias: TableAlias) -> Result<SetExpr> {
     let mut query = crate::query::run::empty_query()?;
     let inner = Query { body: Box::new(body.clone()), ..query.clone() };
     let SetExpr::Select(select) = &mut *query.body else {
@@ -137,7 +140,7 @@ fn with_columns(body: &SetExpr, alias: &TableAlias) -> Result<SetExpr> {
         relation: TableFactor::Derived {
             lateral: false,
             subquery: Box::new(inner),
-            alias: Some(TableAlias { name, ..alias.clone() }),
+            alias: Some(TableAlias { name, ..alias }),
             sample: None,
         },
         joins: Vec::new(),

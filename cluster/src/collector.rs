@@ -1,0 +1,38 @@
+//! Moves the safe point of garbage collection. It must never decide how far it may go: that is
+//! `damask_txn::gc`'s. The stores see it move and remove what is below by themselves.
+
+use crate::config;
+use damask_env::{Closing, Task, spawn};
+use damask_kv::GcSafePoint;
+use damask_txn::Client;
+use damask_txn::gc::Gc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The thread that moves it, until `closing` is closed.
+pub fn start(
+    config: &config::Gc,
+    client: Client,
+    safe_point: GcSafePoint,
+    closing: Arc<Closing>,
+) -> Task {
+    let life_time = Duration::from_millis(config.life_time_ms);
+    let interval = Duration::from_millis(config.interval_ms);
+    let gc = Gc::new(Arc::new(safe_point));
+    spawn("gc", move || {
+        while !closing.wait(interval) {
+            if let Err(error) = advance(&gc, &client, life_time) {
+                // Nothing was published: the next round tries again.
+                tracing::warn!(%error, "the safe point does not move");
+            }
+        }
+    })
+}
+
+fn advance(gc: &Gc, client: &Client, life_time: Duration) -> damask_txn::Result<()> {
+    let now = client.timestamp()?;
+    let oldest = client.oldest_running();
+    let advanced = gc.advance(client, now, life_time, oldest)?;
+    tracing::debug!(safe_point = %advanced.safe_point, resolved = advanced.resolved, "safe point");
+    Ok(())
+}

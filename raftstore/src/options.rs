@@ -1,0 +1,87 @@
+//! What a store is started with: plain values, checked before anything runs. They must never be
+//! changed while it runs.
+
+use crate::driver::StoreHandle;
+use crate::error::{Error, Result};
+use crate::handle::ReplicaStatus;
+use crate::store_core::CoreConfig;
+use damask_types::{Region, StoreId};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a store behaves.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// One tick: 100 ms makes elections take 1 to 2 seconds.
+    pub tick: Duration,
+    /// Of the core; its `nonce` is set by `start`.
+    pub core: CoreConfig,
+    /// Largest command.
+    pub command_bytes_max: usize,
+    /// Commands taken and not yet answered, in bytes.
+    pub requests_bytes_max: usize,
+    /// Messages received and not yet stepped, in bytes.
+    pub messages_bytes_max: usize,
+    /// Entries committed and not yet applied, in bytes, above which a follower takes no more.
+    pub apply_bytes_max: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            tick: Duration::from_millis(100),
+            core: CoreConfig::default(),
+            command_bytes_max: 8 << 20,
+            requests_bytes_max: 64 << 20,
+            messages_bytes_max: 128 << 20,
+            apply_bytes_max: 128 << 20,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Explains what cannot work.
+    pub fn validate(&self) -> Result<()> {
+        let raft = &self.core.raft;
+        let wrong = if self.tick.is_zero() {
+            "tick must not be zero"
+        } else if raft.heartbeat_ticks == 0 || raft.election_ticks <= raft.heartbeat_ticks {
+            "election_ticks must be above heartbeat_ticks, and those above zero"
+        } else if self.core.compact_ticks == 0 {
+            "compact_ticks must not be zero"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Invalid(wrong.to_owned()))
+    }
+}
+
+/// Called on the raft thread when a leader appears or a description changes; must not block.
+pub type OnChange = Arc<dyn Fn(ReplicaStatus) + Send + Sync>;
+/// Called once with the store's handle, before its first message leaves.
+pub type OnOpen = Box<dyn FnOnce(StoreHandle) + Send>;
+
+/// What a store is started with.
+pub struct StoreOptions {
+    /// Who it is.
+    pub id: StoreId,
+    /// How it behaves.
+    pub config: StoreConfig,
+    /// The first region, to be made if the store is empty and is to have a replica of it.
+    pub bootstrap: Option<Region>,
+    /// The store is known to have held data: if it is empty now, it does not start.
+    pub held_data: bool,
+    /// Who wants to know of changes.
+    pub on_change: Option<OnChange>,
+    /// Who makes the store reachable, so that the answers to its first messages find it.
+    pub on_open: Option<OnOpen>,
+}
+
+impl StoreOptions {
+    /// With nothing but an id.
+    pub fn new(id: StoreId) -> StoreOptions {
+        let config = StoreConfig::default();
+        let (bootstrap, held_data) = (None, false);
+        StoreOptions { id, config, bootstrap, held_data, on_change: None, on_open: None }
+    }
+}
