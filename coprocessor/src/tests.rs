@@ -1,5 +1,7 @@
 //! The read path over in-memory doubles: units, retries, queues, fragments, both endpoints.
 
+mod admission;
+
 use crate::testing::*;
 use crate::*;
 use arrow::array::*;

@@ -49,8 +49,7 @@ fn queries_give_mysqls_answers() {
 }
 
 fn names(engine: &Engine, sql: &str) -> Vec<String> {
-    let columns =
-        engine.with(sql, None, |context, query| damask_sql_lite::query::columns(context, query));
+    let columns = engine.with(sql, None, damask_sql_lite::query::columns);
     let columns = columns.unwrap_or_else(|e| panic!("{sql}: {e}"));
     columns.into_iter().map(|column| column.name).collect()
 }

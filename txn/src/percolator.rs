@@ -4,7 +4,7 @@
 //! ```text
 //!   lock       no lock of another, no version unread        ─► Lock(pessimistic)
 //!   prewrite   no lock of another, no newer version         ─► Lock [Value]
-//!              in one phase                                 ─► [Value] Write(min_commit_ts) [Unlock]
+//!              in one phase                                ─► [Value] Write [Unlock]
 //!   commit     my lock is there                             ─► Write(commit_ts) Unlock
 //!   rollback   my lock is there: Write(R at start_ts) Unlock [DropValue]
 //!              nothing is there: Write(R at start_ts), so that a late prewrite fails

@@ -442,10 +442,25 @@ mod tests {
         let b = catalog.view().table_by_id(b).expect("it stays");
         assert!(b.indexes.is_empty() && b.version == 2);
         assert_eq!(catalog.garbage(), Ok(vec![Garbage::Index(b.id, IndexId(7))]));
-        catalog.change(|change| Ok(change.drop_table(a))).expect("dropped");
-        catalog.change(|change| Ok(change.create_database("Other".to_owned()))).expect("made");
+        catalog
+            .change(|change| {
+                change.drop_table(a);
+                Ok(())
+            })
+            .expect("dropped");
+        catalog
+            .change(|change| {
+                change.create_database("Other".to_owned());
+                Ok(())
+            })
+            .expect("made");
         same();
-        catalog.change(|change| Ok(change.drop_database("TEST"))).expect("dropped");
+        catalog
+            .change(|change| {
+                change.drop_database("TEST");
+                Ok(())
+            })
+            .expect("dropped");
         same();
         assert_eq!(catalog.view().tables().count(), 0);
         catalog.collected(Garbage::Index(b.id, IndexId(7))).expect("noted");

@@ -169,7 +169,6 @@ fn plan(text: &str) -> Error {
 
 /// What no MySQL error says: the details are for whoever keeps the server.
 fn unforeseen(text: &str) -> Error {
-    eprintln!("UNFORESEEN {text}");
     tracing::warn!(detail = first_line(text), "a query failed for a reason without a number");
     Error::unknown("The query can't be planned or run in this form")
 }

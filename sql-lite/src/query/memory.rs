@@ -1,6 +1,7 @@
 //! How much memory queries may hold: each its own quota (`tidb_mem_quota_query`), all of a process
-//! together half of the machine's. What sorts and groups spills to files first
-//! (`tidb_enable_tmp_storage_on_oom`), up to a limit of its own. It must never count what has been given back, nor let a query wait for another's memory.
+//! together half of the machine's. What sorts (and most that groups) spills to files first
+//! (`tidb_enable_tmp_storage_on_oom`), up to a limit of its own. It must never count what has been
+//! given back, nor let a query wait for another's memory.
 //!
 //! ```text
 //!  operator ─ reservation ─► Quota (one query) ─► Shared (all queries)

@@ -298,32 +298,6 @@ impl Rewriter<'_> {
                 Some(take(expr))
             }
             Expr::Prefixed { value, .. } => Some(take(value)),
-            Expr::Extract { field, expr, .. } => {
-                let unit = field.to_string().to_uppercase();
-                if !UNITS.contains(&unit.as_str()) {
-                    return Err(Error::parse(format!("EXTRACT knows no unit '{unit}'")));
-                }
-                Some(call("__extract", vec![text(&unit), take(expr)]))
-            }
-            Expr::Ceil { expr, .. } => Some(call("ceiling", vec![take(expr)])),
-            Expr::Floor { expr, .. } => Some(call("floor", vec![take(expr)])),
-            Expr::Position { expr, r#in } => Some(call("locate", vec![take(expr), take(r#in)])),
-            Expr::Substring { expr, substring_from, substring_for, .. } => {
-                let mut args = vec![take(expr)];
-                args.push(substring_from.as_mut().map_or_else(|| number(1), take));
-                args.extend(substring_for.as_mut().map(take));
-                Some(call("substring", args))
-            }
-            Expr::Trim { expr, trim_where, trim_what, .. } => {
-                let name = match trim_where {
-                    Some(TrimWhereField::Leading) => "ltrim",
-                    Some(TrimWhereField::Trailing) => "rtrim",
-                    _ => "trim",
-                };
-                let mut args = vec![take(expr)];
-                args.extend(trim_what.as_mut().map(take));
-                Some(call(name, args))
-            }
             Expr::Cast { expr, data_type, .. } => Some(cast(take(expr), data_type)?),
             Expr::Convert { expr, data_type: Some(ty), .. } => Some(cast(take(expr), ty)?),
             Expr::Convert { expr, charset, .. } => {
@@ -331,9 +305,43 @@ impl Rewriter<'_> {
                 Some(call("__cast_char", vec![take(expr)]))
             }
             Expr::TypedString(typed) => typed_text(typed)?,
-            _ => None,
+            expr => spelled_call(expr)?,
         })
     }
+}
+
+/// Functions whose arguments are written with words of their own.
+fn spelled_call(expr: &mut Expr) -> Result<Option<Expr>> {
+    let take = |e: &mut Box<Expr>| std::mem::replace(&mut **e, null());
+    Ok(match expr {
+        Expr::Extract { field, expr, .. } => {
+            let unit = field.to_string().to_uppercase();
+            if !UNITS.contains(&unit.as_str()) {
+                return Err(Error::parse(format!("EXTRACT knows no unit '{unit}'")));
+            }
+            Some(call("__extract", vec![text(&unit), take(expr)]))
+        }
+        Expr::Ceil { expr, .. } => Some(call("ceiling", vec![take(expr)])),
+        Expr::Floor { expr, .. } => Some(call("floor", vec![take(expr)])),
+        Expr::Position { expr, r#in } => Some(call("locate", vec![take(expr), take(r#in)])),
+        Expr::Substring { expr, substring_from, substring_for, .. } => {
+            let mut args = vec![take(expr)];
+            args.push(substring_from.as_mut().map_or_else(|| number(1), take));
+            args.extend(substring_for.as_mut().map(take));
+            Some(call("substring", args))
+        }
+        Expr::Trim { expr, trim_where, trim_what, .. } => {
+            let name = match trim_where {
+                Some(TrimWhereField::Leading) => "ltrim",
+                Some(TrimWhereField::Trailing) => "rtrim",
+                _ => "trim",
+            };
+            let mut args = vec![take(expr)];
+            args.extend(trim_what.as_mut().map(take));
+            Some(call(name, args))
+        }
+        _ => None,
+    })
 }
 
 /// Rewrites an operation on rewritten operands; `None` never happens for one that was taken apart.

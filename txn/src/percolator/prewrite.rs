@@ -3,8 +3,8 @@
 //! stands, and no commit below a version that the key already has.
 //!
 //! ```text
-//!  every key: its lock, its newest record ─► Free | Held (my pessimistic lock) | Done (came before)
-//!  all keys:  lowest version allowed      ─► two phases, async (locks carry it), or one (at it)
+//!  each key: its lock, its newest record ─► Free | Held (my own lock) | Done (came before)
+//!  all keys: lowest version allowed      ─► two phases, async (locks carry it), or one (at it)
 //! ```
 
 use super::finish::{Outcome, outcome_without_lock};

@@ -15,7 +15,9 @@ fn waits() -> (Arc<LocalDeadlocks>, Arc<Waits>) {
 }
 
 fn enter(waits: &Arc<Waits>, key: &str, start_ts: u64, holder: u64) -> Ticket {
-    waits.enter(key.as_bytes(), Timestamp(start_ts), Timestamp(holder)).ok().expect("no circle")
+    waits
+        .enter(key.as_bytes(), Timestamp(start_ts), Timestamp(holder))
+        .unwrap_or_else(|_| panic!("no circle"))
 }
 
 fn release(waits: &Waits, key: &str) {

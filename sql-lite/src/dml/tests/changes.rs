@@ -60,21 +60,20 @@ fn later_assignments_see_earlier_ones() {
 fn division_by_zero_is_an_error_where_the_mode_says_so() {
     let mut s = filled();
     for sql in [
-        "INSERT INTO t (id, k) VALUES (50, 1/0)",
-        "UPDATE t SET k = k / 0 WHERE id = 1",
-        "UPDATE t SET k = k % (k - k) WHERE id = 1",
-        "INSERT INTO t (id, k) SELECT 51, 5 DIV 0",
+        "INSERT INTO t (id, k, d) VALUES (50, 1, 1/0)",
+        "UPDATE t SET d = d / 0 WHERE id = 1",
+        "UPDATE t SET d = d % (k - k) WHERE id = 1",
+        "INSERT INTO t (id, k, d) SELECT 51, 1, 5 DIV 0",
     ] {
         assert_eq!(s.error(sql).0, 1365, "{sql}");
     }
-    assert_eq!(s.affected("UPDATE t SET k = k / 2 WHERE id = 1"), 1);
-    assert_eq!(s.planned("SELECT k / 0 FROM t WHERE id = 1"), ["NULL"], "a query goes on");
-    assert_eq!(s.affected("UPDATE IGNORE t SET k = k / 0 WHERE id = 1"), 1);
-    s.variables
-        .set("sql_mode", Some(Datum::Text("STRICT_TRANS_TABLES".into())), false)
-        .expect("set");
-    assert_eq!(s.affected("INSERT INTO t (id, k) VALUES (50, 1/0)"), 1);
-    assert_eq!(s.planned("SELECT k FROM t WHERE id IN (1, 50) ORDER BY id"), ["NULL", "NULL"]);
+    assert_eq!(s.affected("UPDATE t SET d = d / 2 WHERE id = 1"), 1);
+    assert_eq!(s.planned("SELECT d, d / 0 FROM t WHERE id = 1"), ["0.75|NULL"], "a query goes on");
+    assert_eq!(s.affected("UPDATE IGNORE t SET d = d / 0 WHERE id = 1"), 1);
+    let mode = Datum::Text("STRICT_TRANS_TABLES".into());
+    s.variables.set("sql_mode", Some(mode), false).expect("is set");
+    assert_eq!(s.affected("INSERT INTO t (id, k, d) VALUES (50, 1, 1/0)"), 1);
+    assert_eq!(s.planned("SELECT d FROM t WHERE id IN (1, 50) ORDER BY id"), ["NULL", "NULL"]);
 }
 
 #[test]

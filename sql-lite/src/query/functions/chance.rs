@@ -1,5 +1,5 @@
-//! RAND and UUID: a value of its own for each row, so each call in a query is a function of its own.
-//! They must never be folded into a constant.
+//! RAND and UUID: a value of its own for each row, so each call in a query is a function of its
+//! own. They must never be folded into a constant.
 
 use super::{failure, readable};
 use crate::convert::Reader;

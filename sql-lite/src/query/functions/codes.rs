@@ -74,7 +74,7 @@ fn from_base64(args: &[Cell<'_>], out: &mut Out<'_>, _: &mut Scratch) -> Result<
             decoded.push((bits >> count) as u8);
         }
     }
-    match letters.len() % 4 == 0 && filled <= 2 {
+    match letters.len().is_multiple_of(4) && filled <= 2 {
         true => out.cell(Cell::Bytes(&decoded)),
         false => out.null(),
     }

@@ -59,8 +59,10 @@ fn reads_bounded(with: &With) -> Result<()> {
     Ok(())
 }
 
-/// `n(a, b) AS (SELECT 1, 2 UNION …)` as `n AS (SELECT * FROM (SELECT 1 AS a, 2 AS b) AS … UNION …)`:
-/// the part that names itself is planned with the names of the part that does not. Its columns are
+/// `n(a, b) AS (SELECT 1, 2 UNION …)` as
+/// `n AS (SELECT * FROM (SELECT 1 AS a, 2 AS b) AS … UNION …)`.
+///
+/// The part that names itself is planned with the names of the part that does not. The columns are
 /// those of a derived table, which keeps the optimizer from leaving out some of them: the rows that
 /// UNION tells apart would be others.
 fn recursive(cte: &mut Cte) -> Result<()> {
@@ -148,8 +150,8 @@ fn derived(body: &SetExpr, alias: TableAlias) -> Result<SetExpr> {
     Ok(*query.body)
 }
 
-/// Counts are whole numbers; one beyond any number of rows (MySQL's way to say "all the rest") is no
-/// limit.
+/// Counts are whole numbers; one beyond any number of rows (MySQL's way to say "all the rest") is
+/// no limit.
 fn limits(query: &mut Query) -> Result<()> {
     let Some(clause) = query.limit_clause.take() else { return Ok(()) };
     let (limit, offset, limit_by) = match clause {
