@@ -343,13 +343,24 @@ fn small_decimal(operand: Operand) -> Operand {
     Operand { expr: Expr::Literal(scalar, None), ty }
 }
 
+/// A DOUBLE without the look whether it is finite: what is made of one that is not is not either.
+fn unchecked(expr: Expr) -> Expr {
+    match expr {
+        Expr::ScalarFunction(mut f) if f.name() == "__finite" && f.args.len() == 1 => {
+            f.args.remove(0)
+        }
+        expr => expr,
+    }
+}
+
 /// `+`, `-`, `*`.
 pub(crate) fn arithmetic(left: Operand, op: Operator, right: Operand) -> Expr {
     use Class as C;
     let (left, right) = (left.number(), right.number());
     let (l, r) = (left.class(), right.class());
     if l == C::Double || r == C::Double {
-        return call("__finite", vec![binary(left.double().expr, op, right.double().expr)]);
+        let (left, right) = (unchecked(left.double().expr), unchecked(right.double().expr));
+        return call("__finite", vec![binary(left, op, right)]);
     }
     if (l.is_whole() || l == C::Null) && (r.is_whole() || r == C::Null) {
         let name = match op {

@@ -8,7 +8,7 @@ use crate::variables::SqlMode;
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
-/// Operators in one chain (`a + b + …`): a longer one would make a tree too deep to walk.
+/// Operators in one chain (`a + b + …`): a tree so deep is taken apart once, then balanced.
 pub const CHAIN_MAX: u32 = 5_000;
 /// AND and OR in one statement. Their chains are balanced, but planning takes them apart and puts
 /// the parts in a row again.

@@ -309,14 +309,14 @@ impl<'a> P<'a> {
     pub fn expr(&mut self) -> Result<Expr> {
         let expr = self.parser.parse_expr();
         let mut expr = self.convert(expr)?;
-        balance(&mut expr);
+        balance(&mut expr)?;
         Ok(expr)
     }
 
     pub fn query(&mut self) -> Result<Box<Query>> {
         let query = self.parser.parse_query();
         let mut query = self.convert(query)?;
-        balance(query.as_mut());
+        balance(query.as_mut())?;
         self.name_columns(&mut query);
         let _: ControlFlow<()> = query.visit(&mut Derived(self));
         Ok(query)
