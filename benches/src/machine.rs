@@ -46,6 +46,13 @@ pub fn resident_mib(process: u32) -> Result<f64, Error> {
     Ok(kib.ok_or("no VmRSS in /proc: has the process ended?")? / 1024.0)
 }
 
+/// Bytes that this process has given to disks so far, whatever the page cache has yet to write.
+pub fn written_bytes() -> Result<u64, Error> {
+    let io = std::fs::read_to_string("/proc/self/io")?;
+    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
+    bytes.ok_or_else(|| "no write_bytes in /proc/self/io".into())
+}
+
 /// [`resident_mib`], `count` times, with a pause before each.
 pub fn resident_spread(
     process: u32,

@@ -123,6 +123,8 @@ impl Cluster {
         drop(config.mysql.map(listen).transpose()?);
         let (shared, parts, reporter) = open_shared(config)?;
         let oracle = shared.transactions.oracle.clone();
+        let safe_point = shared.transactions.safe_point.clone();
+        let safe_point = collector::open(shared.disk(PD_FOLDER)?, safe_point)?;
         progress("placement driver and timestamp oracle");
 
         let locate: Arc<dyn Locate> = Arc::new(RegionCache::new(parts.pd.clone()));
@@ -161,7 +163,6 @@ impl Cluster {
         });
         let serve = |listener| serve_status(&runtime, listener, parts.clone());
         let status = status_listener.map(serve).transpose()?;
-        let safe_point = shared.transactions.safe_point.clone();
         let collector =
             collector::start(&shared.config.gc, client.clone(), safe_point, closing.clone());
         Ok(Cluster {

@@ -1,19 +1,32 @@
-//! Moves the safe point of garbage collection. It must never decide how far it may go: that is
-//! `damask_txn::gc`'s. The stores see it move and remove what is below by themselves.
+//! Moves the safe point of garbage collection, and keeps it over a restart. It must never decide
+//! how far it may go: that is `damask_txn::gc`'s. The stores see it move and remove what is below
+//! by themselves.
 
 use crate::config;
-use damask_env::{Closing, Task, spawn};
+use damask_env::{Closing, Disk, Task, spawn};
 use damask_kv::GcSafePoint;
+use damask_tso::FileBound;
 use damask_txn::Client;
-use damask_txn::gc::Gc;
+use damask_txn::gc::{Gc, SavedSafePoint};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The file that holds it, in the format of an oracle's bound.
+const FILE: &str = "gc-safe-point";
+
+/// Loads into `safe_point` what was saved before a restart: before any store reads or collects.
+///
+/// # Errors
+/// The disk fails, or the file is damaged.
+pub fn open(disk: Arc<dyn Disk>, safe_point: GcSafePoint) -> damask_txn::Result<SavedSafePoint> {
+    SavedSafePoint::open(Box::new(FileBound::new(disk, FILE)), safe_point)
+}
 
 /// The thread that moves it, until `closing` is closed.
 pub fn start(
     config: &config::Gc,
     client: Client,
-    safe_point: GcSafePoint,
+    safe_point: SavedSafePoint,
     closing: Arc<Closing>,
 ) -> Task {
     let life_time = Duration::from_millis(config.life_time_ms);

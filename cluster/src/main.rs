@@ -1,7 +1,7 @@
-//! The `damask` binary: a cluster in one process, and a loader. Wiring only.
+//! The `damask` binary: a cluster in one process, a loader, and a control. Wiring only.
 
 use clap::{Parser, Subcommand};
-use damask_cluster::cli::{load, playground};
+use damask_cluster::cli::{ctl, load, playground};
 use std::process::ExitCode;
 
 /// One replicated log, two readings: rows for transactions, columns for analytics.
@@ -19,6 +19,8 @@ enum Command {
     /// Load a data set into a running cluster.
     #[command(subcommand)]
     Load(LoadCommand),
+    /// Look at a running cluster's stores, regions and operators, and have some done.
+    Ctl(ctl::Options),
 }
 
 #[derive(Subcommand)]
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Playground(options) => playground::run(options),
         Command::Load(LoadCommand::Tpch(options)) => load::run(&options),
+        Command::Ctl(options) => ctl::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,10 +1,11 @@
-//! The dull half of placement: reports every leader to the placement driver and carries out the
-//! one step it answers. It must never decide: decisions are `damask_pd::plan`'s.
+//! The dull half of placement: reports stores and leaders to the placement driver, tells it the
+//! time, and carries out the one step it answers. It must never decide: decisions are
+//! `damask_pd::plan`'s.
 
 use crate::nodes::Content;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use damask_env::{Task, spawn};
-use damask_pd::{Operator, Pd, Placement, RegionReport, SplitIds};
+use damask_env::{Clock, RealClock, Task, spawn};
+use damask_pd::{Flow, Pd, Placement, RegionReport, SplitIds, Step, StoreReport};
 use damask_raftstore::{PeerChange, ReplicaStatus, SplitChild, StateMachine, StoreHandle};
 use damask_types::{Region, RegionId, StoreId};
 use parking_lot::RwLock;
@@ -77,7 +78,8 @@ impl Reporter {
     /// Starts the reporter's thread; stores are attached through `members`.
     pub fn start(pd: Arc<Pd>, members: Members) -> Reporter {
         let (changes, inbox) = crossbeam_channel::bounded(CHANGES_MAX);
-        let mut reports = Reports { pd, members, sizes: HashMap::new(), rounds: 0 };
+        let (clock, sizes, flows) = (RealClock::default(), HashMap::new(), HashMap::new());
+        let mut reports = Reports { pd, members, clock, sizes, flows, rounds: 0 };
         let task = spawn("placement", move || reports.run(&inbox));
         Reporter { changes, task: Some(task) }
     }
@@ -105,8 +107,21 @@ impl Drop for Reporter {
 struct Reports {
     pd: Arc<Pd>,
     members: Members,
+    /// Only for time that passes between rounds.
+    clock: RealClock,
     sizes: HashMap<RegionId, Size>,
+    flows: HashMap<RegionId, Applying>,
     rounds: u64,
+}
+
+/// How fast a region's log is applied.
+#[derive(Clone, Copy)]
+struct Applying {
+    /// Applied at `at`.
+    applied: u64,
+    at: Duration,
+    /// Entries a second, between the two measurements before.
+    rate: u64,
 }
 
 /// A region's bytes when so much of its log was applied.
@@ -131,13 +146,35 @@ impl Reports {
         self.rounds += 1;
         let members: Vec<_> = self.members.read().iter().map(|(id, m)| (*id, m.clone())).collect();
         for (store, member) in members {
+            if member.failed().is_none() {
+                // Nobody says yet how large the stores' disks are.
+                let report = StoreReport { store, capacity: 0, available: 0 };
+                if let Err(e) = self.pd.store_heartbeat(report) {
+                    tracing::debug!(%store, "report refused: {e}");
+                }
+            }
             for status in member.handle.replicas() {
                 if status.is_leader && self.rounds % SIZE_EVERY_ROUNDS == 1 {
                     self.measure(&member, &status);
+                    self.rate(&status);
                 }
                 self.report(store, &status);
             }
         }
+        if let Err(e) = self.pd.tick(self.clock.monotonic().as_millis() as u64) {
+            tracing::warn!("the placement driver cannot plan: {e}");
+        }
+    }
+
+    /// Entries applied a second since the last measurement.
+    fn rate(&mut self, status: &ReplicaStatus) {
+        let (now, applied) = (self.clock.monotonic(), status.applied.index);
+        let before = self.flows.get(&status.region.id).copied();
+        let rate = before.map_or(0, |before| {
+            let ms = now.saturating_sub(before.at).as_millis().max(1) as u64;
+            applied.saturating_sub(before.applied).saturating_mul(1000) / ms
+        });
+        self.flows.insert(status.region.id, Applying { applied, at: now, rate });
     }
 
     fn measure(&mut self, member: &Member, status: &ReplicaStatus) {
@@ -160,27 +197,29 @@ impl Reports {
             leader,
             term: status.term,
             bytes: self.sizes.get(&status.region.id).map_or(0, |size| size.bytes),
+            // Reads are not counted by stores yet.
+            flow: Flow { read: 0, write: self.flows.get(&status.region.id).map_or(0, |f| f.rate) },
             pending: status.pending.iter().map(|p| p.id).collect(),
         };
         match self.pd.region_heartbeat(report) {
-            Ok(Some(operator)) => self.carry_out(store, &status.region, operator),
+            Ok(Some(step)) => self.carry_out(store, &status.region, step),
             Ok(None) => {}
             Err(e) => tracing::debug!(region = %status.region.id, "report refused: {e}"),
         }
     }
 
-    fn carry_out(&mut self, store: StoreId, region: &Region, operator: Operator) {
+    fn carry_out(&mut self, store: StoreId, region: &Region, step: Step) {
         let Some(member) = self.members.read().get(&store).cloned() else { return };
-        tracing::info!(region = %region.id, ?operator, "operator");
-        let change = match operator {
-            Operator::AddLearner(peer) => PeerChange::AddLearner(peer),
-            Operator::AddVoter(peer) => PeerChange::AddVoter(peer),
-            Operator::RemovePeer(peer) => PeerChange::Remove(peer),
-            Operator::TransferLeader(peer) => {
+        tracing::info!(region = %region.id, %step, "operator");
+        let change = match step {
+            Step::AddLearner(peer) => PeerChange::AddLearner(peer),
+            Step::AddVoter(peer) => PeerChange::AddVoter(peer),
+            Step::RemovePeer(peer) => PeerChange::Remove(peer),
+            Step::TransferLeader(peer) => {
                 member.handle.transfer_leader(region.id, peer);
                 return;
             }
-            Operator::Split => {
+            Step::Split => {
                 match member.machine.size(&region.range) {
                     Ok((_, Some(middle))) => self.split(&member, region, vec![middle]),
                     Ok((_, None)) => {}
@@ -189,8 +228,13 @@ impl Reports {
                 self.sizes.remove(&region.id);
                 return;
             }
-            Operator::SplitAt(keys) => {
+            Step::SplitAt(keys) => {
                 self.split(&member, region, keys);
+                return;
+            }
+            Step::Merge(_) => {
+                // Never planned: `Config::merge` is off.
+                tracing::error!(region = %region.id, "stores cannot merge regions");
                 return;
             }
         };

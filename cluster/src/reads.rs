@@ -49,6 +49,9 @@ pub fn ask_leader(pd: Arc<Pd>, services: Arc<dyn Services>) -> AskLeader {
                 Err(RequestError::Region(RegionError::Stopped)) => return Err(nobody()),
                 Err(RequestError::Region(e)) => return Err(e.into()),
                 Err(RequestError::Keys(keys)) => return Err(refused(keys)),
+                Err(RequestError::BelowSafePoint(e)) => {
+                    return Err(RegionError::from(damask_kv::Error::from(e)).into());
+                }
             }
         }
         Err(nobody())

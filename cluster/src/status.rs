@@ -1,8 +1,10 @@
 //! Status over HTTP: `/status` (JSON), `/regions` (JSON), `/metrics` (Prometheus text). It must never
-//! change anything.
+//! change anything: orders are `control`'s.
 //!
 //! A store is `up`, `stopped` (by its owner), or `failed` (it stopped itself, or its background work
 //! did; the reason is said).
+
+mod control;
 
 use crate::cluster::Parts;
 use crate::placement::Member;
@@ -20,6 +22,7 @@ pub fn router(parts: Arc<Parts>) -> axum::Router {
         .route("/status", get(status))
         .route("/regions", get(regions))
         .route("/metrics", get(metrics))
+        .merge(control::router())
         .with_state(parts)
 }
 
@@ -56,7 +59,10 @@ async fn regions(State(parts): State<Arc<Parts>>) -> Json<Value> {
             "epoch": region.epoch,
             "peers": region.peers,
             "leader": status.leader,
+            "term": status.term,
             "bytes": status.bytes,
+            "flow": status.flow,
+            "pending": status.pending,
         })
     });
     Json(Value::Array(list.collect()))

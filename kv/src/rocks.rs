@@ -33,7 +33,7 @@ use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, Options, Range,
     ReadOptions, WriteOptions,
 };
-use snapshot::RocksSnapshot;
+use snapshot::{Idle, Latest, Writes};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -45,6 +45,9 @@ const WALK_KEYS: u64 = 50_000;
 /// Removed locks in memory beyond which a scan of locks asks for a flush: it must step over each of
 /// them (about 0.7 µs), and an idle engine would keep them for good.
 const REMOVED_LOCKS_MAX: u64 = 16_384;
+/// Idle iterators go after so many bytes written: each holds the buffers and files that were there
+/// when it was used last.
+const IDLE_BYTES_MAX: u64 = 1 << 20;
 /// A scan asks for no flush while a family has this many files that are not compacted.
 const LEVEL0_FILES_MAX: u64 = 8;
 
@@ -52,10 +55,17 @@ const LEVEL0_FILES_MAX: u64 = 8;
 #[derive(Clone)]
 pub struct RocksEngine {
     inner: Arc<Inner>,
+    /// Not in `Inner`, which snapshots hold.
+    latest: Arc<Latest>,
 }
 
 struct Inner {
+    /// They borrow from `db`, so they are declared, and dropped, first.
+    idle: Idle,
     db: DB,
+    writes: Writes,
+    /// Bytes written since idle iterators were dropped last.
+    idle_bytes: AtomicU64,
     path: PathBuf,
     /// Holds the counters.
     database: Options,
@@ -93,7 +103,10 @@ impl RocksEngine {
             .map_err(|e| classify("open", e))?;
         ingest::clean(path)?;
         let inner = Inner {
+            idle: Idle::default(),
             db,
+            writes: Writes::default(),
+            idle_bytes: AtomicU64::new(0),
             path: path.to_owned(),
             database: all.database,
             file_options: all.files,
@@ -104,7 +117,7 @@ impl RocksEngine {
             removed_locks: AtomicU64::new(0),
             unbounded: Mutex::new(()),
         };
-        Ok(RocksEngine { inner: Arc::new(inner) })
+        Ok(RocksEngine { inner: Arc::new(inner), latest: Arc::default() })
     }
 
     /// Rewrites the files of `[start, end)` of a family (an empty `end` has no upper bound), down
@@ -116,7 +129,24 @@ impl RocksEngine {
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         let end = (!end.is_empty()).then_some(end);
         let db = &self.inner.db;
+        self.let_go();
         db.compact_range_cf_opt(family(db, cf), Some(start), end, &options);
+    }
+}
+
+impl RocksEngine {
+    /// Makes a change visible, and forgets what was kept for readers of the state before it.
+    fn change<T>(&self, change: impl FnOnce() -> T) -> T {
+        let done = self.inner.writes.run(change);
+        self.latest.clear();
+        done
+    }
+
+    /// Drops everything that holds buffers and files for readers that may come.
+    fn let_go(&self) {
+        self.latest.clear();
+        self.inner.idle.clear();
+        self.inner.idle_bytes.store(0, Ordering::Relaxed);
     }
 }
 
@@ -180,7 +210,7 @@ impl Inner {
 
 impl Engine for RocksEngine {
     fn snapshot(&self) -> Arc<dyn Snapshot> {
-        Arc::new(RocksSnapshot::new(self.inner.clone()))
+        self.latest.get(&self.inner)
     }
 
     fn write(&self, batch: WriteBatch) -> Result<()> {
@@ -189,7 +219,8 @@ impl Engine for RocksEngine {
         let db = &self.inner.db;
         let endless = |op: &Op| matches!(op, Op::DeleteRange(_, _, end) if end.is_empty());
         let _unbounded = batch.ops.iter().any(endless).then(|| self.inner.unbounded.lock());
-        let mut out = rocksdb::WriteBatch::with_capacity_bytes(batch.bytes() + 8 * batch.ops.len());
+        let bytes = batch.bytes();
+        let mut out = rocksdb::WriteBatch::with_capacity_bytes(bytes + 8 * batch.ops.len());
         for (i, op) in batch.ops.iter().enumerate() {
             match op {
                 Op::Put(cf, key, value) => out.put_cf(family(db, *cf), key, value),
@@ -212,11 +243,17 @@ impl Engine for RocksEngine {
         self.inner.removed_locks.fetch_add(removed, Ordering::Relaxed);
         let mut options = WriteOptions::default();
         options.disable_wal(!self.inner.wal);
-        db.write_opt(out, &options).map_err(|e| classify("write", e))
+        let written = self.change(|| db.write_opt(out, &options));
+        let before = self.inner.idle_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before + bytes as u64 > IDLE_BYTES_MAX {
+            self.let_go();
+        }
+        written.map_err(|e| classify("write", e))
     }
 
     fn sync(&self) -> Result<()> {
         self.inner.check("sync")?;
+        self.let_go();
         let db = &self.inner.db;
         let done = if self.inner.wal {
             db.flush_wal(true)

@@ -5,8 +5,14 @@
 use damask_kv::gc::{Budget, KeyGc, sweep};
 use damask_kv::{Cf, Engine, ErrorKind, MemoryEngine, MvccReader, Read, Rows, WriteBatch};
 use damask_types::codec::{encode_key, encode_key_ts};
-use damask_types::{KeyRange, Lock, LockKind, Timestamp, Write, WriteKind, WriteRef};
+use damask_types::row::{Cell, RowView, decode_value, encode_row};
+use damask_types::schema::IntWidth;
+use damask_types::{
+    ColumnId, ColumnType, Datum, IndexId, KeyRange, Lock, LockKind, Record, TableId, Timestamp,
+    Write, WriteKind, WriteRef, key,
+};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// A valid engine key, or anything.
 fn engine_key() -> impl Strategy<Value = Vec<u8>> {
@@ -57,6 +63,16 @@ fn family() -> impl Strategy<Value = Cf> {
     prop_oneof![Just(Cf::Write), Just(Cf::Write), Just(Cf::Lock), Just(Cf::Default)]
 }
 
+fn datum() -> impl Strategy<Value = Datum> {
+    prop_oneof![
+        Just(Datum::Null),
+        any::<i64>().prop_map(Datum::Int),
+        any::<u64>().prop_map(Datum::UInt),
+        any::<f64>().prop_map(Datum::Double),
+        proptest::collection::vec(any::<u8>(), 0..12).prop_map(Datum::Bytes),
+    ]
+}
+
 fn corrupt<T>(result: damask_kv::Result<T>) -> Option<T> {
     result.map_err(|e| assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}")).ok()
 }
@@ -94,6 +110,52 @@ proptest! {
             let budget = Budget { records_max: 4, removals_max: 2 };
             corrupt(sweep(&*engine.snapshot(), range, ts, budget));
         }
+    }
+
+    /// Rows, index keys and log records that were valid before a byte was changed, or the end cut.
+    #[test]
+    fn damaged_rows_keys_and_log_records_are_refused_or_read(
+        cells in proptest::collection::vec((1i64..40, datum()), 0..6),
+        at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
+        value in value(),
+    ) {
+        let spoil = |mut bytes: Vec<u8>| {
+            let at = at.index(bytes.len().max(1));
+            match cut {
+                true => bytes.truncate(at),
+                false => bytes.iter_mut().skip(at).take(1).for_each(|b| *b = byte),
+            }
+            bytes
+        };
+        let cells: BTreeMap<ColumnId, Datum> =
+            cells.into_iter().map(|(id, datum)| (ColumnId(id), datum)).collect();
+        let of_row: Vec<(ColumnId, &Datum)> = cells.iter().map(|(id, d)| (*id, d)).collect();
+        if let Ok(row) = RowView::new(&spoil(encode_row(&of_row))) {
+            for id in row.column_ids() {
+                let Cell::Value(value) = row.get(id) else { continue };
+                for ty in [
+                    ColumnType::Int { width: IntWidth::Big, unsigned: false },
+                    ColumnType::Double,
+                    ColumnType::Decimal { precision: 38, scale: 2 },
+                    ColumnType::VarChar { len: 9 },
+                    ColumnType::Date,
+                ] {
+                    decode_value(&ty, value).ok();
+                }
+            }
+        }
+        let values: Vec<Datum> = cells.into_values().collect();
+        let index = spoil(key::index_key(TableId(1), IndexId(2), &values, Some(7)));
+        key::decode_index_key(&index, values.len()).ok();
+        key::decode_row_key(&index);
+        key::decode_table(&index);
+        key::decode_handle(&index).ok();
+        let mut log = Vec::new();
+        Record::Value { key: index.clone(), start_ts: Timestamp(1), value }.put(&mut log);
+        Record::Unlock { key: index }.put(&mut log);
+        let log = spoil(log);
+        let mut rest = log.as_slice();
+        while !rest.is_empty() && Record::take(&mut rest).is_ok() {}
     }
 
     #[test]

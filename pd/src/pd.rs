@@ -2,17 +2,19 @@
 //! from reports, the planner's answers handed out one at a time. It must never give out an id
 //! below a bound that was not saved.
 
+use crate::config::Config;
 use crate::durable::Durable;
 use crate::error::{Error, Result};
-use crate::planner::{Config, View, column_replicas, covers, plan};
-use crate::regions::RegionMap;
+use crate::live::{Live, Policy};
+use crate::operator::{Operator, OperatorKind};
+use crate::orders::operator_for;
+use crate::planner::{column_replicas, covers, plan};
 use crate::seam::Placement;
 use crate::values::*;
-use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
+use crate::view::RegionFacts;
+use damask_types::{KeyRange, PeerId, Region, RegionId, StoreId};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Ids whose bound is saved at a time (PD: 1000).
 const ID_WINDOW: u64 = 1000;
@@ -21,7 +23,12 @@ const IDS_MAX: u64 = 1 << 20;
 /// New regions of one split, at most.
 const SPLIT_MAX: usize = 1024;
 
-/// Where the durable state goes. The cluster wires it to a disk (or to a replicated log).
+/// Where the durable state goes. The cluster wires it to a disk.
+///
+/// For a driver that is itself a Raft group this seam needs what a disk of one's own gives for
+/// nothing: `save` must fail as soon as another member may have saved, so that no two ever give
+/// out ids or timestamps of one window; and after each election what was saved last must be
+/// opened anew before anything is answered. The rest of the driver is rebuilt from reports.
 pub trait Persist: Send + Sync {
     /// Replaces what was saved before, atomically; durable on return.
     fn save(&self, bytes: &[u8]) -> std::result::Result<(), String>;
@@ -29,7 +36,6 @@ pub trait Persist: Send + Sync {
 
 /// A placement driver in this process.
 pub struct Pd {
-    config: Config,
     cluster_id: u64,
     persist: Box<dyn Persist>,
     saved: Mutex<Saved>,
@@ -40,41 +46,6 @@ pub struct Pd {
 struct Saved {
     durable: Durable,
     next_id: u64,
-    spare: Option<PeerId>,
-}
-
-/// What reports rebuild, with a copy of the durable policy so that no report waits for a save.
-#[derive(Default)]
-struct Live {
-    policy: Arc<Policy>,
-    regions: RegionMap<Facts>,
-    replicas: HashMap<StoreId, usize>,
-    pending: HashMap<StoreId, usize>,
-    in_flight: HashMap<RegionId, (Epoch, Operator)>,
-    /// A copy of the durable set.
-    initialised: BTreeSet<StoreId>,
-}
-
-#[derive(Default)]
-struct Policy {
-    stores: BTreeMap<StoreId, StoreInfo>,
-    rules: BTreeMap<Vec<u8>, ColumnRule>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Facts {
-    leader: Option<Peer>,
-    term: u64,
-    bytes: u64,
-    pending: Vec<PeerId>,
-}
-
-impl Policy {
-    fn of(durable: &Durable) -> Arc<Policy> {
-        let stores = durable.stores.iter().map(|s| (s.id, s.clone())).collect();
-        let rules = durable.rules.iter().map(|r| (r.range.start.clone(), r.clone())).collect();
-        Arc::new(Policy { stores, rules })
-    }
 }
 
 impl Pd {
@@ -95,13 +66,11 @@ impl Pd {
         if saved.is_none() {
             persist.save(&durable.encode()).map_err(Error::Storage)?;
         }
-        let (policy, initialised) = (Policy::of(&durable), durable.initialised.clone());
-        let live = Live { policy, initialised, ..Live::default() };
+        let live = Live::new(config, &durable);
         Ok(Pd {
-            config,
             cluster_id: durable.cluster_id,
             persist,
-            saved: Mutex::new(Saved { next_id: durable.id_bound, durable, spare: None }),
+            saved: Mutex::new(Saved { next_id: durable.id_bound, durable }),
             live: RwLock::new(live),
         })
     }
@@ -113,7 +82,8 @@ impl Pd {
         }
         self.persist.save(&durable.encode()).map_err(Error::Storage)?;
         let policy = (saved.durable.stores != durable.stores
-            || saved.durable.rules != durable.rules)
+            || saved.durable.rules != durable.rules
+            || saved.durable.settings != durable.settings)
             .then(|| Policy::of(&durable));
         let initialised = durable.initialised.clone();
         saved.durable = durable;
@@ -150,110 +120,28 @@ impl Pd {
         Ok(first..end)
     }
 
-    /// An id for a replica that may or may not be added; kept until used.
-    fn spare(&self) -> Result<PeerId> {
-        let mut saved = self.saved.lock();
-        if let Some(id) = saved.spare {
-            return Ok(id);
-        }
-        let id = PeerId(self.take_ids(&mut saved, 1)?.start);
-        saved.spare = Some(id);
-        Ok(id)
-    }
-
-    /// Takes the spare id for good; false: another report was faster.
-    fn use_spare(&self, id: PeerId) -> bool {
-        let mut saved = self.saved.lock();
-        let ours = saved.spare == Some(id);
-        if ours {
-            saved.spare = None;
-        }
-        ours
-    }
-}
-
-impl Live {
-    /// Takes a report in; `Err` when it is older than what is known.
-    fn put(&mut self, report: &RegionReport) -> Result<()> {
-        let id = report.region.id;
-        if let Some((_, facts)) = self.regions.get(id)
-            && report.term < facts.term
-        {
-            let detail = format!("term {} is older than {}", report.term, facts.term);
-            return Err(Error::Stale { region: id, detail });
-        }
-        let facts = Facts {
-            leader: Some(report.leader),
-            term: report.term,
-            bytes: report.bytes,
-            pending: report.pending.clone(),
+    /// A rule has changed: operators for it are planned anew.
+    fn end_columns(&self, range: &KeyRange) {
+        let is_wrong = |operator: &Operator, region: &Region| {
+            operator.kind == OperatorKind::Columns && region.range.intersect(range).is_some()
         };
-        self.insert(report.region.clone(), facts)
+        self.live.write().end_all("given up: the rule has changed", is_wrong);
     }
 
-    fn insert(&mut self, region: Region, facts: Facts) -> Result<()> {
-        let id = region.id;
-        let added: Vec<_> =
-            region.peers.iter().map(|p| (p.store, facts.pending.contains(&p.id))).collect();
-        for (gone, facts) in self.regions.put(region, facts)? {
-            if gone.id != id {
-                self.take_in_flight(gone.id);
-            }
-            for peer in &gone.peers {
-                sub(&mut self.replicas, peer.store);
-                if facts.pending.contains(&peer.id) {
-                    sub(&mut self.pending, peer.store);
-                }
-            }
-        }
-        for (store, pending) in added {
-            *self.replicas.entry(store).or_default() += 1;
-            if pending {
-                *self.pending.entry(store).or_default() += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes a replica that is about to be added: it counts on its store from now on.
-    fn set_in_flight(&mut self, id: RegionId, epoch: Epoch, operator: Operator) {
-        self.take_in_flight(id);
-        if let Operator::AddLearner(peer) = &operator {
-            *self.replicas.entry(peer.store).or_default() += 1;
-            *self.pending.entry(peer.store).or_default() += 1;
-        }
-        self.in_flight.insert(id, (epoch, operator));
-    }
-
-    fn take_in_flight(&mut self, id: RegionId) -> Option<(Epoch, Operator)> {
-        let taken = self.in_flight.remove(&id);
-        if let Some((_, Operator::AddLearner(peer))) = &taken {
-            sub(&mut self.replicas, peer.store);
-            sub(&mut self.pending, peer.store);
-        }
-        taken
-    }
-
-    fn kind(&self, store: StoreId) -> Option<StoreKind> {
-        self.policy.stores.get(&store).map(|s| s.kind)
-    }
-
-    fn plan(&self, config: &Config, spare: PeerId, report: &RegionReport) -> Option<Operator> {
-        let view = View {
-            config,
-            stores: &self.policy.stores,
-            rules: &self.policy.rules,
-            replicas: &self.replicas,
-            pending: &self.pending,
-            spare,
+    /// Gives new replicas their ids, and lets the operators run that still fit.
+    fn start(&self, operators: Vec<Operator>) -> Result<usize> {
+        let wanted = operators.iter().map(Operator::ids_wanted).sum();
+        let mut ids = match wanted {
+            0 => 0..0,
+            n => self.alloc_ids(n)?, // `saved` is locked before `live`, everywhere
         };
-        plan(&view, report)
-    }
-}
-
-fn sub(map: &mut HashMap<StoreId, usize>, store: StoreId) {
-    if let Some(n) = map.get_mut(&store) {
-        *n = n.saturating_sub(1);
+        let mut live = self.live.write();
+        let mut started = 0;
+        for mut operator in operators {
+            operator.assign_ids(&mut ids);
+            started += usize::from(live.start(operator));
+        }
+        Ok(started)
     }
 }
 
@@ -295,7 +183,7 @@ impl Placement for Pd {
         }
         durable.first = Some(first.clone());
         self.change(&mut saved, durable)?;
-        self.live.write().insert(first.clone(), Facts::default())?;
+        self.live.write().insert(first.clone(), RegionFacts::default())?;
         Ok(true)
     }
 
@@ -322,35 +210,99 @@ impl Placement for Pd {
         self.live.read().policy.stores.values().cloned().collect()
     }
 
-    fn region_heartbeat(&self, report: RegionReport) -> Result<Option<Operator>> {
-        let spare = self.spare()?;
+    fn tick(&self, now_ms: u64) -> Result<()> {
+        let planned = {
+            let mut live = self.live.write();
+            live.set_now(now_ms);
+            plan(&live.view(), now_ms)
+        };
+        self.start(planned)?;
+        Ok(())
+    }
+
+    fn store_heartbeat(&self, report: StoreReport) -> Result<()> {
+        let mut live = self.live.write();
+        if !live.policy.stores.contains_key(&report.store) {
+            return Err(Error::UnknownStore(report.store));
+        }
+        live.heard_of(report);
+        Ok(())
+    }
+
+    fn region_heartbeat(&self, report: RegionReport) -> Result<Option<Step>> {
         let new = self.live.read().uninitialised(&report);
         if !new.is_empty() {
             self.note_initialised(&new)?;
         }
-        let (id, epoch) = (report.region.id, report.region.epoch);
-        let mut live = self.live.write();
-        live.put(&report)?;
-        let before = live.take_in_flight(id);
-        let planned = live.plan(&self.config, spare, &report);
-        match (planned, before) {
-            (Some(Operator::AddLearner(new)), Some((at, Operator::AddLearner(old))))
-                if at == epoch && live.kind(old.store) == live.kind(new.store) =>
-            {
-                // Said again, so that the replica keeps its id.
-                live.set_in_flight(id, epoch, Operator::AddLearner(old));
-                Ok(Some(Operator::AddLearner(old)))
+        let id = report.region.id;
+        let planned = {
+            let mut live = self.live.write();
+            live.put(&report)?;
+            if let Some(answer) = live.advance(id) {
+                return Ok(answer);
             }
-            (Some(Operator::AddLearner(new)), _) => {
-                drop(live); // `saved` is locked before `live`, everywhere
-                if !self.use_spare(spare) {
-                    return Ok(None); // another region's report took the id
-                }
-                self.live.write().set_in_flight(id, epoch, Operator::AddLearner(new));
-                Ok(Some(Operator::AddLearner(new)))
-            }
-            (planned, _) => Ok(planned),
+            live.check(id)
+        };
+        let Some(operator) = planned else { return Ok(None) };
+        self.start(vec![operator])?;
+        Ok(self.live.write().advance(id).flatten())
+    }
+
+    fn set_store(&self, store: StoreId, settings: StoreSettings) -> Result<()> {
+        let mut saved = self.saved.lock();
+        let mut durable = saved.durable.clone();
+        if durable.stores.iter().all(|s| s.id != store) {
+            return Err(Error::UnknownStore(store));
         }
+        let leaves = settings.intent == Intent::Drain;
+        match settings == StoreSettings::default() {
+            true => drop(durable.settings.remove(&store)),
+            false => drop(durable.settings.insert(store, settings)),
+        }
+        self.change(&mut saved, durable)?;
+        if leaves {
+            let how = "given up: its store is to leave";
+            self.live.write().end_all(how, |operator, _| operator.targets(store));
+        }
+        Ok(())
+    }
+
+    fn store_statuses(&self) -> Vec<StoreStatus> {
+        self.live.read().store_statuses()
+    }
+
+    fn order(&self, order: &Order) -> Result<()> {
+        if let Order::Cancel { region } = order {
+            return match self.live.write().end(*region, "cancelled") {
+                true => Ok(()),
+                false => {
+                    Err(Error::Invalid(format!("no operator is in flight for region {region}")))
+                }
+            };
+        }
+        let operator = operator_for(&self.live.read().view(), order)?;
+        match self.start(vec![operator])? {
+            0 => Err(Error::Invalid("the region has just changed: look again".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    fn operators(&self) -> Vec<OperatorStatus> {
+        self.live.read().operators()
+    }
+
+    fn mark(&self, mark: Mark) -> u64 {
+        self.saved.lock().durable.marks.get(&mark).copied().unwrap_or(0)
+    }
+
+    fn raise(&self, mark: Mark, to: u64) -> Result<u64> {
+        let mut saved = self.saved.lock();
+        let mut durable = saved.durable.clone();
+        let value = durable.marks.entry(mark).or_default();
+        *value = (*value).max(to);
+        let now = *value;
+        self.change(&mut saved, durable)?;
+        Ok(now)
     }
 
     fn ask_split(&self, region: &Region, n: usize) -> Result<Vec<SplitIds>> {
@@ -396,16 +348,21 @@ impl Placement for Pd {
         {
             return Err(Error::Invalid(format!("the rule overlaps that of {:?}", other.range)));
         }
+        let range = rule.range.clone();
         durable.rules.push(rule);
         durable.rules.sort_by(|a, b| a.range.start.cmp(&b.range.start));
-        self.change(&mut saved, durable)
+        self.change(&mut saved, durable)?;
+        self.end_columns(&range);
+        Ok(())
     }
 
     fn remove_column_rule(&self, range: &KeyRange) -> Result<()> {
         let mut saved = self.saved.lock();
         let mut durable = saved.durable.clone();
         durable.rules.retain(|r| r.range != *range);
-        self.change(&mut saved, durable)
+        self.change(&mut saved, durable)?;
+        self.end_columns(range);
+        Ok(())
     }
 
     fn column_rules(&self) -> Vec<ColumnRule> {
@@ -435,32 +392,14 @@ impl Placement for Pd {
     }
 }
 
-fn status((region, facts): &(Region, Facts)) -> RegionStatus {
+fn status((region, facts): &(Region, RegionFacts)) -> RegionStatus {
     RegionStatus {
         region: region.clone(),
         leader: facts.leader,
         term: facts.term,
         bytes: facts.bytes,
+        flow: facts.flow,
         pending: facts.pending.clone(),
-    }
-}
-
-impl Live {
-    /// Registered stores with a caught-up replica that were not known to hold data.
-    fn uninitialised(&self, report: &RegionReport) -> Vec<StoreId> {
-        let holds = |peer: &&Peer| !report.pending.contains(&peer.id);
-        let stores = report.region.peers.iter().filter(holds).map(|peer| peer.store);
-        let new = |store: &StoreId| {
-            !self.initialised.contains(store) && self.policy.stores.contains_key(store)
-        };
-        stores.filter(new).collect()
-    }
-
-    fn is_ready_column(&self, peer: &Peer, facts: &Facts) -> bool {
-        self.kind(peer.store) == Some(StoreKind::Column)
-            && peer.role == PeerRole::Learner
-            && facts.leader.is_some()
-            && !facts.pending.contains(&peer.id)
     }
 }
 

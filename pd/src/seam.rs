@@ -41,8 +41,26 @@ pub trait Placement: Send + Sync {
     fn register_store(&self, store: StoreInfo) -> Result<()>;
     /// Every store, by id.
     fn stores(&self) -> Vec<StoreInfo>;
+    /// Time has come this far, in milliseconds on a clock of the caller's that never goes back:
+    /// the cluster is planned for, operators that took too long are given up. Never called: no
+    /// store is ever silent, and nothing is balanced.
+    fn tick(&self, now_ms: u64) -> Result<()>;
+    /// A store reports about itself: it is there.
+    fn store_heartbeat(&self, report: StoreReport) -> Result<()>;
     /// A leader reports; the answer is its next step. Repeated until a report shows it done.
-    fn region_heartbeat(&self, report: RegionReport) -> Result<Option<Operator>>;
+    fn region_heartbeat(&self, report: RegionReport) -> Result<Option<Step>>;
+    /// What a store is meant to do, and where it stands. Durable.
+    fn set_store(&self, store: StoreId, settings: StoreSettings) -> Result<()>;
+    /// Every store by id, with what it carries.
+    fn store_statuses(&self) -> Vec<StoreStatus>;
+    /// Has something done by hand; it begins with the region's next report.
+    fn order(&self, order: &Order) -> Result<()>;
+    /// Operators in flight, then some that have ended.
+    fn operators(&self) -> Vec<OperatorStatus>;
+    /// A value that only grows; 0 at first.
+    fn mark(&self, mark: Mark) -> u64;
+    /// Raises a mark, never lowers it: its value now, which is durable.
+    fn raise(&self, mark: Mark, to: u64) -> Result<u64>;
     /// Ids for `n` new regions, split off this one.
     fn ask_split(&self, region: &Region, n: usize) -> Result<Vec<SplitIds>>;
     /// Where a key lives.

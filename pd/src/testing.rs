@@ -1,5 +1,11 @@
-//! What every placement driver must do, as one public suite: `testing::suite(|| …)`. It also
-//! holds the small values that tests of clients need. It must never reach behind the seam.
+//! What every placement driver must do, as public suites: `testing::suite(|| …)`, over restarts
+//! `testing::restart_suite(|| …)`; a model of a cluster that obeys; and the small values that tests
+//! of clients need. It must never reach behind the seam.
+
+pub mod model;
+mod restart;
+
+pub use restart::{Reopen, restart_suite};
 
 use crate::seam::Placement;
 use crate::values::*;
@@ -30,7 +36,8 @@ pub fn region(id: u64, start: &[u8], end: &[u8], version: u64) -> Region {
 /// The report of a region led by its first peer in term 5.
 pub fn report(region: &Region, bytes: u64) -> RegionReport {
     let leader = region.peers[0];
-    RegionReport { region: region.clone(), leader, term: 5, bytes, pending: Vec::new() }
+    let flow = Flow::default();
+    RegionReport { region: region.clone(), leader, term: 5, bytes, flow, pending: Vec::new() }
 }
 
 /// Row stores 1, 2, 3 and column stores 4.. .
@@ -165,9 +172,9 @@ fn learners_follow_a_rule(pd: &dyn Placement) {
     };
     assert_eq!(ask(&inside, &[]), None);
     pd.set_column_rule(ColumnRule { range: range.clone(), replicas: 1 }).expect("sets");
-    let Some(Operator::AddLearner(peer)) = ask(&inside, &[]) else { panic!("wants a learner") };
+    let Some(Step::AddLearner(peer)) = ask(&inside, &[]) else { panic!("wants a learner") };
     assert_eq!((peer.store, peer.role), (StoreId(4), PeerRole::Learner));
-    assert_eq!(ask(&inside, &[]), Some(Operator::AddLearner(peer)), "the same replica again");
+    assert_eq!(ask(&inside, &[]), Some(Step::AddLearner(peer)), "the same replica again");
     assert_eq!(pd.column_progress(&range), ColumnProgress { ready: 0, wanted: 1 });
     inside.peers.push(peer);
     inside.epoch.conf_ver += 1;
@@ -176,5 +183,5 @@ fn learners_follow_a_rule(pd: &dyn Placement) {
     assert_eq!(ask(&inside, &[]), None);
     assert!(pd.column_progress(&range).is_complete());
     pd.remove_column_rule(&range).expect("removes");
-    assert_eq!(ask(&inside, &[]), Some(Operator::RemovePeer(peer)));
+    assert_eq!(ask(&inside, &[]), Some(Step::RemovePeer(peer)));
 }

@@ -16,18 +16,21 @@ use crate::apply::{Applier, ApplyTask, LOG_START};
 use crate::command;
 use crate::error::{Error, Result};
 use crate::handle::{
-    Done, Envelope, PeerChange, Proposal, ReadPermit, ReplicaStatus, SplitChild, Transport,
+    Done, Envelope, PeerChange, Proposal, ReadMode, ReadPermit, ReplicaStatus, SplitChild,
+    Transport,
 };
+use crate::local_read::LocalReads;
 use crate::log_store::LogStore;
 use crate::machine::{Applied, ApplyBatch, Effect, RegionState, StateMachine};
 use crate::options::{OnChange, StoreConfig, StoreOptions};
 use crate::snapshot;
 use crate::store_core::{Event, StoreCore, Turn, WriteTask};
+use crate::threads::{apply_loop, maintain_loop, send_all, task_bytes, write_loop};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use damask_env::{Clock, Task, spawn};
 use damask_types::{Epoch, ErrorKind, Peer, Region, RegionId, StoreId};
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,14 +38,12 @@ use std::time::Duration;
 
 /// Events taken in one turn.
 const TURN_EVENTS_MAX: usize = 4096;
-/// Ticks made up for after a pause; more would only cause elections.
-const TICKS_MAX: u32 = 5;
-/// Tasks applied in one write.
-const APPLY_TASKS_MAX: usize = 256;
 
 struct Shared {
     id: StoreId,
     config: StoreConfig,
+    clock: Arc<dyn Clock>,
+    local: LocalReads,
     inbox: Sender<Event>,
     requests: Arc<AtomicUsize>,
     messages: AtomicUsize,
@@ -52,10 +53,17 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(id: StoreId, config: StoreConfig, inbox: Sender<Event>) -> Shared {
+    fn new(
+        id: StoreId,
+        config: StoreConfig,
+        clock: Arc<dyn Clock>,
+        inbox: Sender<Event>,
+    ) -> Shared {
         Shared {
             id,
             config,
+            clock,
+            local: LocalReads::default(),
             inbox,
             requests: Arc::default(),
             messages: AtomicUsize::new(0),
@@ -131,10 +139,11 @@ impl Store {
         }
         let mut core_config = config.core.clone();
         core_config.nonce = clock.wall_ms();
+        core_config.tick = config.tick;
         let core = StoreCore::new(id, core_config, log.clone(), &states)?;
         let applier = Applier::new(id, machine.clone(), log.clone(), &states);
         let (inbox, events) = unbounded();
-        let shared = Arc::new(Shared::new(id, config, inbox));
+        let shared = Arc::new(Shared::new(id, config, clock, inbox));
         let handle = StoreHandle { shared: shared.clone() };
         if let Some(on_open) = on_open {
             on_open(handle.clone());
@@ -143,21 +152,29 @@ impl Store {
         let (apply, applies) = unbounded();
         let (maintenance, works) = crossbeam_channel::bounded(1);
         let (sender, owner) = (transport.clone(), shared.clone());
+        let (inline, applier) = match shared.config.naive {
+            true => (Some(Inline { applier, log: log.clone() }), None),
+            false => (None, Some(applier)),
+        };
         let raft =
-            Raft { shared: owner, core, transport, clock, on_change, writer, apply, maintenance };
+            Raft { shared: owner, core, transport, on_change, writer, apply, maintenance, inline };
         let (log_inbox, inbox) = (shared.inbox.clone(), shared.inbox.clone());
         let apply_shared = shared.clone();
         let synced = log.clone();
-        let tasks = vec![
+        let mut tasks = vec![
             shared.spawn("raft", move || raft.run(&events)),
             shared.spawn("log", move || {
                 write_loop(&writes, synced.as_ref(), sender.as_ref(), &log_inbox)
             }),
-            shared.spawn("apply", move || apply_loop(&applies, applier, &apply_shared)),
             shared.spawn("compact", move || {
                 maintain_loop(&works, machine.as_ref(), log.as_ref(), &inbox)
             }),
         ];
+        if let Some(applier) = applier {
+            tasks.push(shared.spawn("apply", move || {
+                apply_loop(&applies, applier, &apply_shared.applying, &apply_shared.inbox)
+            }));
+        }
         Ok(Store { handle, tasks })
     }
 
@@ -236,6 +253,9 @@ impl StoreHandle {
         if bytes > limit {
             return done(Err(Error::TooLarge { bytes, limit }));
         }
+        if self.shared.applying.load(Ordering::Relaxed) > self.shared.config.apply_bytes_max {
+            return done(Err(Error::Busy("too much is committed and not yet applied")));
+        }
         let max = self.shared.config.requests_bytes_max;
         let Some(charge) = Charge::take(&self.shared.requests, bytes + 256, max) else {
             return done(Err(Error::Busy("too many commands are in flight")));
@@ -244,13 +264,59 @@ impl StoreHandle {
         self.send(Event::Propose { region, epoch, term, payload, span, answer });
     }
 
-    /// Asks for a linearizable view, on the leader or on a learner.
+    /// Asks for a linearizable view, on the leader or on a learner, as `StoreConfig::reads` says.
+    /// While the leader's lease lasts `done` is called at once, on this thread.
     pub fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        self.read(region, epoch, self.shared.config.reads, done);
+    }
+
+    /// Asks for a linearizable view in this way.
+    pub fn read(&self, region: RegionId, epoch: Epoch, mode: ReadMode, done: Done<ReadPermit>) {
+        match mode {
+            ReadMode::Log => return self.read_by_log(region, epoch, done),
+            ReadMode::Lease => {
+                if let Some((permit, ())) = self.read_local(region, epoch, || ()) {
+                    return done(Ok(permit));
+                }
+            }
+            ReadMode::Index | ReadMode::Follower => {}
+        }
         let max = self.shared.config.requests_bytes_max;
         let Some(charge) = Charge::take(&self.shared.requests, 256, max) else {
             return done(Err(Error::Busy("too many reads are in flight")));
         };
-        self.send(Event::Read { region, epoch, answer: Answer::charged(done, charge) });
+        self.send(Event::Read { region, epoch, mode, answer: Answer::charged(done, charge) });
+    }
+
+    /// What `take` has seen (a snapshot), if the leader's lease covered it: the clock is read after
+    /// `take`. `None`: there is no lease, or the region is another; use `read`.
+    pub fn read_local<S>(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        take: impl FnOnce() -> S,
+    ) -> Option<(ReadPermit, S)> {
+        let shared = &self.shared;
+        let view = shared.local.find(region, epoch)?;
+        let taken = take();
+        let now = shared.clock.monotonic();
+        let permit = view.permit(now)?;
+        if view.renew(now, shared.config.tick) {
+            self.send(Event::Renew(region));
+        }
+        Some((permit, taken))
+    }
+
+    fn read_by_log(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        let proposal = Proposal { region, epoch, term: None, records: Vec::new() };
+        let handle = self.clone();
+        let then = move |result: Result<Applied>| match result {
+            Ok(applied) => handle.read_at(region, epoch, applied.index, done),
+            // Nothing was to be written: the caller may simply ask again.
+            Err(Error::Undetermined(_)) => done(Err(Error::Stale)),
+            Err(e) => done(Err(e)),
+        };
+        self.propose(proposal, Box::new(then));
     }
 
     /// A view of this replica as soon as it has applied `index`, which the region's leader has named
@@ -339,11 +405,27 @@ struct Raft {
     shared: Arc<Shared>,
     core: StoreCore,
     transport: Arc<dyn Transport>,
-    clock: Arc<dyn Clock>,
     on_change: Option<OnChange>,
     writer: Sender<WriteTask>,
     apply: Sender<Vec<ApplyTask>>,
     maintenance: Sender<()>,
+    inline: Option<Inline>,
+}
+
+/// The naive path: what the log and the apply thread do otherwise.
+struct Inline {
+    applier: Applier,
+    log: Arc<dyn LogStore>,
+}
+
+impl Inline {
+    fn write(&mut self, task: WriteTask, transport: &dyn Transport) -> Result<Event> {
+        if task.sync {
+            self.log.sync()?;
+        }
+        send_all(transport, task.held);
+        Ok(Event::Persisted(task.turn))
+    }
 }
 
 impl Raft {
@@ -351,6 +433,7 @@ impl Raft {
         // A panic inside raft-rs for a log that cannot be read has its reason in the group.
         let result = catch_unwind(AssertUnwindSafe(|| self.turns(events)));
         // It leads nothing any more.
+        self.shared.local.clear();
         self.shared.statuses.write().clear();
         match result {
             Ok(result) => result,
@@ -359,23 +442,28 @@ impl Raft {
     }
 
     fn turns(&mut self, events: &Receiver<Event>) -> Result<()> {
-        let tick = self.shared.config.tick;
-        let mut next = self.clock.monotonic() + tick;
+        let mut next = self.core.begin(self.shared.clock.monotonic());
         self.finish()?;
+        let mut taken = Vec::new();
         loop {
             let wait = match self.core.has_more() {
                 true => Duration::ZERO,
-                false => next.saturating_sub(self.clock.monotonic()),
+                false => next.saturating_sub(self.shared.clock.monotonic()),
             };
-            let mut more = match events.recv_timeout(wait) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout) => None,
+            match events.recv_timeout(wait) {
+                Ok(event) => taken.push(event),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            };
+            }
+            if self.inline.is_none() {
+                taken.extend(events.try_iter().take(TURN_EVENTS_MAX));
+            }
             let applying = self.shared.applying.load(Ordering::Relaxed);
             self.core.overloaded = applying > self.shared.config.apply_bytes_max;
-            let mut count = 0;
-            while let Some(event) = more {
+            let ticks = self.core.ticks();
+            // Not before the events were received: leases count on it.
+            next = self.core.begin(self.shared.clock.monotonic());
+            for event in taken.drain(..) {
                 match &event {
                     Event::Stop => return Ok(()),
                     Event::Messages(m) => {
@@ -384,29 +472,31 @@ impl Raft {
                     _ => {}
                 }
                 self.core.step(event)?;
-                count += 1;
-                more = if count < TURN_EVENTS_MAX { events.try_recv().ok() } else { None };
-            }
-            let now = self.clock.monotonic();
-            let mut ticks = 0;
-            while next <= now && ticks < TICKS_MAX {
-                self.core.step(Event::Tick)?;
-                next += tick;
-                ticks += 1;
-            }
-            if next <= now {
-                next = now + tick;
             }
             self.finish()?;
-            if ticks > 0 {
+            if self.core.ticks() > ticks {
                 self.publish_all();
             }
         }
     }
 
     fn finish(&mut self) -> Result<()> {
-        let Turn { sends, write, applies, changed, removed, maintain } = self.core.finish()?;
+        let Turn { views, sends, write, applies, changed, removed, maintain } =
+            self.core.finish()?;
+        self.shared.local.publish(views);
         send_all(self.transport.as_ref(), sends);
+        if let Some(inline) = &mut self.inline {
+            if let Some(write) = write {
+                let event = inline.write(write, self.transport.as_ref())?;
+                let _ = self.shared.inbox.send(event);
+            }
+            if !applies.is_empty() {
+                let reports = inline.applier.run(applies)?;
+                let _ = self.shared.inbox.send(Event::Reports(reports));
+            }
+            self.announce(changed, removed, maintain);
+            return Ok(());
+        }
         // A closed channel means that its thread failed, which stops this one as well.
         if let Some(write) = write {
             let _ = self.writer.send(write);
@@ -415,6 +505,11 @@ impl Raft {
             self.shared.applying.fetch_add(task_bytes(&applies), Ordering::Relaxed);
             let _ = self.apply.send(applies);
         }
+        self.announce(changed, removed, maintain);
+        Ok(())
+    }
+
+    fn announce(&self, changed: BTreeSet<RegionId>, removed: Vec<RegionId>, maintain: bool) {
         if maintain {
             // Full: one is at work, and one waits. That is enough.
             let _ = self.maintenance.try_send(());
@@ -429,7 +524,6 @@ impl Raft {
                 on_change(status);
             }
         }
-        Ok(())
     }
 
     fn publish_all(&self) {
@@ -440,81 +534,4 @@ impl Raft {
             }
         }
     }
-}
-
-fn send_all(transport: &dyn Transport, envelopes: Vec<Envelope>) {
-    let mut by_store: BTreeMap<StoreId, Vec<Envelope>> = BTreeMap::new();
-    for envelope in envelopes {
-        by_store.entry(envelope.to.store).or_default().push(envelope);
-    }
-    for (store, envelopes) in by_store {
-        transport.send(store, envelopes);
-    }
-}
-
-fn task_bytes(tasks: &[ApplyTask]) -> usize {
-    let bytes = |task: &ApplyTask| match task {
-        ApplyTask::Entries { entries, .. } => entries.iter().map(|e| e.size()).sum(),
-        _ => 0,
-    };
-    tasks.iter().map(bytes).sum()
-}
-
-fn write_loop(
-    writes: &Receiver<WriteTask>,
-    log: &dyn LogStore,
-    transport: &dyn Transport,
-    inbox: &Sender<Event>,
-) -> Result<()> {
-    while let Ok(first) = writes.recv() {
-        let mut turn = first.turn;
-        let mut sync = first.sync;
-        let mut held = first.held;
-        // Turns that came during the last sync share this one.
-        for task in writes.try_iter() {
-            turn = task.turn;
-            sync |= task.sync;
-            held.extend(task.held);
-        }
-        if sync {
-            log.sync()?;
-        }
-        send_all(transport, held);
-        let _ = inbox.send(Event::Persisted(turn));
-    }
-    Ok(())
-}
-
-fn apply_loop(
-    tasks: &Receiver<Vec<ApplyTask>>,
-    mut applier: Applier,
-    shared: &Shared,
-) -> Result<()> {
-    while let Ok(mut batch) = tasks.recv() {
-        while batch.len() < APPLY_TASKS_MAX
-            && let Ok(more) = tasks.try_recv()
-        {
-            batch.extend(more);
-        }
-        let bytes = task_bytes(&batch);
-        let reports = applier.run(batch)?;
-        shared.applying.fetch_sub(bytes, Ordering::Relaxed);
-        let _ = shared.inbox.send(Event::Reports(reports));
-    }
-    Ok(())
-}
-
-fn maintain_loop(
-    works: &Receiver<()>,
-    machine: &dyn StateMachine,
-    log: &dyn LogStore,
-    inbox: &Sender<Event>,
-) -> Result<()> {
-    while works.recv().is_ok() {
-        let points = machine.sync()?;
-        let _ = inbox.send(Event::Synced(points));
-        // Compactions of earlier rounds free files now.
-        log.purge()?;
-    }
-    Ok(())
 }

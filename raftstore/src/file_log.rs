@@ -5,15 +5,18 @@
 //! buffer as one record. So at most one record is unsynced at any time: one at the end that lacks
 //! bytes is a write cut short, and forgotten; any other bad record is damage, which is reported.
 //! A read takes hold of its files together with the places of its entries, so that neither a move
-//! of the entries nor the removal of the files comes between.
+//! of the entries nor the removal of the files comes between. A segment that is not added to any
+//! more is read through a map of it.
 //!
 //! ```text
 //!   append ──► buffer + index ── sync ──► [segment 7][segment 8][segment 9 …]
-//!                                          entries above every compaction point stay; when only
-//!                                          a few are left in the oldest, `purge` moves them
+//!                                          entries above every compaction point stay; what quiet
+//!                                          groups have in the oldest, `purge` moves to the newest
 //! ```
+//! It counts the live entries and bytes of each segment as they come and go, so that `purge` looks
+//! at no entry unless it moves some.
 
-mod format;
+pub(crate) mod format;
 mod recovery;
 #[cfg(test)]
 mod tests;
@@ -21,7 +24,8 @@ mod tests;
 use crate::error::{Error, Result};
 use crate::log_index::LogIndex;
 use crate::log_store::{GroupLog, LogBatch, LogEntry, LogOp, LogStore, missing};
-use damask_env::{Disk, File};
+use crate::machine::Applied;
+use damask_env::{Content, Disk, File};
 use damask_types::{ErrorKind, RegionId};
 use format::{RECORD_HEADER, SEGMENT_HEADER};
 use parking_lot::Mutex;
@@ -64,6 +68,48 @@ struct Slot {
     cached: Option<LogEntry>,
 }
 
+/// What of a segment is still needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Live {
+    entries: u64,
+    bytes: u64,
+}
+
+/// Live entries by segment; a segment without any is not there.
+#[derive(Debug, Default)]
+struct Lives(BTreeMap<u64, Live>);
+
+impl Lives {
+    fn add(&mut self, place: Place) {
+        let live = self.0.entry(place.segment).or_default();
+        live.entries += 1;
+        live.bytes += u64::from(place.len);
+    }
+
+    fn remove(&mut self, place: Place) {
+        let live = self.0.get_mut(&place.segment).expect("it was added");
+        live.entries -= 1;
+        live.bytes -= u64::from(place.len);
+        if live.entries == 0 {
+            self.0.remove(&place.segment);
+        }
+    }
+
+    fn bytes(&self, segment: u64) -> u64 {
+        self.0.get(&segment).map_or(0, |live| live.bytes)
+    }
+}
+
+/// Where a read finds an entry.
+enum Source {
+    Map(Content),
+    /// Of a segment that is written, or is to be mapped.
+    File {
+        file: Arc<dyn File>,
+        sealed: bool,
+    },
+}
+
 /// Bytes of one record that is not written yet.
 struct Piece {
     segment: u64,
@@ -76,7 +122,10 @@ struct Piece {
 
 struct State {
     groups: BTreeMap<RegionId, LogIndex<Slot>>,
+    live: Lives,
     files: BTreeMap<u64, Arc<dyn File>>,
+    /// Segments that are not added to any more, once read.
+    maps: BTreeMap<u64, Content>,
     piece: Option<Piece>,
     /// The segment that is written, and its size with all pieces taken.
     tail: (u64, u64),
@@ -157,39 +206,74 @@ impl FileLogStore {
         Ok(file)
     }
 
-    fn read(&self, place: Place, file: &dyn File) -> Result<LogEntry> {
-        let name = || format::segment_name(&self.folder, place.segment);
-        let bytes = file.read_at(place.offset, place.len as usize);
-        let bytes = bytes.map_err(|e| Error::io(name(), &e))?;
-        let entry = format::take_entry(&mut bytes.as_slice());
-        match entry {
-            Ok(entry) if crc32fast::hash(&bytes) == place.crc => Ok(entry),
-            _ => Err(Error::corrupt(format!("{} at {}: bad entry", name(), place.offset))),
+    fn name(&self, segment: u64) -> String {
+        format::segment_name(&self.folder, segment)
+    }
+
+    fn read(&self, place: Place, source: Source) -> Result<LogEntry> {
+        let (start, len) = (place.offset as usize, place.len as usize);
+        match source {
+            Source::Map(map) => self.decode(place, map.get(start..start + len).unwrap_or(&[])),
+            Source::File { file, sealed } => {
+                if let Some(map) = sealed.then(|| self.map(place.segment)).flatten() {
+                    return self.read(place, Source::Map(map));
+                }
+                let bytes = file.read_at(place.offset, len);
+                let bytes = bytes.map_err(|e| Error::io(self.name(place.segment), &e))?;
+                self.decode(place, &bytes)
+            }
         }
     }
 
-    /// Moves what is still needed of the oldest segment, when that is little.
+    fn decode(&self, place: Place, mut bytes: &[u8]) -> Result<LogEntry> {
+        let whole = crc32fast::hash(bytes) == place.crc;
+        match format::take_entry(&mut bytes) {
+            Ok(entry) if whole => Ok(entry),
+            _ => {
+                let (name, offset) = (self.name(place.segment), place.offset);
+                Err(Error::corrupt(format!("{name} at {offset}: bad entry")))
+            }
+        }
+    }
+
+    /// Maps a segment that is not added to any more. `None`: it was removed meanwhile, or cannot
+    /// be mapped; whoever holds its file can still read that.
+    fn map(&self, segment: u64) -> Option<Content> {
+        let map = self.disk.map(&self.name(segment)).ok()?;
+        let mut state = self.state.lock();
+        if state.files.contains_key(&segment) {
+            state.maps.insert(segment, map.clone());
+        }
+        Some(map)
+    }
+
+    /// Moves what is still needed of the oldest segment to the newest, if that gives back more than
+    /// it costs: little of it is left, or it stands before others of which little is left.
     fn rewrite_oldest(&self) -> Result<()> {
         let mut live = Vec::new();
-        let file = {
+        let (file, oldest) = {
             let state = self.state.lock();
             let Some((&oldest, file)) = state.files.iter().next() else { return Ok(()) };
-            if state.files.len() <= self.config.segments_max || oldest == state.tail.0 {
+            if !state.is_worth_moving(oldest, &self.config) {
                 return Ok(());
             }
             for (id, log) in &state.groups {
                 let inside = log.iter().filter(|(_, _, slot)| slot.place.segment == oldest);
                 live.extend(inside.map(|(index, _, slot)| (*id, index, slot.place)));
             }
-            file.clone()
+            (file.clone(), oldest)
         };
-        let bytes: u64 = live.iter().map(|(_, _, place)| u64::from(place.len)).sum();
-        if bytes > self.config.segment_bytes / 2 {
+        if live.is_empty() {
             return Ok(());
         }
+        let map = self.map(oldest);
         // From the last to the first, as the index takes them back.
         for (group, index, place) in live.into_iter().rev() {
-            let entry = self.read(place, file.as_ref())?;
+            let source = match &map {
+                Some(map) => Source::Map(map.clone()),
+                None => Source::File { file: file.clone(), sealed: false },
+            };
+            let entry = self.read(place, source)?;
             self.state.lock().rewrite(group, index, place, &entry, &self.config);
         }
         Ok(())
@@ -239,6 +323,15 @@ impl State {
         Ok(Some((piece, sequence)))
     }
 
+    /// Are there too many segments, and is half of the oldest, or half of all, not needed?
+    fn is_worth_moving(&self, oldest: u64, config: &FileLogConfig) -> bool {
+        let half = config.segment_bytes / 2;
+        let all: u64 = self.live.0.values().map(|live| live.bytes).sum();
+        self.files.len() > config.segments_max
+            && oldest != self.tail.0
+            && (self.live.bytes(oldest) <= half || all <= half * self.files.len() as u64)
+    }
+
     /// Encodes an entry into the current piece.
     fn place(&mut self, entry: &LogEntry, config: &FileLogConfig) -> Place {
         let sequence = self.sequence;
@@ -260,15 +353,37 @@ impl State {
         for entry in entries {
             let place = self.place(&entry, config);
             self.remember(group, entry.index, place);
-            let log = self.groups.entry(group).or_default();
-            let (index, term) = (entry.index, entry.term);
-            if let Err(e) = log.push(index, term, Slot { place, cached: Some(entry) }) {
+            let (log, live) = (self.groups.entry(group).or_default(), &mut self.live);
+            let (index, term, slot) =
+                (entry.index, entry.term, Slot { place, cached: Some(entry) });
+            live.add(place);
+            if let Err(e) = log.push(index, term, slot, &mut |gone| live.remove(gone.place)) {
                 // What was encoded may not be written: it would replay as a hole.
                 self.poisoned = Some(e.to_string());
                 return Err(e);
             }
         }
         Ok(())
+    }
+
+    /// An operation without entries, as it is visible.
+    fn change(&mut self, group: RegionId, op: &LogOp) {
+        let live = &mut self.live;
+        let mut gone = |slot: Slot| live.remove(slot.place);
+        if *op == LogOp::Destroy {
+            if let Some(mut log) = self.groups.remove(&group) {
+                log.reset(Applied::default(), &mut gone);
+            }
+            return;
+        }
+        let log = self.groups.entry(group).or_default();
+        match op {
+            LogOp::HardState(hard) => log.hard = *hard,
+            LogOp::CompactTo(to) => log.compact(*to, &mut gone),
+            LogOp::Reset(to) => log.reset(*to, &mut gone),
+            LogOp::Restoring(at) => log.restoring = Some(*at),
+            LogOp::Append(_) | LogOp::Destroy => unreachable!("handled by the callers"),
+        }
     }
 
     fn remember(&mut self, group: RegionId, index: u64, place: Place) {
@@ -292,7 +407,9 @@ impl State {
         let place = self.place(entry, config);
         self.remember(group, index, place);
         let log = self.groups.get_mut(&group).expect("looked up above");
-        log.replace(index, entry.term, Slot { place, cached: Some(entry.clone()) });
+        let (live, slot) = (&mut self.live, Slot { place, cached: Some(entry.clone()) });
+        live.add(place);
+        log.replace(index, entry.term, slot, &mut |gone| live.remove(gone.place));
     }
 
     /// Drops cached entries, the oldest first, that files hold. An entry that was cut or
@@ -314,11 +431,20 @@ impl State {
         }
     }
 
+    fn source(&self, segment: u64) -> Source {
+        match self.maps.get(&segment) {
+            Some(map) => Source::Map(map.clone()),
+            None => {
+                let file = self.files.get(&segment).expect("only entries in files leave the cache");
+                Source::File { file: file.clone(), sealed: segment < self.tail.0 }
+            }
+        }
+    }
+
     /// Files that hold nothing that is needed: all before the first that does. The newest stays.
     fn removable(&self) -> Vec<u64> {
-        let places =
-            self.groups.values().flat_map(|log| log.iter().map(|(_, _, s)| s.place.segment));
-        let needed = places.min().unwrap_or(u64::MAX).min(self.tail.0);
+        let first = self.live.0.keys().next().copied();
+        let needed = first.unwrap_or(u64::MAX).min(self.tail.0);
         self.files.range(..needed).map(|(number, _)| *number).collect()
     }
 }
@@ -343,18 +469,7 @@ impl LogStore for FileLogStore {
                 continue;
             }
             format::put_op(&mut state.piece(&self.config).bytes, id, &op);
-            if op == LogOp::Destroy {
-                state.groups.remove(&id);
-                continue;
-            }
-            let log = state.groups.entry(id).or_default();
-            match op {
-                LogOp::HardState(hard) => log.hard = hard,
-                LogOp::CompactTo(to) => log.compact(to),
-                LogOp::Reset(to) => log.reset(to),
-                LogOp::Restoring(at) => log.restoring = Some(at),
-                LogOp::Append(_) | LogOp::Destroy => unreachable!("handled above"),
-            }
+            state.change(id, &op);
         }
         Ok(())
     }
@@ -384,15 +499,13 @@ impl LogStore for FileLogStore {
                     break;
                 }
                 if slot.cached.is_none() {
-                    let file = state.files.get(&slot.place.segment);
-                    let file = file.expect("only entries in files leave the cache").clone();
-                    places.push((out.len(), slot.place, file));
+                    places.push((out.len(), slot.place, state.source(slot.place.segment)));
                 }
                 out.push(slot.cached.clone().unwrap_or_default());
             }
         }
-        for (at, place, file) in places {
-            out[at] = self.read(place, file.as_ref())?;
+        for (at, place, source) in places {
+            out[at] = self.read(place, source)?;
         }
         Ok(())
     }
@@ -411,7 +524,11 @@ impl LogStore for FileLogStore {
         }
         self.flush()?;
         for number in removable {
-            self.state.lock().files.remove(&number);
+            {
+                let mut state = self.state.lock();
+                state.files.remove(&number);
+                state.maps.remove(&number);
+            }
             let name = format::segment_name(&self.folder, number);
             self.disk.remove(&name).map_err(|e| Error::io(&name, &e))?;
             // One by one: a crash may only leave a contiguous rest.

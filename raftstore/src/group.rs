@@ -4,7 +4,9 @@
 //!
 //! Guards: the randomised election timeout is ours (a); only a leader takes proposals, and where
 //! they landed is checked (b); the commit index is raised to the applied one at start (c); stale
-//! rejections are dropped (d); messages that would abort raft-rs are refused (h).
+//! rejections are dropped (d); messages that would abort raft-rs are refused (h). raft-rs forgets
+//! that it heard of a leader when it restarts or hears of a newer term; the promise not to vote
+//! for an election's time after that is kept here.
 
 use crate::error::{Error, Result};
 use crate::log_store::{EntryKind, HardState, LogEntry, LogStore};
@@ -193,10 +195,15 @@ pub(crate) struct Group {
     chance: u64,
     election_ticks: usize,
     settled: (u64, StateRole),
+    timeout: usize,
+    /// Ticks since a leader's word, or since this store forgot when that was: for an election's
+    /// time after it no vote is given, whatever raft-rs thinks. Leases rest on this promise.
+    quiet: usize,
 }
 
 impl Group {
-    /// Starts from the log as it is; `applied` is 0 for a replica that has no region yet.
+    /// Starts from the log as it is; `applied` is 0 for a replica that has no region yet. `quiet`:
+    /// so many ticks ago, at least, this store heard of a leader of the group.
     pub fn open(
         config: &RaftConfig,
         log: &Arc<dyn LogStore>,
@@ -204,6 +211,7 @@ impl Group {
         peer: PeerId,
         conf_state: eraftpb::ConfState,
         applied: u64,
+        quiet: usize,
     ) -> Result<Group> {
         let group = log.group(region).unwrap_or_default();
         let hard_state = eraftpb::HardState {
@@ -234,29 +242,42 @@ impl Group {
             .map_err(|e| Error::Invalid(format!("region {region}: {e}")))?;
         let chance = mix(config.seed ^ mix(region.0) ^ mix(peer.0).rotate_left(17));
         let settled = (u64::MAX, StateRole::Follower);
-        let election_ticks = config.election_ticks;
-        let mut group = Group { raw, cell, chance, election_ticks, settled };
+        let (election_ticks, timeout) = (config.election_ticks, 0);
+        let mut group = Group { raw, cell, chance, election_ticks, settled, timeout, quiet };
         group.settle();
         Ok(group)
     }
 
-    /// Guard a: after every change of role or term the timeout is drawn from the seed.
+    /// Guard a: after every change of role or term the timeout is drawn from the seed; raft-rs
+    /// draws its own more often than that.
     fn settle(&mut self) {
         let now = (self.raw.raft.term, self.raw.raft.state);
         if now != self.settled {
             self.settled = now;
             self.chance = mix(self.chance);
-            let extra = (self.chance % self.election_ticks as u64) as usize;
-            self.raw.raft.set_randomized_election_timeout(self.election_ticks + extra);
+            self.timeout =
+                self.election_ticks + (self.chance % self.election_ticks as u64) as usize;
         }
+        self.raw.raft.set_randomized_election_timeout(self.timeout);
     }
 
     pub fn tick(&mut self) {
+        self.quiet = self.quiet.saturating_add(1);
         self.raw.tick();
         self.settle();
     }
 
-    /// Starts an election now.
+    /// Ticks since a leader's word, see `open`.
+    pub fn quiet(&self) -> usize {
+        self.quiet
+    }
+
+    /// May it vote, for others and for itself? Not for an election's time after a leader's word.
+    pub fn may_vote(&self) -> bool {
+        self.quiet >= self.election_ticks
+    }
+
+    /// Starts an election now. The caller knows that no other leader may hold a lease.
     pub fn campaign(&mut self) {
         // The only error is "not promotable", which is no news to the caller.
         let _ = self.raw.campaign();
@@ -269,7 +290,15 @@ impl Group {
             return false;
         }
         let from = m.from;
+        let led = m.term >= self.raw.raft.term
+            && matches!(
+                m.get_msg_type(),
+                MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+            );
         let taken = self.raw.step(m).is_ok();
+        if led {
+            self.quiet = 0;
+        }
         self.settle();
         // Guard d, second half: `next_idx` stays above what has matched.
         if let Some(pr) = self.raw.raft.mut_prs().get_mut(from)
@@ -308,14 +337,16 @@ impl Group {
             MessageType::MsgAppend => contiguous(m) && self.agrees_with_committed(m),
             MessageType::MsgSnapshot => m.snapshot.as_ref().is_some_and(restorable),
             MessageType::MsgReadIndex => self.is_leader() && m.entries.len() == 1,
+            // The leader itself has asked for a transfer's election, and reads by no lease since.
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
+                m.term != 0 && (self.may_vote() || m.context == raft::CAMPAIGN_TRANSFER)
+            }
             MessageType::MsgAppendResponse
-            | MessageType::MsgRequestVote
             | MessageType::MsgRequestVoteResponse
             | MessageType::MsgHeartbeat
             | MessageType::MsgHeartbeatResponse
             | MessageType::MsgTimeoutNow
             | MessageType::MsgReadIndexResp
-            | MessageType::MsgRequestPreVote
             | MessageType::MsgRequestPreVoteResponse => m.term != 0,
             _ => false,
         }
@@ -330,9 +361,12 @@ impl Group {
         }
         let previous = (m.index, m.log_term);
         let named = std::iter::once(previous).chain(m.entries.iter().map(|e| (e.index, e.term)));
-        // Entries that were compacted have no term any more, but the position they end at.
+        // Entries that were compacted have no term any more (raft-rs says 0), but the position they
+        // end at has.
+        let compacted = log.first_index() - 1;
         let differs = |(index, term): &(u64, u64)| {
-            *index > 0 && *index <= log.committed && log.term(*index).is_ok_and(|own| own != *term)
+            let here = *index > 0 && *index >= compacted && *index <= log.committed;
+            here && log.term(*index).is_ok_and(|own| own != *term)
         };
         let Some((index, term)) = named.into_iter().find(differs) else { return true };
         let (peer, from) = (raft.id, m.from);
@@ -474,6 +508,19 @@ impl Group {
             in_snapshot: pr.state == ProgressState::Snapshot,
             replicating: pr.state == ProgressState::Replicate || peer.0 == self.raw.raft.id,
         })
+    }
+
+    /// What raft-rs thinks of itself and its followers.
+    pub fn describe(&self) -> String {
+        let raft = &self.raw.raft;
+        let mut followers: Vec<_> = raft.prs().iter().collect();
+        followers.sort_by_key(|(id, _)| **id);
+        let log = &raft.raft_log;
+        let log = (log.applied, log.persisted, log.committed, log.last_index());
+        format!(
+            "{:?} in term {}, applied, persisted, committed, last: {log:?}, {followers:?}",
+            raft.state, raft.term
+        )
     }
 
     /// raft-rs has asked for a snapshot since the last call.

@@ -22,6 +22,21 @@ pub struct Proposal {
     pub records: Vec<Record>,
 }
 
+/// How a read makes sure that it sees everything acknowledged before it was asked for. All are
+/// linearizable; what differs is the cost, and who may serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadMode {
+    /// By an empty command in the log: one entry and one sync on a majority. The costly baseline.
+    Log,
+    /// The leader asks a majority whether it still leads; no disk. Learners ask their leader.
+    Index,
+    /// The leader needs no question while its lease lasts, else as `Index`.
+    #[default]
+    Lease,
+    /// As `Index`, and any replica serves: it asks its leader for the index, and waits for it.
+    Follower,
+}
+
 /// "Everything acknowledged before you asked is applied here": take a snapshot now, and drop the
 /// permit after that: until then the content stays even if this replica is removed.
 #[derive(Clone, Debug)]
@@ -30,7 +45,9 @@ pub struct ReadPermit {
     pub region: Arc<Region>,
     /// The leader's term at the read index.
     pub term: u64,
-    /// How far the region is applied here, at least.
+    /// A position in the log at or above everything acknowledged before: another replica that has
+    /// applied it may serve the same read. By a lease it may be ahead of what is applied here, by
+    /// entries that nobody was told of.
     pub applied: Applied,
 }
 

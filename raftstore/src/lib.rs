@@ -3,8 +3,8 @@
 //! never acknowledge what a majority of the voters has not made durable.
 //!
 //! ```text
-//!            StoreHandle: propose, read_index, split, change_peer, receive
-//!                 │
+//!            StoreHandle: propose, read, split, change_peer, receive
+//!                 │           └─ local_read: by the leader's lease, on the caller's thread
 //!  ┌ driver ──────▼──────────────────────────────────────────────────────────────┐
 //!  │ raft thread   store_core ─ replica ─ group ─ raft-rs                        │
 //!  │                 │ append (visible)     │ messages                           │
@@ -19,11 +19,13 @@
 //!   after the sync, a leader's entries before;
 //! * data, applied index and region description move in one atomic write of the machine;
 //! * a region's epoch is checked when a command is applied, alike on every replica;
+//! * a lease starts when a message leaves and is shorter than the time for which whoever took it
+//!   gives no vote, restarted or not; a term whose leader has told another to take over has none;
 //! * no log entry is removed above what the machine has made durable;
 //! * what a split makes is durable before anything of a new region leaves the store;
 //! * a removed peer stays removed: its tombstone outlives late messages.
 //!
-//! Reading order: as the modules below.
+//! Reading order: as the modules below. `testing::sim` runs all of it but the threads from a seed.
 
 mod error;
 mod handle;
@@ -36,9 +38,13 @@ mod wire;
 mod file_log;
 mod log_index;
 mod log_store;
+#[cfg(feature = "rocksdb")]
+mod rocks_log;
 
 mod answer;
 mod group;
+mod lease;
+mod local_read;
 mod replica;
 
 mod apply;
@@ -47,6 +53,7 @@ mod store_core;
 mod options;
 
 mod driver;
+mod threads;
 mod row_machine;
 pub mod testing;
 
@@ -61,5 +68,7 @@ pub use log_store::{
 };
 pub use machine::*;
 pub use options::{OnChange, OnOpen, StoreConfig, StoreOptions};
+#[cfg(feature = "rocksdb")]
+pub use rocks_log::{RocksLogConfig, RocksLogStore};
 pub use row_machine::RowMachine;
 pub use store_core::CoreConfig;

@@ -146,12 +146,12 @@ impl LogStore for MemoryLogStore {
             match op {
                 LogOp::Append(entries) => {
                     for entry in entries {
-                        log.push(entry.index, entry.term, entry)?;
+                        log.push(entry.index, entry.term, entry, &mut drop)?;
                     }
                 }
                 LogOp::HardState(hard) => log.hard = hard,
-                LogOp::CompactTo(to) => log.compact(to),
-                LogOp::Reset(to) => log.reset(to),
+                LogOp::CompactTo(to) => log.compact(to, &mut drop),
+                LogOp::Reset(to) => log.reset(to, &mut drop),
                 LogOp::Restoring(at) => log.restoring = Some(at),
                 LogOp::Destroy => unreachable!("handled above"),
             }

@@ -3,7 +3,7 @@
 
 use crate::driver::StoreHandle;
 use crate::error::{Error, Result};
-use crate::handle::ReplicaStatus;
+use crate::handle::{ReadMode, ReplicaStatus};
 use crate::store_core::CoreConfig;
 use damask_types::{Region, StoreId};
 use std::sync::Arc;
@@ -14,8 +14,13 @@ use std::time::Duration;
 pub struct StoreConfig {
     /// One tick: 100 ms makes elections take 1 to 2 seconds.
     pub tick: Duration,
-    /// Of the core; its `nonce` is set by `start`.
+    /// Of the core; its `tick` and `nonce` are set by `start`.
     pub core: CoreConfig,
+    /// How `read_index` reads.
+    pub reads: ReadMode,
+    /// Nothing is batched and nothing overlaps: one event a turn, synced and applied before the
+    /// next. The baseline that benches compare with.
+    pub naive: bool,
     /// Largest command.
     pub command_bytes_max: usize,
     /// Commands taken and not yet answered, in bytes.
@@ -31,6 +36,8 @@ impl Default for StoreConfig {
         StoreConfig {
             tick: Duration::from_millis(100),
             core: CoreConfig::default(),
+            reads: ReadMode::default(),
+            naive: false,
             command_bytes_max: 8 << 20,
             requests_bytes_max: 64 << 20,
             messages_bytes_max: 128 << 20,

@@ -5,13 +5,16 @@ use crate::answer::Answer;
 use crate::apply::Waiting;
 use crate::error::Error;
 use crate::group::{Group, Refused};
-use crate::handle::ReadPermit;
+use crate::handle::{ReadMode, ReadPermit};
+use crate::lease::Lease;
+use crate::local_read::View;
 use crate::log_store::HardState;
 use crate::machine::{Applied, RegionState, SnapshotChunks};
-use damask_types::{Epoch, Peer, PeerId, PeerRole, Region, RegionId};
+use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId};
 use raft::{Ready, StateRole};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// A write that waits for the end of the turn.
 pub(crate) struct Queued {
@@ -23,6 +26,7 @@ pub(crate) struct Queued {
 /// Somebody who wants to read.
 pub(crate) struct Read {
     pub epoch: Epoch,
+    pub mode: ReadMode,
     pub since: u64,
     pub answer: Answer<ReadPermit>,
 }
@@ -31,6 +35,8 @@ pub(crate) struct Read {
 pub(crate) struct Asked {
     pub context: Vec<u8>,
     pub tick: u64,
+    /// Not later than it left.
+    pub sent: Duration,
     pub reads: Vec<Read>,
 }
 
@@ -81,6 +87,13 @@ pub(crate) struct Replica {
     /// Descriptions handed out with read permits.
     pub views: Vec<Weak<Region>>,
     pub siblings: Vec<RegionId>,
+    pub lease: Lease,
+    /// Somebody reads by the lease, which ends soon.
+    pub renewing: bool,
+    /// A split that was proposed here and is not applied: nothing makes the lease longer.
+    pub splitting: Option<u64>,
+    /// What readers see.
+    pub published: Option<View>,
     pub seen: (u64, StateRole, Option<PeerId>),
     pub deposed: u64,
 }
@@ -92,6 +105,7 @@ impl Replica {
         group: Group,
         applied: Applied,
         incarnation: u64,
+        lease: Lease,
     ) -> Self {
         let hard = group.hard_state();
         let seen = (group.term(), group.role(), group.leader());
@@ -121,6 +135,10 @@ impl Replica {
             destroying: false,
             views: Vec::new(),
             siblings: Vec::new(),
+            lease,
+            renewing: false,
+            splitting: None,
+            published: None,
             seen,
             deposed: 0,
         }
@@ -145,6 +163,14 @@ impl Replica {
         self.importing.is_none() && self.snapshot_persisting.is_none() && !self.destroying
     }
 
+    /// Keys that are this replica's, or will be when a snapshot is put in place.
+    pub fn claimed_ranges(&self) -> impl Iterator<Item = &KeyRange> {
+        let own = self.initialised.then_some(&self.region.range);
+        let incoming = self.incoming.iter().map(|i| &i.state.region.range);
+        let importing = self.importing.iter().map(|i| &i.state.region.range);
+        own.into_iter().chain(incoming).chain(importing)
+    }
+
     fn refusal(&self, why: &Refused) -> Error {
         match why {
             Refused::NotLeader => self.not_leader(),
@@ -165,7 +191,7 @@ impl Replica {
     }
 
     /// Proposes what was queued in this turn, in one step.
-    pub fn flush_queued(&mut self) {
+    pub fn flush_queued(&mut self, now: Duration) {
         if self.queued.is_empty() {
             return;
         }
@@ -181,6 +207,7 @@ impl Replica {
             fresh.into_iter().map(|q| (q.payload, q.answer)).unzip();
         match self.group.propose(payloads) {
             Ok((first, term)) => {
+                self.lease.sent(term, first + answers.len() as u64 - 1, now);
                 for (index, answer) in (first..).zip(answers) {
                     self.await_entry(index, term, Waiting::Write(answer));
                 }
@@ -215,33 +242,76 @@ impl Replica {
         }
     }
 
-    /// Asks for all reads of this turn at once.
-    pub fn flush_reads(&mut self, tick: u64, context: impl FnOnce() -> Vec<u8>) {
-        if self.waiting_reads.is_empty() {
+    /// Asks for all reads of this turn at once, but for those that the lease covers.
+    pub fn flush_reads(&mut self, tick: u64, now: Duration, context: impl FnOnce() -> Vec<u8>) {
+        if self.waiting_reads.is_empty() && !self.renewing {
             return;
         }
         if self.group.is_leader() {
             if !self.group.knows_commit() {
                 return; // raft-rs would drop it without a word; the commit brings us back here
             }
-        } else if self.peer.role == PeerRole::Voter {
-            let error = self.not_leader();
-            let reads = std::mem::take(&mut self.waiting_reads);
-            return reads.into_iter().for_each(|r| r.answer.send(Err(error.clone())));
-        } else if self.group.leader().is_none() {
+            self.serve_by_lease(now);
+        } else {
+            self.renewing = false;
+            if self.peer.role == PeerRole::Voter {
+                let error = self.not_leader();
+                let others = self.waiting_reads.extract_if(.., |r| r.mode != ReadMode::Follower);
+                others.for_each(|r| r.answer.send(Err(error.clone())));
+            }
+            if self.group.leader().is_none() {
+                return;
+            }
+        }
+        if self.waiting_reads.is_empty() && !self.renewing {
             return;
         }
+        self.renewing = false;
         let context = context();
         self.group.read_index(context.clone());
         let reads = std::mem::take(&mut self.waiting_reads);
-        self.asked.push(Asked { context, tick, reads });
+        self.asked.push(Asked { context, tick, sent: now, reads });
+    }
+
+    /// `now` was read after these reads came in.
+    fn serve_by_lease(&mut self, now: Duration) {
+        let waits = self.waiting_reads.iter().any(|r| r.mode == ReadMode::Lease);
+        let Some(view) = waits.then(|| self.local_view()).flatten() else { return };
+        if now >= view.until {
+            return;
+        }
+        let View { region, term, commit, .. } = view;
+        let applied = Applied { index: commit, term };
+        let covered =
+            |r: &mut Read| r.mode == ReadMode::Lease && r.epoch.version == region.epoch.version;
+        for read in self.waiting_reads.extract_if(.., covered) {
+            read.answer.send(Ok(ReadPermit { region: region.clone(), term, applied }));
+        }
+    }
+
+    /// What may be read here without a question, and until when.
+    pub fn local_view(&mut self) -> Option<View> {
+        let term = self.group.term();
+        // A leader's own term is applied: so is everything that others acknowledged before.
+        let leads = self.initialised && self.is_free() && self.group.is_leader();
+        if !leads || self.applied.term != term {
+            return None;
+        }
+        let until = self.lease.until(term)?;
+        Some(View { region: self.view(), term, commit: self.group.commit(), until })
     }
 
     /// The quorum has answered.
     pub fn confirm_read(&mut self, context: &[u8], index: u64) {
         if let Some(at) = self.asked.iter().position(|a| a.context == context) {
             let asked = self.asked.remove(at);
-            self.confirmed.push((index, self.group.term(), asked.reads));
+            let term = self.group.term();
+            if self.group.is_leader() && self.splitting.is_none() {
+                self.lease.confirmed(term, asked.sent);
+            }
+            if !asked.reads.is_empty() {
+                self.confirmed.push((index, term, asked.reads));
+            }
         }
     }
 

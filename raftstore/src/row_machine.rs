@@ -20,7 +20,7 @@ use damask_types::codec::{
 };
 use damask_types::{KeyRange, Region, RegionId, Timestamp};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const VERSION: u8 = 1;
@@ -34,7 +34,7 @@ pub struct RowMachine {
     /// a piece has seen must still be there when its removals are written.
     replacing: Mutex<()>,
     /// Applied, as visible in the engine.
-    applied: Mutex<HashMap<RegionId, Applied>>,
+    applied: Mutex<BTreeMap<RegionId, Applied>>,
 }
 
 impl RowMachine {

@@ -23,6 +23,8 @@ use crate::apply::{ApplyTask, LOG_START};
 use crate::error::{Error, Result};
 use crate::group::{Group, RaftConfig};
 use crate::handle::{Envelope, ReplicaStatus};
+use crate::lease::Lease;
+use crate::local_read::View;
 use crate::log_store::{GroupLog, HardState, LogBatch, LogOp, LogStore};
 use crate::machine::{Applied, RegionState};
 use crate::replica::Replica;
@@ -30,6 +32,7 @@ use crate::wire;
 use damask_types::{Epoch, Peer, PeerId, Region, RegionId, StoreId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use events::Event;
 
@@ -54,7 +57,9 @@ pub struct CoreConfig {
     pub log_keep_entries: u64,
     /// With more entries than this, a late follower has to take a snapshot.
     pub log_max_entries: u64,
-    /// Makes read contexts of this run differ from those of earlier runs.
+    /// One tick, by which `begin` counts; set by `start`.
+    pub tick: Duration,
+    /// Makes read contexts of this run differ from those of earlier runs; set by `start`.
     pub nonce: u64,
 }
 
@@ -70,6 +75,7 @@ impl Default for CoreConfig {
             compact_bytes: 64 << 20,
             log_keep_entries: 1024,
             log_max_entries: 100_000,
+            tick: Duration::from_millis(100),
             nonce: 0,
         }
     }
@@ -87,6 +93,8 @@ pub(crate) struct WriteTask {
 /// What one turn asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
+    /// What may be read by a lease; readers must know before anything else of the turn is done.
+    pub views: Vec<(RegionId, Option<View>)>,
     /// May leave at once.
     pub sends: Vec<Envelope>,
     pub write: Option<WriteTask>,
@@ -115,6 +123,11 @@ const EARLY_TICKS: u64 = 3;
 const EARLY_TICKS_MAX: u64 = 50;
 /// Ticks after which a read permit that nobody gave back does not keep a removed replica's content.
 const PERMIT_TICKS_MAX: u64 = 600;
+/// Ticks made up for after a pause; more would only cause elections.
+const TICKS_MAX: u32 = 5;
+/// Election ticks by which a lease is shorter: one, because a follower's first tick may come at
+/// once after a leader's word, and one in which clocks may drift apart.
+const LEASE_MARGIN_TICKS: usize = 2;
 /// Ticks without a leader after which a learner asks whether it is still one.
 const PROBE_TICKS: usize = 100;
 
@@ -131,6 +144,11 @@ pub(crate) struct StoreCore {
     ops: LogBatch,
     turn: u64,
     tick: u64,
+    /// By the store's monotonic clock: after whatever this turn takes in, before what it sends.
+    now: Duration,
+    next_tick: Option<Duration>,
+    /// It never said anything to anybody: there is no promise that it could have forgotten.
+    fresh: bool,
     incarnations: u64,
     reads: u64,
     unpersisted: VecDeque<(u64, Vec<Persisting>)>,
@@ -169,6 +187,9 @@ impl StoreCore {
             ops: Vec::new(),
             turn: 0,
             tick: 0,
+            now: Duration::ZERO,
+            next_tick: None,
+            fresh: false,
             incarnations: 0,
             reads: 0,
             unpersisted: VecDeque::new(),
@@ -177,7 +198,8 @@ impl StoreCore {
             out: Turn::default(),
             overloaded: false,
         };
-        let mut groups: HashMap<RegionId, GroupLog> = core.log.recover()?.into_iter().collect();
+        let mut groups: BTreeMap<RegionId, GroupLog> = core.log.recover()?.into_iter().collect();
+        core.fresh = groups.is_empty() && states.iter().all(|s| s.applied == LOG_START);
         for state in states {
             let group = groups.remove(&state.region.id).unwrap_or_default();
             core.recover_region(state, group)?;
@@ -187,8 +209,10 @@ impl StoreCore {
                 return Err(Error::corrupt(format!("region {id} has a log but no state")));
             }
         }
+        // Neither may break a promise: who leads alone has voted for itself, and a log without an
+        // entry wins no vote against one with a committed entry.
         let first = |r: &Replica| {
-            let alone = r.region.voters().all(|p| p.id == r.peer.id);
+            let alone = r.region.voters().all(|p| p.id == r.peer.id) && r.hard.vote == r.peer.id.0;
             let fresh = r.group.last_index() == LOG_START.index;
             alone || fresh && r.region.voters().next().is_some_and(|p| p.id == r.peer.id)
         };
@@ -227,7 +251,43 @@ impl StoreCore {
             }
             self.reset_log(id, group.hard, applied)?;
         }
-        self.open_replica(state.region.clone(), peer, applied)
+        self.open_replica(state.region.clone(), peer, applied, self.quiet())
+    }
+
+    /// For how many ticks, at least, no leader was heard of in a group that is not here.
+    fn quiet(&self) -> usize {
+        if self.fresh { usize::MAX } else { self.tick as usize }
+    }
+
+    fn lease(&self) -> Lease {
+        let ticks = self.config.raft.election_ticks.saturating_sub(LEASE_MARGIN_TICKS);
+        Lease::new(self.config.tick * ticks as u32)
+    }
+
+    /// Begins a turn: all its events came in before `now`, and nothing of it has left yet. Ticks
+    /// that are due come first, so that a leader's word counts from now.
+    ///
+    /// Returns when the next tick is due.
+    pub fn begin(&mut self, now: Duration) -> Duration {
+        self.now = self.now.max(now);
+        let tick = self.config.tick;
+        let mut next = self.next_tick.unwrap_or(self.now + tick);
+        let mut ticks = 0;
+        while next <= self.now && ticks < TICKS_MAX {
+            self.on_tick();
+            next += tick;
+            ticks += 1;
+        }
+        if next <= self.now {
+            next = self.now + tick;
+        }
+        self.next_tick = Some(next);
+        next
+    }
+
+    /// Ticks so far.
+    pub fn ticks(&self) -> u64 {
+        self.tick
     }
 
     /// The log continues after `at`; term and vote stay.
@@ -237,11 +297,19 @@ impl StoreCore {
         self.log.append(vec![(id, LogOp::Reset(at)), (id, LogOp::HardState(hard))])
     }
 
-    fn open_replica(&mut self, region: Region, peer: Peer, applied: Applied) -> Result<()> {
+    fn open_replica(
+        &mut self,
+        region: Region,
+        peer: Peer,
+        applied: Applied,
+        quiet: usize,
+    ) -> Result<()> {
         let (id, conf) = (region.id, wire::conf_state(&region));
-        let group = Group::open(&self.config.raft, &self.log, id, peer.id, conf, applied.index)?;
+        let (config, index) = (&self.config.raft, applied.index);
+        let group = Group::open(config, &self.log, id, peer.id, conf, index, quiet)?;
         self.incarnations += 1;
-        let replica = Replica::new(region, peer, group, applied, self.incarnations);
+        let lease = self.lease();
+        let replica = Replica::new(region, peer, group, applied, self.incarnations, lease);
         self.replicas.insert(id, replica);
         self.dirty.insert(id);
         Ok(())
@@ -286,6 +354,19 @@ impl StoreCore {
             pending,
             matched,
         })
+    }
+
+    /// A replica in words, for the story of a failure.
+    pub fn describe(&self, id: RegionId) -> String {
+        let Some(replica) = self.replicas.get(&id) else { return "no replica".to_owned() };
+        let log = self.log.group(id).unwrap_or_default();
+        let waits = (replica.outstanding, replica.exporting, replica.is_free());
+        let exported = (replica.exported_tick, &replica.sent_snapshots, self.tick);
+        format!(
+            "{log:?}, outstanding, exporting, free: {waits:?}, exported, sent, tick: \
+             {exported:?}, {}",
+            replica.group.describe()
+        )
     }
 
     /// Every region here.

@@ -1,8 +1,10 @@
 //! For tests here and above: the suite that every log store must pass, and a network inside the
-//! process that can lose messages. Nothing outside tests and benches may use it.
+//! process that can lose messages, and a simulator of whole stores. Nothing outside tests and
+//! benches may use it.
 
 mod log_suite;
 mod network;
+pub mod sim;
 
-pub use log_suite::{Crash, LogHarness, log_store_suite};
+pub use log_suite::{InFolder, InMemory, LogBackend, OnMemoryDisk, log_store_suite};
 pub use network::LocalNetwork;

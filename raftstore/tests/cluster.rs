@@ -6,8 +6,8 @@ use damask_env::{MemoryDisk, RealClock};
 use damask_kv::{Cf, Engine, MemoryEngine};
 use damask_raftstore::testing::LocalNetwork;
 use damask_raftstore::{
-    Applied, Error, FileLogConfig, FileLogStore, PeerChange, Proposal, ReadPermit, RowMachine,
-    SplitChild, Store, StoreConfig, StoreHandle, StoreOptions,
+    Applied, Error, FileLogConfig, FileLogStore, PeerChange, Proposal, ReadMode, ReadPermit,
+    RowMachine, SplitChild, Store, StoreConfig, StoreHandle, StoreOptions,
 };
 use damask_types::codec::encode_key;
 use damask_types::{
@@ -63,10 +63,14 @@ fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 impl Cluster {
     fn new(stores: u64) -> Cluster {
+        let config = StoreConfig { tick: Duration::from_millis(20), ..StoreConfig::default() };
+        Cluster::with(stores, config)
+    }
+
+    fn with(stores: u64, mut config: StoreConfig) -> Cluster {
         let peers = (1..=stores).map(|s| peer(s + 10, s)).collect();
         let epoch = Epoch { conf_ver: 1, version: 1 };
         let bootstrap = Region { id: FIRST, range: KeyRange::all(), epoch, peers };
-        let mut config = StoreConfig { tick: Duration::from_millis(20), ..StoreConfig::default() };
         config.core.compact_ticks = 5;
         config.core.log_keep_entries = 3;
         let mut cluster =
@@ -231,6 +235,23 @@ fn writes_reach_every_store_and_survive_a_restart_from_the_log() {
     }
 }
 
+/// The baseline of benches is slow, and right.
+#[test]
+fn the_naive_path_keeps_what_it_acknowledges() {
+    let tick = Duration::from_millis(20);
+    let config = StoreConfig { tick, naive: true, ..StoreConfig::default() };
+    let mut cluster = Cluster::with(3, config);
+    for n in 0..40 {
+        cluster.write(FIRST, "k", n);
+    }
+    (1..=3).for_each(|id| cluster.crash(id, 0));
+    cluster.write(FIRST, "after", 1);
+    for id in 1..=3 {
+        cluster.wait_for(id, "after", 1);
+        assert_eq!(cluster.get(id, "k"), Some(39));
+    }
+}
+
 #[test]
 fn one_store_alone_elects_itself_and_compacts_its_log() {
     let mut cluster = Cluster::new(1);
@@ -285,7 +306,7 @@ fn another_leader_takes_over_and_the_old_one_refuses_reads() {
     cluster.network.isolate(StoreId(old));
     let (sender, receiver) = mpsc::channel();
     let done = Box::new(move |result| drop(sender.send(result)));
-    cluster.handle(old).read_index(FIRST, region.epoch, done);
+    cluster.handle(old).read(FIRST, region.epoch, ReadMode::Index, done);
     let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
     let (new, region) = cluster.leader_among(FIRST, &others);
     assert_ne!(new, old);
@@ -293,11 +314,48 @@ fn another_leader_takes_over_and_the_old_one_refuses_reads() {
     let permit = cluster.read_at(new, &region).unwrap();
     assert_eq!(cluster.get(new, "k"), Some(2));
     assert!(permit.applied.index > 5);
+    // Its lease ended before another could be elected.
+    let local = cluster.handle(old).read_local(FIRST, region.epoch, || ());
+    assert!(local.is_none(), "{local:?}");
     // The read that the old leader took while cut off is refused, not served.
     let refused = receiver.recv_timeout(DEADLINE).expect("an answer");
     assert!(matches!(refused, Err(Error::NotLeader { .. })), "{refused:?}");
     cluster.network.heal();
     cluster.wait_for(old, "k", 2);
+}
+
+#[test]
+fn every_way_of_reading_sees_what_was_acknowledged() {
+    let cluster = Cluster::new(3);
+    let (leader, region) = cluster.leader(FIRST);
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    for n in 1..20 {
+        cluster.write(FIRST, "k", n);
+        for mode in [ReadMode::Log, ReadMode::Index, ReadMode::Lease, ReadMode::Follower] {
+            let ask = |id: u64| {
+                let (sender, receiver) = mpsc::channel();
+                let done = Box::new(move |result| drop(sender.send(result)));
+                cluster.handle(id).read(FIRST, region.epoch, mode, done);
+                receiver.recv_timeout(DEADLINE).expect("an answer")
+            };
+            let serves = if mode == ReadMode::Follower { follower } else { leader };
+            ask(serves).unwrap();
+            assert_eq!(cluster.get(serves, "k"), Some(n), "{mode:?}");
+            if mode != ReadMode::Follower {
+                let refused = ask(follower);
+                assert!(matches!(refused, Err(Error::NotLeader { .. })), "{mode:?}: {refused:?}");
+            }
+        }
+    }
+    let local = eventually("a lease", || {
+        cluster.write(FIRST, "k", 20);
+        let handle = cluster.handle(leader);
+        handle.read_local(FIRST, region.epoch, || cluster.get(leader, "k"))
+    });
+    assert_eq!(local.1, Some(20));
+    assert!(cluster.handle(follower).read_local(FIRST, region.epoch, || ()).is_none());
+    let old = Epoch { version: 0, ..region.epoch };
+    assert!(cluster.handle(leader).read_local(FIRST, old, || ()).is_none());
 }
 
 #[test]

@@ -12,7 +12,8 @@
 //! shows that the right model holds and that each bug is found: a specification that cannot fail
 //! proves nothing.
 //!
-//! Reading order: `explore`, `oracle`, `percolator`.
+//! Reading order: `explore`, `oracle`, `percolator`. More protocols are specified in TLA+, in the
+//! folder `tla`; `README.md` has what each invariant's name stands for, and what checks it.
 
 pub mod explore;
 pub mod oracle;

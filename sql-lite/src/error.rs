@@ -144,6 +144,8 @@ errors! {
     schema_changed = 8028, "HY000";
     /// TiDB's write conflict: run the transaction again.
     write_conflict = 9007, "HY000";
+    /// TiDB's "GC life time is shorter than transaction duration".
+    gc_too_early = 9006, "HY000";
     /// TiDB's "Region is unavailable".
     unavailable = 9005, "HY000";
 }

@@ -67,6 +67,7 @@ fn error(error: TxnError, view: &CatalogView) -> Error {
         TxnError::Unavailable { .. } => {
             Error::unavailable(format!("Region is unavailable: {text}"))
         }
+        TxnError::BelowSafePoint { .. } => Error::gc_too_early(text),
         TxnError::Storage { .. } | TxnError::Invalid(_) => Error::unknown(text),
     }
 }

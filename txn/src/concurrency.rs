@@ -14,16 +14,17 @@
 
 mod table;
 
-pub use table::{Guard, Pending, Table};
+pub use table::{Pending, Table};
 
 use crate::request::{Finish, Mutation, Prewrite};
 use damask_raftstore::{Error, ReadPermit, Result};
 use damask_tso::Oracle;
 use damask_types::{KeyLock, KeyRange, LockKind, RegionId, Timestamp};
-use parking_lot::RwLock;
+use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::time::Duration;
 
 /// A read may be this far ahead of the newest timestamp known here, in milliseconds. One read at
 /// an absurd timestamp would push every later commit above it, for good.
@@ -32,6 +33,8 @@ pub const AHEAD_MS_MAX: u64 = 10_000;
 const SYNCED_MAX: usize = 1 << 16;
 /// Locks that one refused read names at most.
 const LOCKS_MAX: usize = 256;
+/// How often a waiting reader looks again.
+const LOOKS_MAX: usize = 64;
 
 /// The reads and the unfinished prewrites of one store.
 pub struct Manager {
@@ -41,6 +44,32 @@ pub struct Manager {
     believed: AtomicU64,
     /// Term and version in which each region is known to be synced.
     synced: RwLock<HashMap<RegionId, (u64, u64)>>,
+    exit: Arc<Exit>,
+}
+
+/// Where readers hear that a prewrite has left the table.
+#[derive(Default)]
+struct Exit {
+    readers: AtomicUsize,
+    lock: Mutex<()>,
+    left: Condvar,
+}
+
+/// A prewrite's keys in the table, until dropped.
+pub struct Guard {
+    keys: Option<table::Guard>,
+    exit: Arc<Exit>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.keys = None;
+        fence(Ordering::SeqCst);
+        if self.exit.readers.load(Ordering::SeqCst) > 0 {
+            drop(self.exit.lock.lock());
+            self.exit.left.notify_all();
+        }
+    }
 }
 
 /// A read that `max_ts` has heard of; now the table may be looked at.
@@ -55,6 +84,7 @@ impl Manager {
             oracle,
             believed: AtomicU64::new(0),
             synced: RwLock::default(),
+            exit: Arc::default(),
         }
     }
 
@@ -114,6 +144,24 @@ impl Manager {
         self.table.blocking_range(range, reading.0, bypass, LOCKS_MAX)
     }
 
+    /// Waits, for a bounded time, until `is_clear`: asked now, and each time that a prewrite has
+    /// left the table. Prewrites that come later commit above what was read, so few are met.
+    pub fn wait_until(&self, patience: Duration, is_clear: impl Fn() -> bool) {
+        if self.table.is_empty() || is_clear() {
+            return;
+        }
+        self.exit.readers.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.exit.lock.lock();
+        for _ in 0..LOOKS_MAX {
+            // Under the lock: who leaves later than this look takes it, and wakes.
+            if is_clear() || self.exit.left.wait_for(&mut guard, patience).timed_out() {
+                break;
+            }
+        }
+        drop(guard);
+        self.exit.readers.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// Makes a request for async or one-phase commit ready to be decided: its keys are in the
     /// table until the guard is dropped, which must not be before its records are applied, and
     /// `min_commit_ts` is above every read. `None`: two phases.
@@ -132,9 +180,9 @@ impl Manager {
             txn_size: request.txn_size,
         };
         let lowest = request.start_ts.max(request.for_update_ts).next().max(request.min_commit_ts);
-        let guard = self.table.publish(pending, request.mutations.iter().filter_map(entry), lowest);
-        request.min_commit_ts = guard.min_commit_ts();
-        Some(guard)
+        let keys = self.table.publish(pending, request.mutations.iter().filter_map(entry), lowest);
+        request.min_commit_ts = keys.min_commit_ts();
+        Some(Guard { keys: Some(keys), exit: Arc::clone(&self.exit) })
     }
 
     /// Does `max_ts` cover what an earlier leader of the region has served? Asks the oracle the

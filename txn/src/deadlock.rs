@@ -32,6 +32,8 @@ pub trait Deadlocks: Send + Sync + 'static {
     /// `waiter` will wait for `key`, which `holder` holds; again while it waits. If that closes a
     /// circle, nothing is noted.
     fn wait(&self, waiter: Timestamp, key: &[u8], holder: Timestamp) -> Option<Circle>;
+    /// The same for a key that others wait for, whoever was announced last to hold it.
+    fn join(&self, waiter: Timestamp, key: &[u8]) -> Option<Circle>;
     /// A key that somebody waits for has a new holder; ZERO: none. The victim, if that closes a
     /// circle: one of those who wait for the key.
     fn hand_over(&self, key: &[u8], holder: Timestamp) -> Option<(Timestamp, Circle)>;
@@ -95,6 +97,16 @@ impl Detector {
         entry.holder = holder;
         entry.waiters.push(waiter);
         None
+    }
+
+    /// See [`Deadlocks::join`].
+    pub fn join(&mut self, now: Duration, waiter: Timestamp, key: &[u8]) -> Option<Circle> {
+        // Unknown: noted without a holder, until somebody looks at the key.
+        let holder = self.keys.get(key).map_or(Timestamp::ZERO, |entry| entry.holder);
+        if holder == waiter {
+            return None;
+        }
+        self.wait(now, waiter, key, holder)
     }
 
     /// See [`Deadlocks::hand_over`].
@@ -233,6 +245,11 @@ impl Deadlocks for LocalDeadlocks {
     fn wait(&self, waiter: Timestamp, key: &[u8], holder: Timestamp) -> Option<Circle> {
         let now = self.clock.monotonic();
         self.detector.lock().wait(now, waiter, key, holder)
+    }
+
+    fn join(&self, waiter: Timestamp, key: &[u8]) -> Option<Circle> {
+        let now = self.clock.monotonic();
+        self.detector.lock().join(now, waiter, key)
     }
 
     fn hand_over(&self, key: &[u8], holder: Timestamp) -> Option<(Timestamp, Circle)> {

@@ -30,6 +30,18 @@ pub enum Error {
         /// The cause in words.
         detail: String,
     },
+    /// Versions at this timestamp may have been collected: the transaction has lasted longer than
+    /// the life time of garbage collection. Run it again.
+    #[error(
+        "GC life time is shorter than transaction duration: transaction starts at {ts}, \
+         GC safe point is {safe_point}"
+    )]
+    BelowSafePoint {
+        /// What was to be read, or the start of what was to be written.
+        ts: Timestamp,
+        /// The safe point.
+        safe_point: Timestamp,
+    },
     /// More than a transaction takes.
     #[error("{what} of {bytes} bytes is above the limit of {limit}")]
     TooLarge {
@@ -112,9 +124,10 @@ impl Error {
             Error::LockTimeout { .. }
             | Error::LockNotAvailable { .. }
             | Error::Unavailable { .. } => ErrorKind::Retry,
-            Error::AlreadyExists { .. } | Error::TooLarge { .. } | Error::Invalid(_) => {
-                ErrorKind::Invalid
-            }
+            Error::AlreadyExists { .. }
+            | Error::BelowSafePoint { .. }
+            | Error::TooLarge { .. }
+            | Error::Invalid(_) => ErrorKind::Invalid,
             Error::Storage { kind, .. } => *kind,
         }
     }

@@ -11,6 +11,13 @@
 //! Why no commit at or below a published safe point can follow: a transaction that began at or
 //! below it has no lock left, a prewrite of it is refused by the stores that know the safe point,
 //! and all others commit above their start.
+//!
+//! What was published outlives a restart ([`SavedSafePoint`]): versions below it are gone, and a
+//! reader must hear that, not be answered without them.
+
+mod saved;
+
+pub use saved::SavedSafePoint;
 
 use crate::client::Client;
 use crate::error::Result;
@@ -29,6 +36,8 @@ const _: () = assert!(PAGE <= SCAN_PAIRS_MAX);
 
 /// Tells every store the safe point.
 pub trait Publish: Send + Sync {
+    /// The safe point that was published last, before a restart too; ZERO: none ever was.
+    fn published(&self) -> Timestamp;
     /// From here on reads below `safe_point` are refused and versions may be removed. Called with
     /// rising safe points only. On an error some stores may know it: it is published again later.
     fn publish(&self, safe_point: Timestamp) -> Result<()>;
@@ -36,6 +45,10 @@ pub trait Publish: Send + Sync {
 
 /// All stores are in this process and share one.
 impl Publish for GcSafePoint {
+    fn published(&self) -> Timestamp {
+        self.get()
+    }
+
     fn publish(&self, safe_point: Timestamp) -> Result<()> {
         self.advance(safe_point);
         Ok(())
@@ -62,7 +75,8 @@ pub struct Gc {
 impl Gc {
     /// Publishes to these stores.
     pub fn new(publish: Arc<dyn Publish>) -> Gc {
-        Gc { publish, published: Mutex::default() }
+        let published = Mutex::new(publish.published());
+        Gc { publish, published }
     }
 
     /// The safe point that was published last; ZERO: none.

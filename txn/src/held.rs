@@ -42,6 +42,19 @@ pub(crate) struct Held {
     /// The newest version of all statements and locks.
     newest: Timestamp,
     alive: Option<Watch>,
+    fresh: Option<Fresh>,
+}
+
+/// What came with the lock that made a statement outdated, for its second run. As long as the lock
+/// stands it is the key's value at every version from its own on.
+struct Fresh {
+    key: Vec<u8>,
+    version: Timestamp,
+    value: Option<Vec<u8>>,
+    /// The lock lives at least until then, on the client's monotonic clock.
+    until: Duration,
+    /// The second run has begun.
+    used: bool,
 }
 
 /// What one statement wants.
@@ -72,6 +85,7 @@ struct Taken {
     /// With the version, and whether the key has a value.
     held: Vec<(Vec<u8>, Timestamp, bool)>,
     perhaps: Vec<Vec<u8>>,
+    fresh: Option<Fresh>,
     failed: Option<Error>,
 }
 
@@ -86,6 +100,23 @@ impl Held {
             perhaps: BTreeSet::new(),
             newest: start_ts,
             alive: None,
+            fresh: None,
+        }
+    }
+
+    /// The value of a held key at `read_ts`, if it came with its lock just now.
+    pub fn fresh(&self, key: &[u8], read_ts: Timestamp) -> Option<&Option<Vec<u8>>> {
+        let fresh = self.fresh.as_ref().filter(|fresh| fresh.key == key)?;
+        let is_known = fresh.version <= read_ts && self.keys.contains_key(key);
+        let lives = || self.client.core().clock.monotonic() < fresh.until;
+        (is_known && lives()).then_some(&fresh.value)
+    }
+
+    /// A statement begins: what the one before has learned is for its second run only.
+    pub fn begin_statement(&mut self) {
+        self.fresh = self.fresh.take().filter(|fresh| !fresh.used);
+        if let Some(fresh) = &mut self.fresh {
+            fresh.used = true;
         }
     }
 
@@ -153,6 +184,7 @@ impl Held {
                 self.keys.insert(key, version);
             }
             self.perhaps.extend(part.perhaps);
+            self.fresh = part.fresh.or(self.fresh.take());
             failures.extend(part.failed);
         }
         self.settle_primary();
@@ -287,6 +319,15 @@ fn lock_once(
     }
     match outcome {
         Ok(Response::PessimisticLocked(locked)) if locked.len() == group.items.len() => {
+            if let ([key], [l]) = (group.items.as_slice(), locked.as_slice())
+                && l.conflict_ts != Timestamp::ZERO
+            {
+                // The lock's life is counted from the request, and is longer.
+                let until = before + Duration::from_millis(core.config.lock_ttl_ms / 2);
+                let (key, value) = (key.clone(), l.value.clone());
+                taken.fresh =
+                    Some(Fresh { key, version: l.conflict_ts, value, until, used: false });
+            }
             let version = |l: &LockedKey| l.conflict_ts.max(ask.read_ts);
             let pairs = group.items.into_iter().zip(locked);
             taken.held.extend(pairs.map(|(key, l)| (key, version(&l), l.value.is_some())));

@@ -9,8 +9,9 @@
 //!    │ snapshot, commit, resolve, gc; region (routing, back-off)
 //!    ▼ request::{Context, Request} ⇢ wire ⇢ Response
 //!  TxnServer ── Latches, Waits ── percolator::decide(view, request) -> records      who decides
+//!    │    │          └─ a key that is let go passes on to its first waiter, in the same entry
 //!    │    └─ Manager: max_ts, locks being written
-//!    │ Replica: read index, propose
+//!    │ Replica: leads, read index, propose
 //!    ▼
 //!  raftstore (or LocalReplica) ── kv::Engine
 //! ```
@@ -24,6 +25,7 @@
 //! * a rolled back transaction stays so, however late its commands arrive;
 //! * a command sent twice does what it does once;
 //! * latches, and the table of locks, are held until the log has answered;
+//! * a decision is proposed in the term of its view, or confirmed by a read index of that term;
 //! * of a circle of waiters one gives way;
 //! * an outcome that is not known is an error of its own.
 //!

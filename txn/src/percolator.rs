@@ -28,6 +28,7 @@ mod read;
 mod secondaries;
 mod status;
 
+pub(crate) use pessimistic::{may_be_passed, pass_on};
 pub(crate) use status::is_expired;
 
 use crate::request::{KeyError, Request, Response};

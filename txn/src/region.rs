@@ -8,6 +8,7 @@ use crate::request::{Context, KeyError, Request, RequestError, Response, Service
 use crate::resolve::Outcomes;
 use crate::running::Running;
 use damask_env::Clock;
+use damask_kv::BelowSafePoint;
 use damask_pd::{Locate, Route};
 use damask_raftstore::Error as RegionError;
 use damask_tso::Oracle;
@@ -148,6 +149,9 @@ impl Core {
                 Ok(response)
             }
             Err(RequestError::Keys(keys)) => Err(Failed::Keys(keys)),
+            Err(RequestError::BelowSafePoint(BelowSafePoint { ts, safe_point })) => {
+                Err(Failed::Fatal(Error::BelowSafePoint { ts, safe_point }))
+            }
             Err(RequestError::Region(e)) => Err(self.learn(route, peer, e, backoff)),
         }
     }
@@ -201,7 +205,6 @@ impl Core {
                 let (kind, detail) = (ErrorKind::Corrupt, detail.clone());
                 return Failed::Fatal(Error::Storage { kind, detail });
             }
-            // A read below the safe point: nothing was done, and nothing will be.
             RegionError::Storage { kind: ErrorKind::Invalid, detail } => {
                 return Failed::Fatal(Error::Invalid(detail.clone()));
             }

@@ -4,7 +4,9 @@
 //! [`LocalReplica`] is the plain twin: regions over an engine without replication.
 
 use damask_kv::{Engine, records_to_batch};
-use damask_raftstore::{Applied, Done, Error, Proposal, ReadPermit, Result, StoreHandle};
+use damask_raftstore::{
+    Applied, Done, Error, Proposal, ReadPermit, ReplicaStatus, Result, StoreHandle,
+};
 use damask_types::{Epoch, Region, RegionId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -17,6 +19,13 @@ pub trait Replica: Send + Sync + 'static {
     fn propose(&self, proposal: Proposal, done: Done<Applied>);
     /// Answered when everything acknowledged before the call is applied here.
     fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>);
+    /// At once, and without asking anybody: this replica leads in this term as far as it knows, and
+    /// everything of earlier terms is applied here. What is decided on a view taken now holds if
+    /// its proposal is accepted in that term; without a proposal it proves nothing. `None`: ask for
+    /// a read index.
+    fn leads(&self, _region: RegionId, _epoch: Epoch) -> Option<ReadPermit> {
+        None
+    }
 }
 
 /// Regions over one engine, each "replicated" by applying its records at once.
@@ -116,6 +125,10 @@ impl Replica for LocalReplica {
     fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
         done(self.permit(region, epoch));
     }
+
+    fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
+        self.permit(region, epoch).ok()
+    }
 }
 
 impl Replica for StoreHandle {
@@ -126,6 +139,13 @@ impl Replica for StoreHandle {
     fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
         StoreHandle::read_index(self, region, epoch, done);
     }
+
+    fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
+        let ReplicaStatus { region, is_leader, term, applied, .. } = self.replica(region)?;
+        // Its first entry of the term is applied, and with it all entries of earlier terms.
+        let leads = is_leader && applied.term == term && region.epoch.version == epoch.version;
+        leads.then(|| ReadPermit { region: Arc::new(region), term, applied })
+    }
 }
 
 impl<R: Replica + ?Sized> Replica for Arc<R> {
@@ -135,5 +155,9 @@ impl<R: Replica + ?Sized> Replica for Arc<R> {
 
     fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
         R::read_index(self, region, epoch, done);
+    }
+
+    fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
+        R::leads(self, region, epoch)
     }
 }

@@ -1,6 +1,7 @@
 //! The wire between the two ends of a transaction: requests to one region and their answers.
 //! Plain data with TiKV's meaning; it must hold nothing that could not be sent.
 
+use damask_kv::BelowSafePoint;
 use damask_raftstore::Error as RegionError;
 use damask_types::{Epoch, KeyLock, KeyRange, Lock, RegionId, Timestamp};
 
@@ -274,14 +275,15 @@ pub struct PessimisticLock {
     /// Also answer the values at the newest version.
     pub return_values: bool,
     /// On a newer version (only with one key): lock it at that version instead of refusing, and
-    /// say so. Saves the first waiter of a hot key a second round.
+    /// say so, with the value. A waiter then gets the key from its holder's last log entry, and
+    /// needs neither a second round nor a read.
     pub allow_conflict: bool,
 }
 
 /// One key of an answered [`PessimisticLock`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockedKey {
-    /// The newest value, if asked.
+    /// The newest value, if asked for, or if there is a `conflict_ts`.
     pub value: Option<Vec<u8>>,
     /// Not ZERO: a version above `for_update_ts` was met and the lock is at this one.
     pub conflict_ts: Timestamp,
@@ -434,6 +436,9 @@ pub enum RequestError {
     /// About the region: reroute or retry.
     #[error(transparent)]
     Region(#[from] RegionError),
+    /// What is asked about may have been collected: nothing was done, and nothing ever will be.
+    #[error(transparent)]
+    BelowSafePoint(#[from] BelowSafePoint),
     /// About keys.
     #[error("{}", .0.first().map_or_else(String::new, ToString::to_string))]
     Keys(Vec<KeyError>),

@@ -2,16 +2,19 @@
 //! It must never let go of a latch while its records may still be applied.
 //!
 //! ```text
-//!   call ─► latches ─► read index (term) ─► snapshot ─► percolator ─► propose(term) ─► answer
+//!   call ─► latches ─► leads (term) ─► snapshot ─► percolator ─► propose(term) ─► answer
 //!              │            └─ table of locks, min_commit_ts (async and one-phase commit)
-//!              └───────────── both held until the log has answered ────────────┘
+//!              ├───────────── both held until the log has answered ────────────┘
+//!              └─ nothing to propose: a read index of that term ─► answer
 //!
-//!   read ─► max_ts ─► read index ─► table of locks ─► safe point ─► snapshot ─► safe point again
+//!   read ─► max_ts ─► unfinished prewrites are over ─► read index ─► table of locks
+//!        ─► safe point ─► snapshot ─► safe point again
 //! ```
 //!
 //! Why this is enough: within a term every decision on a key sees all records decided before it.
 //! Records decided in an older term are refused by the term; those already in the log are applied
-//! before a read index of the new term is granted.
+//! before this replica leads in the new one. So a decision that is proposed needs no read index: a
+//! leader that is none any more has its proposal refused. One that is not is confirmed by one.
 
 mod locking;
 mod scope;
@@ -22,7 +25,7 @@ use crate::latch::{Guard, Latches};
 use crate::percolator::{self, Decision, decide};
 use crate::replica::Replica;
 use crate::request::{Context, KeyError, Request, RequestError, Response, SCAN_PAIRS_MAX, Service};
-use crate::waits::{Change, Waits};
+use crate::waits::{Change, Wait, Waits};
 use crossbeam_channel::{Receiver, bounded};
 use damask_env::{Clock, RealClock};
 use damask_kv::{Engine, GcSafePoint, MvccReader};
@@ -35,6 +38,8 @@ use std::time::Duration;
 
 /// How long a call waits for latches, for the read index, and for the log, each.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a read waits for prewrites that are in the log already; then it names their locks.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 /// Locks that one pass over a region resolves in one log entry.
 const RESOLVE_BATCH: usize = 256;
 
@@ -125,6 +130,11 @@ impl TxnServer {
         Ok(self.safe_point.check(ts).map_err(damask_kv::Error::from)?)
     }
 
+    /// Who waits here for whose lock, as of now.
+    pub fn lock_waits(&self) -> Vec<Wait> {
+        self.waits.list()
+    }
+
     fn permit(&self, context: Context) -> Result<ReadPermit> {
         let (done, answer) = one_shot();
         self.replica.read_index(context.region, context.epoch, done);
@@ -146,6 +156,9 @@ impl TxnServer {
     fn read(&self, context: Context, request: Request) -> Result<Response> {
         let ts = version_of(&request);
         let reading = self.manager.begin_read(ts)?;
+        // Those that could commit below this read: the log will have answered in a moment. Later
+        // ones commit above it.
+        self.manager.wait_until(WRITERS_PATIENCE, || self.blocking(reading, &request).is_empty());
         let permit = self.permit(context)?;
         check_keys(&permit.region, &request)?;
         unlocked(self.blocking(reading, &request))?;
@@ -181,22 +194,51 @@ impl TxnServer {
     }
 
     fn not_collected(&self, ts: Timestamp) -> Result<()> {
-        self.confirm(ts).map_err(RequestError::Region)
+        Ok(self.safe_point.check(ts)?)
     }
 
     fn write(&self, context: Context, mut request: Request) -> Result<Response> {
         let guard = self.latch(&request)?;
         self.announce(&request)?;
-        let permit = self.permit(context)?;
-        check_keys(&permit.region, &request)?;
+        let view = self.view(context, false)?;
+        check_keys(&view.permit.region, &request)?;
         let pending = match &mut request {
-            Request::Prewrite(prewrite) => self.manager.prepare(&permit, prewrite),
+            Request::Prewrite(prewrite) => self.manager.prepare(&view.permit, prewrite),
             _ => None,
         };
         let start_ts = starts_of(&request);
-        let decision = decide(&self.reader(), request).map_err(request_error)?;
-        self.not_collected(start_ts)?;
-        self.replicate(context, &permit, decision, Held { guard, pending })
+        let reader = self.reader();
+        let decided = decide(&reader, request).map_err(request_error);
+        let held = Held { guard, pending };
+        match decided {
+            Ok(decision) if !decision.records.is_empty() => {
+                self.not_collected(start_ts)?;
+                self.replicate(context, &view, &reader, decision, held)
+            }
+            other => {
+                held.release(None);
+                self.confirm_lead(context, &view)?;
+                let decision = other?;
+                self.not_collected(start_ts)?;
+                Ok(decision.response)
+            }
+        }
+    }
+
+    /// What a decision may be taken on.
+    fn view(&self, context: Context, sure: bool) -> Result<View> {
+        if !sure && let Some(permit) = self.replica.leads(context.region, context.epoch) {
+            return Ok(View { permit, sure });
+        }
+        Ok(View { permit: self.permit(context)?, sure: true })
+    }
+
+    /// A decision that is not proposed is only as good as the view.
+    fn confirm_lead(&self, context: Context, view: &View) -> Result<()> {
+        match view.sure || self.permit(context)?.term == view.permit.term {
+            true => Ok(()),
+            false => Err(RegionError::Stale.into()),
+        }
     }
 
     /// Commands that look at versions are reads too: nobody may commit below what they saw.
@@ -213,23 +255,22 @@ impl TxnServer {
     fn replicate(
         &self,
         context: Context,
-        permit: &ReadPermit,
+        view: &View,
+        reader: &MvccReader,
         decision: Decision,
         held: Held,
     ) -> Result<Response> {
-        let Decision { records, response } = decision;
-        if records.is_empty() {
-            return Ok(response);
-        }
+        let Decision { mut records, response } = decision;
+        let mut changes = self.waits.changes(&records);
+        self.pass_on(view, reader, &mut records, &mut changes);
         let (done, answer) = one_shot();
-        let changes = self.waits.changes(&records);
         let waits = Arc::clone(&self.waits);
         let release: Done<_> = Box::new(move |result| {
             held.release(result.is_ok().then_some((waits.as_ref(), changes)));
             done(result);
         });
         let Context { region, epoch } = context;
-        let proposal = Proposal { region, epoch, term: Some(permit.term), records };
+        let proposal = Proposal { region, epoch, term: Some(view.permit.term), records };
         self.replica.propose(proposal, release);
         match answer.recv_timeout(self.patience) {
             Ok(applied) => applied.map(|_| response).map_err(RequestError::Region),
@@ -261,6 +302,13 @@ impl TxnServer {
             self.write(context, Request::ResolveLock { start_ts, commit_ts, keys })?;
         }
     }
+}
+
+/// The region as a decision sees it, and the term in which it may be proposed.
+struct View {
+    permit: ReadPermit,
+    /// By a read index: also good without a proposal.
+    sure: bool,
 }
 
 /// What a command holds while its records are on their way.

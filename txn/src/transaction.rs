@@ -77,6 +77,7 @@ impl Transaction {
     /// version of all; and `Snapshot` at its start, or with read committed at a fresh one too.
     pub fn begin_statement(&mut self, reads: Reads) -> Result<()> {
         let Some(held) = &mut self.held else { return Ok(()) };
+        held.begin_statement();
         if reads == Reads::Snapshot && self.options.isolation == Isolation::RepeatableRead {
             self.reader = self.first.clone();
             return Ok(());
@@ -162,6 +163,15 @@ impl Transaction {
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         match self.buffer.get(key).and_then(Entry::seen) {
             Some(own) => Ok(own.map(<[u8]>::to_vec)),
+            None => self.stored(key),
+        }
+    }
+
+    /// A key's value without own writes.
+    fn stored(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let held = self.held.as_ref();
+        match held.and_then(|held| held.fresh(key, self.reader.ts())) {
+            Some(value) => Ok(value.clone()),
             None => self.reader.get(key),
         }
     }

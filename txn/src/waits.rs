@@ -4,16 +4,27 @@
 //!
 //! ```text
 //!   latch ─► decide: locked ─► enter ─► let go of the latch ─► wait
-//!   latch ─► decide: unlock ─► apply ─► release(key): the first one wakes ─► let go of the latch
+//!   latch ─► decide: unlock ─► changes: is the first one's request known and sound?
+//!              yes ─► its lock goes into the same log entry ─► applied: it wakes with the answer
+//!              no  ─► applied: it wakes, and looks ─► let go of the latch
 //! ```
 //!
-//! The order of a key's latch is the order of what happens to its queue. Who is woken keeps its
-//! place until it has the lock (the others wait for the new holder) or gives up (the next one is
-//! woken after [`WAKE_DELAY`]: who met a conflict comes back at once with a newer version).
+//! The order of a key's latch is the order of what happens to its queue. Who is woken to look keeps
+//! its place until it has the lock (the others wait for the new holder) or gives up (the next one
+//! is woken after [`WAKE_DELAY`]: who met a conflict comes back at once with a newer version).
+//! Where others wait already, one may [`Waits::join`] them without the latch: the release that it
+//! waits for is the one that they wait for.
+
+mod grant;
+mod ticket;
+
+pub use grant::Change;
+pub use ticket::Ticket;
 
 use crate::deadlock::{Circle, Deadlocks};
-use crate::sync::wait_for;
-use damask_types::{Record, Timestamp};
+use crate::request::{LockedKey, PessimisticLock};
+use damask_types::{Record, Timestamp, WriteKind};
+use grant::Grant;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,6 +35,8 @@ use std::time::Duration;
 pub const WAKE_DELAY: Duration = Duration::from_millis(20);
 /// Waiting calls of one store, about; more are refused at once.
 pub const WAITERS_MAX: usize = 1 << 14;
+/// Keys that one command passes on in its own log entry; waiters for more look for themselves.
+pub const GRANTS_MAX: usize = 64;
 
 /// All queues of one store.
 pub struct Waits {
@@ -33,22 +46,35 @@ pub struct Waits {
     deadlocks: Arc<dyn Deadlocks>,
 }
 
+/// By transaction, and by arrival of its calls.
+type Place = (Timestamp, u64);
+
 #[derive(Default)]
 struct Queue {
-    /// By transaction, and by arrival of its calls.
-    waiters: BTreeMap<(Timestamp, u64), Arc<Waiter>>,
+    waiters: BTreeMap<Place, Arc<Waiter>>,
     arrivals: u64,
     /// Nobody holds the key, as far as is known: the first one has been woken.
     free: bool,
+    /// Who holds it, as far as is known.
+    holder: Timestamp,
 }
 
 #[derive(Default)]
 struct Waiter {
-    state: Mutex<State>,
+    inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-#[derive(Default, PartialEq, Eq)]
+#[derive(Default)]
+struct Inner {
+    state: State,
+    /// It may be given the lock without looking.
+    ask: Option<Ask>,
+    /// A record of its own transaction came: it has to look for itself, whatever it asks.
+    ended: bool,
+}
+
+#[derive(Default, Debug, PartialEq, Eq)]
 enum State {
     #[default]
     Waiting,
@@ -58,6 +84,34 @@ enum State {
     Soon,
     /// Give up.
     Victim(Circle),
+    /// Its lock is in the log.
+    Granting,
+    /// It has the lock.
+    Granted(LockedKey),
+    /// It waits no more.
+    Gone,
+}
+
+/// A request whose lock may be passed on to it without another look.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// For this key only, and ready for a conflict.
+    pub request: PessimisticLock,
+    /// When it came, on the server's monotonic clock.
+    pub since: Duration,
+    /// In which term its transaction was seen to have no record on the key.
+    pub term: u64,
+}
+
+/// One call that waits: a row of `information_schema.data_lock_waits`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wait {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The transaction that waits, by its start.
+    pub waiter: Timestamp,
+    /// The one that holds the key, as far as is known; ZERO: it has just been let go.
+    pub holder: Timestamp,
 }
 
 /// Why a wait ended.
@@ -65,10 +119,14 @@ enum State {
 pub enum Woken {
     /// The key was released.
     Released,
+    /// The key was passed on: this is the answer.
+    Granted(LockedKey),
     /// Time is up.
     Timeout,
     /// The holder waits for this transaction.
     Victim(Circle),
+    /// The lock is in the log, which does not answer.
+    Unknown,
 }
 
 /// Why nobody may wait.
@@ -80,24 +138,8 @@ pub enum Refused {
     Full,
 }
 
-/// A place in a key's queue; dropping it leaves the queue.
-pub struct Ticket {
-    waits: Arc<Waits>,
-    key: Arc<[u8]>,
-    place: (Timestamp, u64),
-    waiter: Arc<Waiter>,
-}
-
-/// What a command does to a key that somebody may wait for.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Change {
-    key: Vec<u8>,
-    /// ZERO: none.
-    holder: Timestamp,
-}
-
 impl Waits {
-    /// Nobody waits yet.
+    /// Nobody waits. The detector may be shared with other stores.
     pub fn new(deadlocks: Arc<dyn Deadlocks>) -> Waits {
         Waits { queues: Mutex::default(), count: AtomicUsize::new(0), deadlocks }
     }
@@ -122,12 +164,42 @@ impl Waits {
         };
         let queue = queues.entry(Arc::clone(&key)).or_default();
         queue.free = false;
-        queue.arrivals += 1;
-        let place = (start_ts, queue.arrivals);
-        let waiter = Arc::<Waiter>::default();
-        queue.waiters.insert(place, Arc::clone(&waiter));
+        queue.holder = holder;
+        let (place, waiter) = queue.add(start_ts);
         self.count.fetch_add(1, Ordering::SeqCst);
-        Ok(Ticket { waits: Arc::clone(self), key, place, waiter })
+        Ok(Ticket::new(Arc::clone(self), key, place, waiter))
+    }
+
+    /// Takes a place in a queue in which others wait for a holder, without looking at the key and
+    /// without its latch. `None`: there is no such queue, or the transaction itself may hold the
+    /// key.
+    pub fn join(
+        self: &Arc<Waits>,
+        key: &[u8],
+        start_ts: Timestamp,
+    ) -> Result<Option<Ticket>, Refused> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        if self.count.load(Ordering::SeqCst) >= WAITERS_MAX {
+            return Err(Refused::Full);
+        }
+        let ticket = {
+            let mut queues = self.queues.lock();
+            let Some((key, _)) = queues.get_key_value(key) else { return Ok(None) };
+            let key = Arc::clone(key);
+            let Some(queue) = queues.get_mut(&key) else { return Ok(None) };
+            if queue.free || queue.holder == start_ts || queue.waiters.is_empty() {
+                return Ok(None);
+            }
+            let (place, waiter) = queue.add(start_ts);
+            self.count.fetch_add(1, Ordering::SeqCst);
+            Ticket::new(Arc::clone(self), key, place, waiter)
+        };
+        match self.deadlocks.join(start_ts, key) {
+            Some(circle) => Err(Refused::Victim(circle)),
+            None => Ok(Some(ticket)),
+        }
     }
 
     /// Does nobody wait? Under the latch of a key this speaks for the key.
@@ -135,26 +207,86 @@ impl Waits {
         self.count.load(Ordering::SeqCst) == 0
     }
 
-    /// What these records will change; empty when nobody waits. Under the latches of their keys.
+    /// Calls that wait for the key.
+    pub fn waiting_for(&self, key: &[u8]) -> usize {
+        self.queues.lock().get(key).map_or(0, |queue| queue.waiters.len())
+    }
+
+    /// Every call that waits and for whom, as of now; keys in no order.
+    pub fn list(&self) -> Vec<Wait> {
+        let queues = self.queues.lock();
+        let mut waits = Vec::new();
+        for (key, queue) in queues.iter() {
+            let holder = queue.holder;
+            let waiting = |waiter: &Waiter| {
+                let state = &waiter.inner.lock().state;
+                !matches!(state, State::Granted(_) | State::Gone | State::Victim(_))
+            };
+            let waiters = queue.waiters.iter().filter(|(_, waiter)| waiting(waiter));
+            waits.extend(waiters.map(|((waiter, _), _)| Wait {
+                key: key.to_vec(),
+                waiter: *waiter,
+                holder,
+            }));
+        }
+        waits
+    }
+
+    /// What these records will change, and who may be passed a key that they let go; empty when
+    /// nobody waits. Under the latches of their keys. The records of one key follow each other.
     pub fn changes(&self, records: &[Record]) -> Vec<Change> {
         if self.is_empty() {
             return Vec::new();
         }
         let queues = self.queues.lock();
-        let changes = records.iter().filter_map(new_holder);
-        let waited_for = changes.filter(|(key, _)| queues.contains_key(*key));
-        waited_for.map(|(key, holder)| Change { key: key.to_vec(), holder }).collect()
+        let mut changes: Vec<Change> = Vec::new();
+        for record in records.iter().filter(|record| queues.contains_key(record.key())) {
+            let change = match changes.last_mut() {
+                Some(last) if last.key == record.key() => last,
+                _ => {
+                    changes.push(Change::new(record.key()));
+                    changes.last_mut().expect("one was just pushed")
+                }
+            };
+            match record {
+                Record::Lock { lock, .. } => change.holder = Some(lock.start_ts),
+                Record::Unlock { .. } => change.holder = Some(Timestamp::ZERO),
+                Record::Write { commit_ts, write, .. } => {
+                    change.ended.push(write.start_ts);
+                    if write.overlapped_rollback || write.kind == WriteKind::Rollback {
+                        change.ended.push(*commit_ts);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut grants = 0;
+        for change in &mut changes {
+            let Some(queue) = queues.get(change.key.as_slice()) else { continue };
+            change.ended.iter().for_each(|start_ts| queue.end(*start_ts));
+            if change.holder == Some(Timestamp::ZERO) && grants < GRANTS_MAX {
+                change.grant = queue.reserve();
+                grants += usize::from(change.grant.is_some());
+            }
+        }
+        changes
     }
 
     /// They are applied. Still under the latches.
     pub fn applied(&self, changes: Vec<Change>) {
-        for Change { key, holder } in changes {
-            let victim = self.deadlocks.hand_over(&key, holder);
+        for Change { key, holder, ended, grant } in changes {
+            if let Some(grant) = grant {
+                self.granted(&key, grant);
+            }
+            let victim = holder.and_then(|holder| self.deadlocks.hand_over(&key, holder));
             let mut queues = self.queues.lock();
             let Some(queue) = queues.get_mut(key.as_slice()) else { continue };
-            queue.free = holder == Timestamp::ZERO;
-            if queue.free {
-                queue.wake_first(State::Released);
+            for start_ts in ended {
+                queue.end(start_ts);
+                queue.wake_all_of(start_ts);
+            }
+            if let Some(holder) = holder {
+                queue.pass_to(holder);
             }
             if let Some((victim, circle)) = victim {
                 queue.wake_victim(victim, &circle);
@@ -162,94 +294,113 @@ impl Waits {
         }
     }
 
-    fn leave(&self, ticket: &Ticket) {
-        self.deadlocks.leave(ticket.place.0, &ticket.key);
+    /// The waiter has the lock, and its place is free.
+    fn granted(&self, key: &[u8], grant: Grant) {
+        let place = grant.place;
+        let Some(start_ts) = grant.settle() else { return };
+        self.deadlocks.leave(start_ts, key);
+        self.remove(key, place);
+    }
+
+    /// Takes a place away; wakes the next one if this one had been woken.
+    fn remove(&self, key: &[u8], place: Place) {
         let mut queues = self.queues.lock();
+        let Some(queue) = queues.get_mut(key) else { return };
+        let was_first = queue.waiters.keys().next() == Some(&place);
+        if queue.waiters.remove(&place).is_none() {
+            return;
+        }
         self.count.fetch_sub(1, Ordering::SeqCst);
-        let Some(queue) = queues.get_mut(&ticket.key) else { return };
-        let was_first = queue.waiters.keys().next() == Some(&ticket.place);
-        queue.waiters.remove(&ticket.place);
         if queue.waiters.is_empty() {
-            queues.remove(&ticket.key);
+            queues.remove(key);
         } else if queue.free && was_first {
             queue.wake_first(State::Soon);
         }
     }
 }
 
-/// Who holds the key after this record; ZERO: nobody.
-fn new_holder(record: &Record) -> Option<(&[u8], Timestamp)> {
-    match record {
-        Record::Lock { key, lock } => Some((key, lock.start_ts)),
-        Record::Unlock { key } => Some((key, Timestamp::ZERO)),
-        _ => None,
-    }
-}
-
 impl Queue {
+    fn add(&mut self, start_ts: Timestamp) -> (Place, Arc<Waiter>) {
+        self.arrivals += 1;
+        let place = (start_ts, self.arrivals);
+        let waiter = Arc::<Waiter>::default();
+        self.waiters.insert(place, Arc::clone(&waiter));
+        (place, waiter)
+    }
+
+    /// The first one that waits, if it may be given the lock as it is.
+    fn reserve(&self) -> Option<Grant> {
+        for (place, waiter) in &self.waiters {
+            let mut inner = waiter.inner.lock();
+            match inner.state {
+                State::Victim(_) | State::Gone => continue,
+                State::Waiting if !inner.ended => {}
+                _ => return None,
+            }
+            let ask = inner.ask.clone()?;
+            inner.state = State::Granting;
+            return Some(Grant::new(*place, Arc::clone(waiter), ask));
+        }
+        None
+    }
+
+    /// The key has this holder now; ZERO: none.
+    fn pass_to(&mut self, holder: Timestamp) {
+        self.free = holder == Timestamp::ZERO;
+        self.holder = holder;
+        if self.free {
+            self.wake_first(State::Released);
+        } else {
+            // Perhaps another call of the transaction that has the key now.
+            self.wake_all_of(holder);
+        }
+    }
+
     fn wake_first(&self, state: State) {
-        let Some(first) = self.waiters.values().next() else { return };
-        let mut current = first.state.lock();
-        if !matches!(*current, State::Victim(_)) {
-            *current = state;
-            first.changed.notify_one();
+        for waiter in self.waiters.values() {
+            let mut inner = waiter.inner.lock();
+            match inner.state {
+                State::Victim(_) | State::Gone => continue,
+                // It has what it wants, or will hear.
+                State::Granting | State::Granted(_) => return,
+                State::Waiting | State::Released | State::Soon => {}
+            }
+            inner.state = state;
+            waiter.changed.notify_one();
+            return;
+        }
+    }
+
+    fn wake_all_of(&self, start_ts: Timestamp) {
+        for waiter in self.calls_of(start_ts) {
+            let mut inner = waiter.inner.lock();
+            if matches!(inner.state, State::Waiting | State::Soon) {
+                inner.state = State::Released;
+                waiter.changed.notify_one();
+            }
         }
     }
 
     fn wake_victim(&self, victim: Timestamp, circle: &Circle) {
-        let calls = self.waiters.range((victim, 0)..=(victim, u64::MAX));
-        for (_, waiter) in calls {
-            *waiter.state.lock() = State::Victim(circle.clone());
-            waiter.changed.notify_one();
-        }
-    }
-}
-
-impl Ticket {
-    /// The key that is waited for.
-    pub fn key(&self) -> &[u8] {
-        &self.key
-    }
-
-    /// Another look (under the latch) has found this holder; the place in the queue stays.
-    pub fn again(&self, holder: Timestamp) -> Result<(), Refused> {
-        {
-            let mut queues = self.waits.queues.lock();
-            if let Some(queue) = queues.get_mut(&self.key) {
-                queue.free = false;
+        for waiter in self.calls_of(victim) {
+            let mut inner = waiter.inner.lock();
+            // Who is given the lock waits for nobody; who is not will look, and be told then.
+            if !matches!(inner.state, State::Granting | State::Granted(_) | State::Gone) {
+                inner.state = State::Victim(circle.clone());
+                waiter.changed.notify_one();
             }
-            let mut state = self.waiter.state.lock();
-            if let State::Victim(circle) = &*state {
-                return Err(Refused::Victim(circle.clone()));
-            }
-            *state = State::Waiting;
-        }
-        match self.waits.deadlocks.wait(self.place.0, &self.key, holder) {
-            Some(circle) => Err(Refused::Victim(circle)),
-            None => Ok(()),
         }
     }
 
-    /// Waits; not under the latch.
-    pub fn wait(&self, patience: Duration) -> Woken {
-        let mut state = self.waiter.state.lock();
-        if *state == State::Waiting {
-            wait_for(&self.waiter.changed, &mut state, patience);
-        }
-        if *state == State::Soon {
-            wait_for(&self.waiter.changed, &mut state, WAKE_DELAY);
-        }
-        match &*state {
-            State::Waiting => Woken::Timeout,
-            State::Released | State::Soon => Woken::Released,
-            State::Victim(circle) => Woken::Victim(circle.clone()),
+    /// A record of this transaction is written: its calls have to look for themselves.
+    fn end(&self, start_ts: Timestamp) {
+        for waiter in self.calls_of(start_ts) {
+            waiter.inner.lock().ended = true;
         }
     }
-}
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.waits.leave(self);
+    fn calls_of(&self, start_ts: Timestamp) -> impl Iterator<Item = &Arc<Waiter>> {
+        self.waiters.range((start_ts, 0)..=(start_ts, u64::MAX)).map(|(_, waiter)| waiter)
     }
 }
 

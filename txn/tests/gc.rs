@@ -3,9 +3,12 @@
 mod common;
 
 use common::{Spoil, brief, cluster, locks, prewrite_and_die, put_all, spoiled_client};
+use damask_env::{Fault, MemoryDisk};
 use damask_kv::GcSafePoint;
 use damask_kv::gc::{Budget, collect};
-use damask_txn::{Client, Gc, Isolation, LocalCluster, Mode, Options, Reads, Request, Wait};
+use damask_tso::FileBound;
+use damask_txn::gc::{Publish, SavedSafePoint};
+use damask_txn::{Client, Error, Gc, Isolation, LocalCluster, Mode, Options, Reads, Request, Wait};
 use damask_types::{ErrorKind, KeyRange, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +97,7 @@ fn reads_at_or_above_the_safe_point_do_not_change() {
     // Below it nobody reads, and nobody who began below it writes.
     let below = at[0].prev();
     let error = client.snapshot(below).get(b"a").expect_err("refused");
+    assert_eq!(error, Error::BelowSafePoint { ts: below, safe_point: at[0] });
     assert!(error.to_string().contains("GC life time"), "{error}");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     client.snapshot(below).scan(&KeyRange::all(), 9, false).expect_err("refused");
@@ -179,4 +183,68 @@ fn nothing_is_published_when_a_region_does_not_answer() {
     let now = deaf.timestamp().expect("a timestamp");
     gc.advance(&deaf, now, LIFE, None).expect_err("no answer");
     assert_eq!((gc.safe_point(), published.get()), (Timestamp::ZERO, Timestamp::ZERO));
+}
+
+fn saved(disk: &MemoryDisk, shared: &GcSafePoint) -> Result<SavedSafePoint, Error> {
+    let file = FileBound::new(Arc::new(disk.clone()), "safe-point");
+    SavedSafePoint::open(Box::new(file), shared.clone())
+}
+
+/// Versions are gone for good: after a restart, too, a read below is refused and not answered
+/// without them.
+#[test]
+fn the_safe_point_outlives_a_restart() {
+    let cluster = cluster(&[]);
+    let client = cluster.client();
+    let disk = MemoryDisk::new();
+    let shared = cluster.safe_point();
+    let gc = Gc::new(Arc::new(saved(&disk, &shared).expect("a new file")));
+    put_all(&client, &[("a", "1")]);
+    let old = client.timestamp().expect("a timestamp");
+    put_all(&client, &[("a", "2")]);
+    cluster.pass_ms(200_000);
+    let safe_point = advance(&gc, &client).safe_point;
+    assert!(old < safe_point);
+    collect(cluster.engine().as_ref(), &KeyRange::all(), &shared, Budget::default())
+        .expect("collects");
+    assert_eq!(records(&cluster), 1);
+
+    let restarted = LocalCluster::new(Arc::clone(cluster.engine()));
+    restarted.oracle().advance_to(client.timestamp().expect("a timestamp"));
+    let client = restarted.client();
+    let shared = restarted.safe_point();
+    let gc = Gc::new(Arc::new(saved(&disk.crash_image(|_| 0), &shared).expect("saved")));
+    assert_eq!((gc.safe_point(), shared.get()), (safe_point, safe_point));
+    let error = client.snapshot(old).get(b"a").expect_err("refused");
+    assert_eq!(error, Error::BelowSafePoint { ts: old, safe_point });
+    // A longer life time than before does not bring back what is gone.
+    let now = client.timestamp().expect("a timestamp");
+    let back = gc.advance(&client, now, LIFE * 100, None).expect("advances");
+    assert_eq!((back.safe_point, shared.get()), (safe_point, safe_point));
+    restarted.pass_ms(200_000);
+    assert!(advance(&gc, &client).safe_point > safe_point);
+}
+
+/// Nobody hears of a safe point that a crash would forget, whichever operation of the disk fails.
+#[test]
+fn a_safe_point_that_is_not_saved_is_not_used() {
+    for fail_at in 0.. {
+        let (disk, shared) = (MemoryDisk::new(), GcSafePoint::new());
+        let first = saved(&disk, &shared).expect("a new file");
+        first.publish(Timestamp(5)).expect("saved");
+        disk.set_fault(Fault { fail_at: Some(fail_at), capacity: None });
+        let second = first.publish(Timestamp(9));
+        let reached = disk.operations() > fail_at;
+        assert_eq!(shared.get(), Timestamp(if second.is_ok() { 9 } else { 5 }));
+        disk.set_fault(Fault::default());
+        let after = GcSafePoint::new();
+        saved(&disk.crash_image(|_| 0), &after).expect("whole");
+        assert!(after.get() >= shared.get(), "{fail_at}: {} is lost", shared.get());
+        first.publish(Timestamp(7)).expect("lower, or saved");
+        assert!(shared.get() >= Timestamp(7));
+        if !reached {
+            assert!(fail_at > 0, "no operation was counted");
+            return;
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The commands of the `damask` binary.
 
+pub mod ctl;
 pub mod load;
 pub mod playground;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Where MySQL clients connect, unless said otherwise.
 const MYSQL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
 /// Where status and metrics are served, unless said otherwise.
-const STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10080);
+pub(super) const STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10080);
 
 /// Options of the playground. What is said here wins over the configuration file.
 #[derive(Clone, Debug, Default, clap::Args)]

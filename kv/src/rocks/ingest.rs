@@ -105,8 +105,8 @@ impl Ingestion for RocksIngestion<'_> {
             options.set_move_files(true);
             let db = &self.engine.inner.db;
             let files = std::mem::take(&mut self.files);
-            db.ingest_external_file_cf_opts(family(db, self.cf), &options, files)
-                .map_err(|e| classify("ingest", e))?;
+            let ingest = || db.ingest_external_file_cf_opts(family(db, self.cf), &options, files);
+            self.engine.change(ingest).map_err(|e| classify("ingest", e))?;
         }
         Ok(self.order.pairs())
     }

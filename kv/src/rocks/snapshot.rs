@@ -4,8 +4,13 @@
 //! ```text
 //! cursor over a range           an iterator with bounds, dropped with the cursor
 //! cursor over one key's         an iterator of one prefix: a file whose filter does not know the
-//!   versions (write family)     key is not read; kept by the snapshot for the next such cursor
+//!   versions (write family)     key is not read; kept by the snapshot for the next such cursor,
+//!                               and by the engine for the next snapshot
 //! ```
+//!
+//! Between two writes there is one snapshot, shared by all who ask for one: point reads at fresh
+//! snapshots pay for what is read. After a write an iterator that an earlier snapshot has left is
+//! made fresh; it is a view of the new snapshot only if nothing was written between the two.
 #![allow(unsafe_code)]
 
 use super::{Inner, classify, family};
@@ -15,6 +20,85 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{DBRawIterator, ReadOptions};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Idle iterators that an engine keeps.
+const IDLE_MAX: usize = 4;
+
+/// Counts changes, so that a reader can tell that there was none.
+#[derive(Default)]
+pub(super) struct Writes {
+    started: AtomicU64,
+    finished: AtomicU64,
+}
+
+impl Writes {
+    /// Everything that changes what a reader sees goes through here.
+    pub fn run<T>(&self, change: impl FnOnce() -> T) -> T {
+        self.started.fetch_add(1, Ordering::SeqCst);
+        let done = change();
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        done
+    }
+
+    /// How many have started, if none is in progress.
+    fn quiet(&self) -> Option<u64> {
+        let started = self.started.load(Ordering::SeqCst);
+        (self.finished.load(Ordering::SeqCst) == started).then_some(started)
+    }
+
+    /// Has none started since [`Writes::quiet`] answered this?
+    fn is_still(&self, quiet: u64) -> bool {
+        self.started.load(Ordering::SeqCst) == quiet
+    }
+}
+
+/// The last snapshot, with the changes that had finished before it was taken.
+#[derive(Default)]
+pub(super) struct Latest(Mutex<Option<(u64, Arc<RocksSnapshot>)>>);
+
+impl Latest {
+    /// A snapshot that sees every finished change.
+    pub fn get(&self, engine: &Arc<Inner>) -> Arc<RocksSnapshot> {
+        let finished = engine.writes.finished.load(Ordering::SeqCst);
+        let mut latest = self.0.lock();
+        if let Some((at, snapshot)) = &*latest
+            && *at == finished
+        {
+            return snapshot.clone();
+        }
+        let fresh = Arc::new(RocksSnapshot::new(engine.clone()));
+        let before = latest.replace((finished, fresh.clone()));
+        drop(latest);
+        drop(before);
+        fresh
+    }
+
+    /// Keeps it no longer.
+    pub fn clear(&self) {
+        let before = self.0.lock().take();
+        drop(before);
+    }
+}
+
+/// Iterators of one prefix that no snapshot uses. They borrow from the database: whoever holds this
+/// drops it first.
+#[derive(Default)]
+pub(super) struct Idle(Mutex<Vec<DBRawIterator<'static>>>);
+
+impl Idle {
+    fn put(&self, iter: DBRawIterator<'static>) {
+        let mut idle = self.0.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(iter);
+        }
+    }
+
+    pub fn clear(&self) {
+        let all = std::mem::take(&mut *self.0.lock());
+        drop(all);
+    }
+}
 
 /// A snapshot. `versions`, `options` and `view` borrow from `engine`, so they are declared, and
 /// dropped, first.
@@ -24,7 +108,17 @@ pub(super) struct RocksSnapshot {
     /// For gets.
     options: ReadOptions,
     view: rocksdb::Snapshot<'static>,
+    /// Changes before it, if none was in progress when it was taken.
+    quiet: Option<u64>,
     engine: Arc<Inner>,
+}
+
+impl Drop for RocksSnapshot {
+    fn drop(&mut self) {
+        if let Some(iter) = self.versions.get_mut().take() {
+            self.engine.idle.put(iter);
+        }
+    }
 }
 
 impl RocksSnapshot {
@@ -33,10 +127,11 @@ impl RocksSnapshot {
         // every field that borrows from it is dropped, and nothing makes a unique reference from a
         // shared `Arc<Inner>`. The `'static` lifetime stays private: methods borrow from `self`.
         let forever: &'static Inner = unsafe { &*Arc::as_ptr(&engine) };
+        let quiet = engine.writes.quiet();
         let view = forever.db.snapshot();
         let mut options = ReadOptions::default();
         options.set_snapshot(&view);
-        RocksSnapshot { versions: Mutex::new(None), options, view, engine }
+        RocksSnapshot { versions: Mutex::new(None), options, view, quiet, engine }
     }
 
     fn options(&self) -> ReadOptions {
@@ -61,12 +156,31 @@ impl RocksSnapshot {
         if let Some(iter) = self.versions.lock().take() {
             return iter;
         }
+        if let Some(iter) = self.refreshed() {
+            return iter;
+        }
         // SAFETY: as in `new`; the iterator goes back into `self`, or is dropped, before the
-        // cursor that borrows `self` ends.
+        // cursor that borrows `self` ends, and from there into the engine's idle ones, which are
+        // dropped before its database.
         let forever: &'static Inner = unsafe { &*Arc::as_ptr(&self.engine) };
         let mut options = self.options();
         options.set_prefix_same_as_start(true);
         forever.db.raw_iterator_cf_opt(family(&forever.db, Cf::Write), options)
+    }
+}
+
+impl RocksSnapshot {
+    /// An idle iterator that sees what this snapshot sees: the newest state, if that is still it.
+    fn refreshed(&self) -> Option<DBRawIterator<'static>> {
+        let quiet = self.quiet.filter(|quiet| self.engine.writes.is_still(*quiet))?;
+        let mut iter = self.engine.idle.0.lock().pop()?;
+        // One that cannot be refreshed is dropped.
+        iter.refresh().ok()?;
+        if self.engine.writes.is_still(quiet) {
+            return Some(iter);
+        }
+        self.engine.idle.put(iter);
+        None
     }
 }
 

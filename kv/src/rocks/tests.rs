@@ -89,3 +89,70 @@ fn counters_move() {
     assert_eq!(cursor.seek(&[9, 9, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]).expect("seek"), None);
     assert!(read("filter_spared_seeks") > spared, "a file was read for a key that it has not");
 }
+
+/// Snapshots between two writes are one, and iterators are used again: whatever is reused, a reader
+/// sees both families at one moment, and everything that was written before it asked.
+#[test]
+fn a_reused_snapshot_or_iterator_is_neither_torn_nor_old() {
+    const WRITES: u64 = 3_000;
+    let scratch = Scratch::new();
+    let engine = RocksEngine::open(&scratch.path("engine"), &EngineConfig::default());
+    let engine = engine.expect("opens");
+    let finished = AtomicU64::new(0);
+    let write = |n: u64| {
+        let mut batch = WriteBatch::default();
+        batch.put(Cf::Lock, "k", n.to_be_bytes());
+        // Always the same version: what an iterator sees of it is what it was made for.
+        batch.put(Cf::Write, b"k\0\0\0\0\0\0\0\x01".to_vec(), n.to_be_bytes());
+        engine.write(batch).expect("writes");
+        finished.store(n, Ordering::SeqCst);
+    };
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
+    let read = || {
+        let before = finished.load(Ordering::SeqCst);
+        let snapshot = engine.snapshot();
+        let mut end = b"k".to_vec();
+        crate::engine::versions_end(&mut end);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let mut cursor = snapshot.cursor(Cf::Write, b"k", &end).expect("a cursor");
+            let pair = cursor.seek(b"k\0\0\0\0\0\0\0\0").expect("seek");
+            seen.push(number(pair.expect("there").1));
+            drop(cursor);
+            seen.push(number(&snapshot.get(Cf::Lock, b"k").expect("get").expect("there")));
+        }
+        assert!(seen.iter().all(|n| *n == seen[0]), "{seen:?}");
+        assert!(seen[0] >= before, "{} after {before}", seen[0]);
+    };
+    write(1);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while finished.load(Ordering::SeqCst) < WRITES {
+                        read();
+                    }
+                })
+            })
+            .collect();
+        (2..=WRITES).for_each(|n| {
+            write(n);
+            if n.is_multiple_of(500) {
+                engine.sync().expect("syncs");
+            }
+        });
+        readers.into_iter().for_each(|reader| reader.join().expect("no panic"));
+    });
+    // Without writes between them they are one; after a write they are not.
+    let (one, two) = (engine.latest.get(&engine.inner), engine.latest.get(&engine.inner));
+    assert!(Arc::ptr_eq(&one, &two));
+    write(WRITES + 1);
+    assert!(!Arc::ptr_eq(&one, &engine.latest.get(&engine.inner)));
+    read();
+    assert_eq!(number(&one.get(Cf::Lock, b"k").expect("get").expect("there")), WRITES);
+    // Nothing that is kept for readers keeps the folder open.
+    drop((one, two));
+    let path = scratch.path("engine");
+    drop(engine);
+    RocksEngine::open(&path, &EngineConfig::default()).expect("it was closed");
+}

@@ -1,8 +1,8 @@
 //! The region cache: stale answers are noticed and replaced, never served twice.
 
 use super::*;
+use crate::Config;
 use crate::pd::{Pd, Persist};
-use crate::planner::Config;
 use crate::testing::{region, report, stores};
 
 struct Nowhere;

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::testing::{region, report, stores};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Keeps what was saved; can be told to fail.
@@ -36,6 +38,19 @@ fn conformance() {
     crate::testing::suite(|| {
         let persist = Box::new(Arc::new(Memory::default()));
         Arc::new(Pd::open(Config::default(), 42, None, persist).expect("opens"))
+    });
+}
+
+#[test]
+fn restarts() {
+    crate::testing::restart_suite(|| {
+        let memory = Arc::new(Memory::default());
+        Box::new(move || {
+            let saved = memory.bytes.lock().clone();
+            let persist = Box::new(memory.clone());
+            let pd = Pd::open(Config::default(), 42, saved.as_deref(), persist);
+            Arc::new(pd.expect("opens"))
+        })
     });
 }
 
@@ -95,14 +110,14 @@ fn learners_spread_over_column_stores() {
     let mut ids = std::collections::HashSet::new();
     for i in 0..8u8 {
         let r = region(100 + u64::from(i), &[b'a' + i], &[b'a' + i + 1], 1);
-        let Some(Operator::AddLearner(peer)) = pd.region_heartbeat(report(&r, 0)).expect("takes")
+        let Some(Step::AddLearner(peer)) = pd.region_heartbeat(report(&r, 0)).expect("takes")
         else {
             panic!("wants a learner");
         };
         assert!(ids.insert(peer.id));
         *count.entry(peer.store.0).or_insert(0) += 1;
         let again = pd.region_heartbeat(report(&r, 0)).expect("takes");
-        assert_eq!(again, Some(Operator::AddLearner(peer)));
+        assert_eq!(again, Some(Step::AddLearner(peer)));
     }
     assert_eq!(count, HashMap::from([(4, 4), (5, 4)]));
 }
@@ -113,13 +128,14 @@ fn counts_follow_splits_and_removals() {
     let parent = region(1, b"", b"", 1);
     let with_pending = RegionReport { pending: vec![parent.peers[1].id], ..report(&parent, 0) };
     pd.region_heartbeat(with_pending).expect("takes");
-    assert_eq!(pd.live.read().pending[&StoreId(2)], 1);
+    assert_eq!(pd.store_statuses()[1].load.pending, 1);
     for r in [region(2, b"", b"k", 2), region(1, b"k", b"", 2)] {
         pd.region_heartbeat(report(&r, 0)).expect("takes");
     }
-    let live = pd.live.read();
-    assert!(live.pending.values().all(|n| *n == 0));
-    assert_eq!((1..=3).map(|s| live.replicas[&StoreId(s)]).collect::<Vec<_>>(), [2, 2, 2]);
+    let loads: Vec<Load> = pd.store_statuses().into_iter().map(|s| s.load).collect();
+    assert!(loads.iter().all(|load| load.pending == 0));
+    assert_eq!(loads.iter().map(|load| load.replicas).collect::<Vec<_>>(), [2, 2, 2, 0, 0]);
+    assert_eq!(loads.iter().map(|load| load.leaders).collect::<Vec<_>>(), [2, 0, 0, 0, 0]);
 }
 
 #[test]

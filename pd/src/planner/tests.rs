@@ -1,203 +1,221 @@
-//! The planner as a function: a view in, operators out.
+//! The planner as a function, by golden scripts: a cluster in a few lines, and what is planned. The
+//! scripts are in `tests/scripts`; `UPDATE_SCRIPTS=1` writes the answers anew, to be read in review.
+//!
+//! ```text
+//! config merge=true voters=1            aims that differ from the defaults
+//! store 1 row host=a drain silent=40    kind, labels, what it is meant to do, seconds of silence
+//! rule b..d 2                           column rule
+//! region 1 a..c 1* 2 3p 101l bytes=5    peers by store: * leads, p has not caught up, l learns
+//! running transfer 1 2                  an order that is in flight
+//! plan | check 1 | order move 1 3 4     what to ask; the answer follows after ----
+//! ```
 
-use super::*;
-use crate::testing::{learner, region, report, stores, voter};
+use crate::config::Config;
+use crate::operator::Operator;
+use crate::orders::operator_for;
+use crate::planner::{check_region, plan};
+use crate::regions::RegionMap;
+use crate::values::*;
+use crate::view::{RegionFacts, View, count};
+use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::path::Path;
 
+/// Long after the start.
+const NOW_MS: u64 = 10_000_000;
+
+#[derive(Default)]
 struct World {
     config: Config,
     stores: BTreeMap<StoreId, StoreInfo>,
+    settings: BTreeMap<StoreId, StoreSettings>,
+    reports: BTreeMap<StoreId, (u64, StoreReport)>,
     rules: BTreeMap<Vec<u8>, ColumnRule>,
+    regions: RegionMap<RegionFacts>,
+    loads: HashMap<StoreId, Load>,
+    running: BTreeMap<RegionId, Operator>,
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("{word}: a number is expected"))
+}
+
+fn range(word: &str) -> KeyRange {
+    let (start, end) = word.split_once("..").expect("start..end");
+    KeyRange::new(start, end)
 }
 
 impl World {
-    fn new(columns: u64, rules: &[(&str, &str, u32)]) -> World {
-        let rule = |(start, end, replicas): &(&str, &str, u32)| {
-            let range = KeyRange::new(start.as_bytes(), end.as_bytes());
-            (range.start.clone(), ColumnRule { range, replicas: *replicas })
-        };
-        World {
-            config: Config { region_bytes_max: 1024, ..Config::default() },
-            stores: stores(columns).into_iter().map(|s| (s.id, s)).collect(),
-            rules: rules.iter().map(rule).collect(),
-        }
-    }
-
-    fn plan(&self, report: &RegionReport, all: &[Region], spare: u64) -> Option<Operator> {
-        let mut replicas = HashMap::new();
-        for peer in all.iter().flat_map(|r| &r.peers) {
-            *replicas.entry(peer.store).or_default() += 1;
-        }
-        let view = View {
+    fn view(&self) -> View<'_> {
+        View {
             config: &self.config,
+            now_ms: NOW_MS,
+            started_ms: Some(0),
             stores: &self.stores,
+            settings: &self.settings,
+            reports: &self.reports,
             rules: &self.rules,
-            replicas: &replicas,
-            pending: &HashMap::new(),
-            spare: PeerId(spare),
-        };
-        plan(&view, report)
-    }
-}
-
-fn keys(text: &[&str]) -> Option<Operator> {
-    Some(Operator::SplitAt(text.iter().map(|k| k.as_bytes().to_vec()).collect()))
-}
-
-#[test]
-fn edges_of_rules_come_before_all_else() {
-    let world = World::new(1, &[("b", "d", 1), ("d", "f", 1), ("x", "", 1)]);
-    let at = |start: &str, end: &str| {
-        let r = region(1, start.as_bytes(), end.as_bytes(), 1);
-        world.plan(&report(&r, 5000), &[], 99)
-    };
-    assert_eq!(at("", ""), keys(&["b", "d", "f", "x"]));
-    assert_eq!(at("c", "e"), keys(&["d"]));
-    assert_eq!(at("a", "b"), Some(Operator::Split), "touches the rule from outside");
-    assert_eq!(at("f", "x"), Some(Operator::Split));
-    assert_eq!(at("f", ""), keys(&["x"]));
-    assert!(matches!(at("b", "c"), Some(Operator::AddLearner(_))));
-    assert!(matches!(at("y", ""), Some(Operator::AddLearner(_))));
-}
-
-#[test]
-fn voters_are_first_learners() {
-    let world = World::new(0, &[]);
-    let mut r = region(1, b"", b"", 1);
-    r.peers.truncate(2);
-    let mut rep = report(&r, 0);
-    assert_eq!(world.plan(&rep, &[], 99), Some(Operator::AddLearner(learner(99, 3))));
-    rep.region.peers.push(learner(99, 3));
-    rep.pending = vec![PeerId(99)];
-    assert_eq!(world.plan(&rep, &[], 100), None, "waits for it");
-    rep.pending.clear();
-    assert_eq!(world.plan(&rep, &[], 100), Some(Operator::AddVoter(voter(99, 3))));
-    rep.region.peers[2].role = PeerRole::Voter;
-    assert_eq!(world.plan(&rep, &[], 100), None);
-    rep.region.peers.push(learner(101, 3));
-    assert_eq!(world.plan(&rep, &[], 100), Some(Operator::RemovePeer(learner(101, 3))));
-}
-
-#[test]
-fn a_full_store_gets_no_more_snapshots() {
-    let world = World::new(1, &[("a", "z", 1)]);
-    let r = region(1, b"b", b"c", 1);
-    let pending = HashMap::from([(StoreId(4), world.config.pending_max)]);
-    let view = View {
-        config: &world.config,
-        stores: &world.stores,
-        rules: &world.rules,
-        replicas: &HashMap::new(),
-        pending: &pending,
-        spare: PeerId(9),
-    };
-    assert_eq!(plan(&view, &report(&r, 0)), None);
-}
-
-/// A generator of numbers that needs no crate.
-struct Seed(u64);
-
-impl Seed {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
-/// A key near the middle of a range whose keys are short.
-fn middle(range: &KeyRange) -> Vec<u8> {
-    let number = |key: &[u8]| {
-        let mut bytes = [0; 16];
-        bytes[..key.len()].copy_from_slice(key);
-        u128::from_be_bytes(bytes)
-    };
-    let end = if range.end.is_empty() { u128::MAX } else { number(&range.end) };
-    let start = number(&range.start);
-    (start + (end - start) / 2).to_be_bytes().to_vec()
-}
-
-/// A cluster that does what it is told at once.
-fn obey(world: &World, regions: &mut Vec<(Region, u64)>, at: usize, op: Operator, next: &mut u64) {
-    let (mut r, bytes) = regions.remove(at);
-    let keys = match op {
-        Operator::AddLearner(peer) => {
-            assert!(r.peer_on(peer.store).is_none(), "one replica a store");
-            r.peers.push(peer);
-            vec![]
+            regions: &self.regions,
+            loads: &self.loads,
+            running: &self.running,
         }
-        Operator::AddVoter(peer) => {
-            let known = r.peers.iter_mut().find(|p| p.id == peer.id).expect("was a learner");
-            assert_eq!(world.stores[&peer.store].kind, StoreKind::Row, "columns never vote");
-            *known = peer;
-            vec![]
-        }
-        Operator::RemovePeer(peer) => {
-            assert_eq!(peer.role, PeerRole::Learner, "never a voter here");
-            r.peers.retain(|p| p.id != peer.id);
-            vec![]
-        }
-        Operator::TransferLeader(_) => panic!("not planned"),
-        Operator::Split => vec![middle(&r.range)],
-        Operator::SplitAt(keys) => keys,
-    };
-    r.epoch.conf_ver += 1;
-    let parts = keys.len() as u64 + 1;
-    for key in keys {
-        assert!(r.range.contains(&key) && key != r.range.start);
-        *next += 20;
-        let mut left = r.clone();
-        left.id = damask_types::RegionId(*next);
-        left.range.end = key.clone();
-        left.peers.iter_mut().zip(*next + 1..).for_each(|(p, id)| p.id = PeerId(id));
-        r.range.start = key;
-        regions.push((left, bytes / parts));
     }
-    regions.push((r, bytes / parts));
-}
 
-#[test]
-fn every_start_reaches_a_fixed_point() {
-    for seed in 1..=300u64 {
-        let mut chance = Seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let letters = ["", "b", "d", "f", "h", "k", "p", "t", "x", ""];
-        let cut = 1 + chance.below(7) as usize;
-        let rules = [
-            (letters[cut], letters[cut + 1], 1 + chance.below(3) as u32),
-            (letters[cut + 1], letters[9], chance.below(2) as u32 + 1),
-        ];
-        let rules = if chance.below(4) == 0 { &rules[..1] } else { &rules[..] };
-        let world = World::new(chance.below(4), rules);
-        let mut first = region(1, b"", b"", 1);
-        first.peers.truncate(1 + chance.below(3) as usize);
-        for store in 3..6 {
-            if chance.below(2) == 0 && first.peer_on(StoreId(store)).is_none() {
-                first.peers.push(learner(900 + store, store));
+    fn aims(&mut self, words: &[&str]) {
+        for word in words {
+            let (name, value) = word.split_once('=').expect("name=value");
+            let config = &mut self.config;
+            match name {
+                "merge" => config.merge = value == "true",
+                "voters" => config.voters = number(value) as usize,
+                "bytes" => config.region_bytes_max = number(value),
+                "merge_bytes" => config.merge_bytes_max = number(value),
+                "split_flow" => config.split_flow = number(value),
+                "hot" => config.hot_flow = number(value),
+                "leaders" => config.leader_tolerance = number(value),
+                "pending" => config.pending_max = number(value) as usize,
+                _ => panic!("no aim {name}"),
             }
         }
-        let mut regions = vec![(first, chance.below(20_000))];
-        let mut next = 1000;
-        let mut steps = 0;
-        loop {
-            let all: Vec<Region> = regions.iter().map(|(r, _)| r.clone()).collect();
-            let step = regions.iter().enumerate().find_map(|(i, (r, bytes))| {
-                world.plan(&report(r, *bytes), &all, next).map(|op| (i, op))
-            });
-            let Some((i, op)) = step else { break };
-            next += 20;
-            obey(&world, &mut regions, i, op, &mut next);
-            steps += 1;
-            assert!(steps < 1000, "seed {seed}: no fixed point");
+    }
+
+    fn store(&mut self, words: &[&str]) {
+        let id = StoreId(number(words[0]));
+        let kind = if words[1] == "row" { StoreKind::Row } else { StoreKind::Column };
+        self.stores.insert(id, StoreInfo { id, kind, address: String::new() });
+        let mut settings = StoreSettings::default();
+        let mut report = StoreReport { store: id, capacity: 100, available: 50 };
+        let mut seen = NOW_MS;
+        for word in &words[2..] {
+            match (*word, word.split_once('=')) {
+                ("drain", _) => settings.intent = Intent::Drain,
+                ("evict", _) => settings.intent = Intent::Evict,
+                (_, Some(("silent", seconds))) => seen -= number(seconds) * 1000,
+                (_, Some(("free", percent))) => report.available = number(percent),
+                (_, Some((name, value))) => {
+                    settings.labels.insert(name.to_owned(), value.to_owned());
+                }
+                _ => panic!("store: {word}"),
+            }
         }
-        let columns = world.stores.len() as u64 - 3;
-        for (r, bytes) in &regions {
-            let on_columns = r.peers.iter().filter(|p| p.store.0 > 3).count() as u64;
-            let known =
-                r.peers.iter().filter(|p| p.store.0 > 3 && p.store.0 <= 3 + columns).count();
-            let wanted = u64::from(column_replicas(&world.rules, &r.range)).min(columns);
-            assert_eq!(known as u64, wanted, "seed {seed} {r:?}");
-            assert!(on_columns >= wanted && *bytes <= 1024, "seed {seed}");
-            assert_eq!(r.voters().count(), 3, "seed {seed}");
+        self.settings.insert(id, settings);
+        self.reports.insert(id, (seen, report));
+    }
+
+    fn region(&mut self, words: &[&str]) {
+        let id = RegionId(number(words[0]));
+        let epoch = Epoch { conf_ver: 1, version: 1 };
+        let mut region = Region { id, range: range(words[1]), epoch, peers: Vec::new() };
+        let mut facts = RegionFacts { term: 5, ..RegionFacts::default() };
+        for word in &words[2..] {
+            match word.split_once('=') {
+                Some(("bytes", n)) => facts.bytes = number(n),
+                Some(("read", n)) => facts.flow.read = number(n),
+                Some(("write", n)) => facts.flow.write = number(n),
+                Some(("since", seconds)) => facts.since_ms = NOW_MS - number(seconds) * 1000,
+                Some(_) => panic!("region: {word}"),
+                None => {
+                    let store = number(word.trim_end_matches(['*', 'p', 'l']));
+                    let role = if word.contains('l') { PeerRole::Learner } else { PeerRole::Voter };
+                    let peer =
+                        Peer { id: PeerId(id.0 * 1000 + store), store: StoreId(store), role };
+                    region.peers.push(peer);
+                    facts.leader = facts.leader.or(word.contains('*').then_some(peer));
+                    facts.pending.extend(word.contains('p').then_some(peer.id));
+                }
+            }
+        }
+        let weight = self.view().weight(&facts);
+        count(&mut self.loads, &region, &facts, weight, 1);
+        self.regions.put(region, facts).expect("regions do not overlap");
+    }
+
+    fn order(&self, words: &[&str]) -> crate::Result<Operator> {
+        let region = RegionId(number(words[1]));
+        let store = |at: usize| StoreId(number(words[at]));
+        let order = match words[0] {
+            "split" => {
+                let keys = words[2..].iter().map(|key| key.as_bytes().to_vec()).collect();
+                Order::Split { region, keys }
+            }
+            "transfer" => Order::Transfer { region, to: store(2) },
+            "move" => Order::Move { region, from: store(2), to: store(3) },
+            "merge" => Order::Merge { region, into: RegionId(number(words[2])) },
+            other => panic!("no order {other}"),
+        };
+        operator_for(&self.view(), &order)
+    }
+
+    fn line(&mut self, line: &str, out: &mut String) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let Some((command, rest)) = words.split_first() else { return };
+        let mut answer = |text: String| writeln!(out, "{text}").expect("a string takes all");
+        match *command {
+            "#" => {}
+            "config" => self.aims(rest),
+            "store" => self.store(rest),
+            "rule" => {
+                let rule = ColumnRule { range: range(rest[0]), replicas: number(rest[1]) as u32 };
+                self.rules.insert(rule.range.start.clone(), rule);
+            }
+            "region" => self.region(rest),
+            "running" => {
+                let operator = self.order(rest).expect("it can be ordered");
+                self.running.insert(operator.region, operator);
+            }
+            "plan" => {
+                let planned = plan(&self.view(), 0);
+                planned.iter().for_each(|operator| answer(operator.to_string()));
+                if planned.is_empty() {
+                    answer("nothing".to_owned());
+                }
+            }
+            "check" => {
+                let id = RegionId(number(rest[0]));
+                let (region, facts) = self.regions.get(id).expect("a region");
+                let found = check_region(&self.view(), region, facts);
+                answer(found.map_or("nothing".to_owned(), |operator| operator.to_string()));
+            }
+            "order" => answer(match self.order(rest) {
+                Ok(operator) => operator.to_string(),
+                Err(e) => format!("refused: {e}"),
+            }),
+            other => panic!("no command {other}"),
+        }
+    }
+}
+
+/// Cases are parted by empty lines; each begins with a new world.
+fn run(text: &str) -> String {
+    let mut out = String::new();
+    for case in text.split("\n\n").filter(|case| !case.trim().is_empty()) {
+        let (mut world, mut answers) = (World::default(), String::new());
+        for line in case.lines().take_while(|line| *line != "----") {
+            writeln!(out, "{line}").expect("a string takes all");
+            world.line(line, &mut answers);
+        }
+        writeln!(out, "----\n{answers}").expect("a string takes all");
+    }
+    out.trim_end().to_owned() + "\n"
+}
+
+#[test]
+fn scripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut names: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the scripts")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 4, "{names:?}");
+    for name in names {
+        let text = std::fs::read_to_string(&name).expect("UTF-8");
+        let found = run(&text);
+        if std::env::var_os("UPDATE_SCRIPTS").is_some() {
+            std::fs::write(&name, found).expect("written");
+        } else {
+            assert_eq!(found, text, "{}", name.display());
         }
     }
 }

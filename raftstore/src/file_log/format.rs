@@ -93,7 +93,7 @@ pub(super) fn segment_header(number: u64) -> [u8; SEGMENT_HEADER] {
     out
 }
 
-pub(super) fn put_entry(out: &mut Vec<u8>, entry: &LogEntry) {
+pub(crate) fn put_entry(out: &mut Vec<u8>, entry: &LogEntry) {
     out.push(match entry.kind {
         EntryKind::Normal => 0,
         EntryKind::Change => 1,
@@ -106,7 +106,7 @@ pub(super) fn put_entry(out: &mut Vec<u8>, entry: &LogEntry) {
     }
 }
 
-pub(super) fn take_entry(buf: &mut &[u8]) -> std::result::Result<LogEntry, DecodeError> {
+pub(crate) fn take_entry(buf: &mut &[u8]) -> std::result::Result<LogEntry, DecodeError> {
     let kind = match take_u8(buf)? {
         0 => EntryKind::Normal,
         1 => EntryKind::Change,

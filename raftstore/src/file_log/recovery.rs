@@ -2,9 +2,10 @@
 //! says so, and changes nothing else; any other damage is an error that names file and offset.
 
 use super::format::{self, Found, RECORD_HEADER, SEGMENT_HEADER, Stored};
-use super::{Place, Slot, State};
+use super::{Lives, Place, Slot, State};
 use crate::error::{Error, Result};
 use crate::log_index::LogIndex;
+use crate::machine::Applied;
 use damask_env::Disk;
 use damask_types::RegionId;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +16,9 @@ pub(super) fn replay(disk: &Arc<dyn Disk>, folder: &str) -> Result<State> {
     let numbers: Vec<u64> = names.iter().filter_map(|name| format::parse_name(name)).collect();
     let mut state = State {
         groups: BTreeMap::new(),
+        live: Lives::default(),
         files: BTreeMap::new(),
+        maps: BTreeMap::new(),
         piece: None,
         tail: (0, 0),
         sequence: 0,
@@ -117,8 +120,11 @@ fn apply(
     let mut buf = payload;
     while !buf.is_empty() {
         let (id, op): (RegionId, Stored<'_>) = format::take_op(&mut buf)?;
+        let live = &mut state.live;
         if let Stored::Destroy = op {
-            state.groups.remove(&id);
+            if let Some(mut log) = state.groups.remove(&id) {
+                log.reset(Applied::default(), &mut |gone: Slot| live.remove(gone.place));
+            }
             continue;
         }
         let log: &mut LogIndex<Slot> = state.groups.entry(id).or_default();
@@ -134,21 +140,23 @@ fn apply(
                         sequence,
                     };
                     let slot = Slot { place, cached: None };
+                    live.add(place);
+                    let mut gone = |gone: Slot| live.remove(gone.place);
                     if rewrite {
-                        log.replace(entry.index, entry.term, slot);
+                        log.replace(entry.index, entry.term, slot, &mut gone);
                     } else {
-                        log.replay(entry.index, entry.term, slot);
+                        log.replay(entry.index, entry.term, slot, &mut gone);
                     }
                 }
             }
             Stored::Hard(hard) => log.hard = hard,
-            Stored::Compact(to) => log.compact(to),
-            Stored::Reset(to) => log.reset(to),
+            Stored::Compact(to) => log.compact(to, &mut |gone| live.remove(gone.place)),
+            Stored::Reset(to) => log.reset(to, &mut |gone| live.remove(gone.place)),
             Stored::Restoring(at) => log.restoring = Some(at),
             Stored::State { hard, truncated, restoring } => {
                 log.hard = hard;
                 log.restoring = restoring;
-                log.compact(truncated);
+                log.compact(truncated, &mut |gone| live.remove(gone.place));
             }
             Stored::Destroy => unreachable!("handled above"),
         }

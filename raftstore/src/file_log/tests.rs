@@ -3,7 +3,7 @@
 use super::*;
 use crate::log_store::MemoryLogStore;
 use crate::machine::Applied;
-use crate::testing::{LogHarness, log_store_suite};
+use crate::testing::{InFolder, InMemory, OnMemoryDisk, log_store_suite};
 use damask_env::{Fault, MemoryDisk};
 use damask_types::key::Hex;
 
@@ -25,34 +25,29 @@ fn entries(range: std::ops::RangeInclusive<u64>) -> LogBatch {
 #[test]
 fn file_log_passes_the_suite() {
     log_store_suite(&|| {
-        let disk = MemoryDisk::new();
-        let store = Arc::new(open(&disk).unwrap());
-        let crash = move |keep: &mut dyn FnMut(usize) -> usize| {
-            let image = disk.crash_image(keep);
-            Arc::new(open(&image).unwrap()) as Arc<dyn LogStore>
-        };
-        LogHarness { store, crash: Some(Box::new(crash)) }
+        Box::new(OnMemoryDisk::new(|disk: Arc<dyn Disk>| {
+            Ok(Arc::new(FileLogStore::open(disk, "log", small())?) as Arc<dyn LogStore>)
+        }))
     });
 }
 
 #[test]
 fn file_log_passes_the_suite_on_a_real_disk() {
     log_store_suite(&|| {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = Arc::new(damask_env::RealDisk::open(folder.path()).unwrap());
-        let store = Arc::new(FileLogStore::open(disk.clone(), "log", small()).unwrap());
-        // Not a power cut, but a process that ends: what was written is there.
-        let crash = move |_: &mut dyn FnMut(usize) -> usize| {
-            let _folder = &folder;
-            Arc::new(FileLogStore::open(disk.clone(), "log", small()).unwrap()) as Arc<dyn LogStore>
+        let guard = tempfile::tempdir().expect("a temporary folder");
+        let open = |folder: &std::path::Path| {
+            let disk = damask_env::RealDisk::open(folder).map_err(|e| Error::io("folder", &e))?;
+            let store = FileLogStore::open(Arc::new(disk), "log", small())?;
+            Ok(Arc::new(store) as Arc<dyn LogStore>)
         };
-        LogHarness { store, crash: Some(Box::new(crash)) }
+        Box::new(InFolder { folder: guard.path().to_owned(), open, guard: Box::new(guard) })
     });
 }
 
 #[test]
 fn memory_log_passes_the_suite() {
-    log_store_suite(&|| LogHarness { store: Arc::new(MemoryLogStore::new()), crash: None });
+    let open = || Arc::new(MemoryLogStore::new()) as Arc<dyn LogStore>;
+    log_store_suite(&|| Box::new(InMemory(open)));
 }
 
 #[test]
@@ -266,4 +261,38 @@ fn a_quiet_group_does_not_hold_old_segments() {
     let mut out = Vec::new();
     again.entries(quiet, 1, 2, u64::MAX, &mut out).unwrap();
     assert_eq!(out, [entry]);
+}
+
+/// A group that stopped with much in the oldest segments, under one that goes on: what the first
+/// has is moved, although it is more than half of its segments.
+#[test]
+fn a_large_quiet_group_does_not_hold_old_segments() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk).unwrap();
+    let quiet = RegionId(1);
+    let entry = |index| LogEntry { index, term: 1, data: vec![5; 60], ..LogEntry::default() };
+    store.append(vec![(quiet, LogOp::Append((1..=20).map(entry).collect()))]).unwrap();
+    store.sync().unwrap();
+    let live = |store: &FileLogStore| {
+        let state = store.state.lock();
+        state.live.0.values().map(|live| live.entries).sum::<u64>()
+    };
+    assert_eq!(live(&store), 20);
+    for index in 1..=400 {
+        store.append(entries(index..=index)).unwrap();
+        store.sync().unwrap();
+        store.append(vec![(A, LogOp::CompactTo(Applied { index, term: 1 }))]).unwrap();
+        store.purge().unwrap();
+        assert!(store.segments().unwrap().len() <= 12, "at {index}: {:?}", store.segments());
+        assert_eq!(live(&store), 20, "only what is needed is counted");
+    }
+    assert!(store.segments().unwrap()[0].0 > 10, "the first segments are gone");
+    store.sync().unwrap();
+    drop(store);
+    let again = open(&disk).unwrap();
+    assert_eq!(live(&again), 20, "counted alike when replayed");
+    let mut out = Vec::new();
+    again.entries(quiet, 1, 21, u64::MAX, &mut out).unwrap();
+    assert_eq!(out, (1..=20).map(entry).collect::<Vec<_>>());
+    assert!(!again.state.lock().maps.is_empty(), "old segments are read through maps");
 }

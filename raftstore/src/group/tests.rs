@@ -8,9 +8,15 @@ const REGION: RegionId = RegionId(9);
 const OWN: u64 = 1;
 
 fn open(log: &Arc<dyn LogStore>) -> Group {
+    open_after(log, usize::MAX)
+}
+
+/// `quiet` ticks after a leader's word, or after the start of a store that heard of one before.
+fn open_after(log: &Arc<dyn LogStore>, quiet: usize) -> Group {
     let conf = eraftpb::ConfState { voters: vec![OWN, 2, 3], ..Default::default() };
     let config = RaftConfig::default();
-    Group::open(&config, log, REGION, PeerId(OWN), conf, LOG_START.index).unwrap()
+    let applied = log.group(REGION).unwrap().truncated.index;
+    Group::open(&config, log, REGION, PeerId(OWN), conf, applied, quiet).unwrap()
 }
 
 /// A new region's log, with entries in these terms.
@@ -104,6 +110,21 @@ fn a_leader_that_lacks_committed_entries_is_refused() {
     assert!(group.step(Message { term: 8, ..append(6, 6, &[entry(7, 8)]) }));
 }
 
+/// Its acknowledgements were lost, and its log is compacted above what the leader knows of.
+/// The leader must be answered, or it asks for ever.
+#[test]
+fn a_leader_that_is_behind_a_compacted_log_is_answered() {
+    let log = log_of(&[6, 6, 6, 6], 9);
+    log.append(vec![(REGION, LogOp::CompactTo(Applied { index: 8, term: 6 }))]).unwrap();
+    let mut group = open(&log);
+    let entry = |index| Entry { index, term: 6, ..Entry::default() };
+    let m = message(MessageType::MsgAppend, 2, 6);
+    let m = Message { index: 6, log_term: 6, commit: 9, entries: vec![entry(7), entry(8)], ..m };
+    assert!(group.step(m));
+    let answers = group.ready().take_persisted_messages();
+    assert_eq!((answers.len(), answers[0].index, answers[0].reject), (1, 9, false));
+}
+
 #[test]
 fn a_commit_index_beyond_the_log_is_refused() {
     let log = log_of(&[6], 6);
@@ -136,4 +157,38 @@ fn a_snapshot_for_impossible_replicas_is_refused() {
     }
     assert!(group.step(snapshot(&[2], &[OWN])));
     assert_eq!(group.last_index(), 20);
+}
+
+/// A lease of the leader before the restart may still last.
+#[test]
+fn no_vote_is_given_for_an_elections_time_after_a_start_or_a_leaders_word() {
+    let log = log_of(&[6], 6);
+    let mut group = open_after(&log, 0);
+    let ask = |kind, term| {
+        let m = message(kind, 3, term);
+        Message { index: 6, log_term: 6, ..m }
+    };
+    let ticks = RaftConfig::default().election_ticks;
+    for _ in 0..ticks {
+        assert!(!group.step(ask(MessageType::MsgRequestPreVote, 7)));
+        assert!(!group.step(ask(MessageType::MsgRequestVote, 7)));
+        assert_eq!((group.term(), group.may_vote()), (6, false));
+        group.tick();
+    }
+    // Its own election may have begun: a vote is all the same.
+    assert!(group.may_vote());
+    assert!(group.step(ask(MessageType::MsgRequestVote, 8)));
+    assert_eq!((group.term(), group.hard_state().vote), (8, 3));
+    // A leader's word begins it again, and a newer term does not end it.
+    assert!(group.step(message(MessageType::MsgHeartbeat, 3, 8)));
+    assert!(group.step(message(MessageType::MsgHeartbeatResponse, 2, 9)));
+    assert_eq!((group.term(), group.may_vote()), (9, false));
+    assert!(!group.step(ask(MessageType::MsgRequestVote, 9)));
+    // But for the one whom the leader itself has told to take over.
+    let m = Message {
+        context: raft::CAMPAIGN_TRANSFER.to_vec(),
+        ..message(MessageType::MsgRequestVote, 2, 10)
+    };
+    assert!(group.step(Message { index: 6, log_term: 6, ..m }));
+    assert_eq!(group.hard_state().vote, 2);
 }

@@ -9,7 +9,7 @@ use crate::apply::{
 use crate::command;
 use crate::error::{Error, Result};
 use crate::group::{Exported, Group, conf_change};
-use crate::handle::{Envelope, PeerChange, ReadPermit, SplitChild};
+use crate::handle::{Envelope, PeerChange, ReadMode, ReadPermit, SplitChild};
 use crate::log_store::LogOp;
 use crate::machine::{Applied, RegionState};
 use crate::replica::{Queued, Read, Replica};
@@ -19,7 +19,6 @@ use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
 /// Something happened.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Tick,
     Messages(Vec<Envelope>),
     Propose {
         region: RegionId,
@@ -33,6 +32,7 @@ pub(crate) enum Event {
     Read {
         region: RegionId,
         epoch: Epoch,
+        mode: ReadMode,
         answer: Answer<ReadPermit>,
     },
     /// As `Read`, but the leader has been asked elsewhere, and has named this index.
@@ -59,6 +59,8 @@ pub(crate) enum Event {
         region: RegionId,
         to: Peer,
     },
+    /// Somebody reads by this region's lease, which ends soon.
+    Renew(RegionId),
     /// The log is durable up to this turn.
     Persisted(u64),
     Reports(Vec<ApplyReport>),
@@ -74,7 +76,6 @@ impl StoreCore {
     /// Only local ones, after which the store must stop.
     pub fn step(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Tick => self.on_tick(),
             Event::Messages(envelopes) => {
                 for envelope in envelopes {
                     self.on_envelope(envelope)?;
@@ -86,9 +87,13 @@ impl StoreCore {
                     Err(e) => answer.send(Err(e)),
                 }
             }
-            Event::Read { region, epoch, answer } => self.on_read(region, epoch, None, answer),
+            Event::Read { region, epoch, mode, answer } => {
+                let read = Read { epoch, mode, since: self.tick, answer };
+                self.on_read(region, None, read);
+            }
             Event::ReadAt { region, epoch, index, answer } => {
-                self.on_read(region, epoch, Some(index), answer);
+                let read = Read { epoch, mode: ReadMode::Index, since: self.tick, answer };
+                self.on_read(region, Some(index), read);
             }
             Event::Split { region, epoch, keys, children, answer } => {
                 self.on_split(region, epoch, &keys, &children, answer);
@@ -102,6 +107,13 @@ impl StoreCore {
                     && replica.group.is_leader()
                 {
                     replica.group.transfer_leader(to.id);
+                    self.dirty.insert(region);
+                }
+            }
+            Event::Renew(region) => {
+                let leads = |r: &&mut Replica| r.is_free() && r.group.is_leader();
+                if let Some(replica) = self.replicas.get_mut(&region).filter(leads) {
+                    replica.renewing = true;
                     self.dirty.insert(region);
                 }
             }
@@ -140,21 +152,14 @@ impl StoreCore {
     }
 
     /// `index`: the leader's answer, if it was asked elsewhere.
-    fn on_read(
-        &mut self,
-        id: RegionId,
-        epoch: Epoch,
-        index: Option<u64>,
-        answer: Answer<ReadPermit>,
-    ) {
+    fn on_read(&mut self, id: RegionId, index: Option<u64>, read: Read) {
         let live = |r: &&mut Replica| r.initialised && !r.destroying;
         let Some(replica) = self.replicas.get_mut(&id).filter(live) else {
-            return answer.send(Err(Error::RegionNotFound(id)));
+            return read.answer.send(Err(Error::RegionNotFound(id)));
         };
-        if epoch.version < replica.region.epoch.version {
-            return answer.send(Err(Error::EpochNotMatch { current: self.regions(id) }));
+        if read.epoch.version < replica.region.epoch.version {
+            return read.answer.send(Err(Error::EpochNotMatch { current: self.regions(id) }));
         }
-        let read = Read { epoch, since: self.tick, answer };
         match index {
             Some(index) => replica.confirmed.push((index, replica.group.term(), vec![read])),
             None => replica.waiting_reads.push(read),
@@ -170,7 +175,7 @@ impl StoreCore {
         children: &[SplitChild],
         answer: Answer<Vec<Region>>,
     ) {
-        let current = self.regions(id);
+        let (current, now) = (self.regions(id), self.now);
         let replica = match self.may_propose(id, epoch.version, None) {
             Ok(replica) => replica,
             Err(e) => return answer.send(Err(e)),
@@ -181,10 +186,13 @@ impl StoreCore {
         if let Err(why) = split_region(&replica.region, keys, children) {
             return answer.send(Err(Error::Invalid(why)));
         }
-        replica.flush_queued();
+        replica.flush_queued(now);
         let waiting = Waiting::Split(answer);
         match replica.group.propose(vec![command::encode_split(epoch, keys, children)]) {
-            Ok((index, term)) => replica.await_entry(index, term, waiting),
+            Ok((index, term)) => {
+                replica.splitting = Some(index);
+                replica.await_entry(index, term, waiting);
+            }
             Err(why) => replica.refuse(waiting, &why),
         }
     }
@@ -197,6 +205,7 @@ impl StoreCore {
         answer: Answer<Region>,
     ) {
         let current = self.regions(id);
+        let now = self.now;
         let version = current.first().map_or(0, |r| r.epoch.version);
         let replica = match self.may_propose(id, version, None) {
             Ok(replica) => replica,
@@ -215,7 +224,7 @@ impl StoreCore {
         if let Err(why) = refused {
             return answer.send(Err(Error::Invalid(why)));
         }
-        replica.flush_queued();
+        replica.flush_queued(now);
         let context = command::encode_change(epoch, change);
         let waiting = Waiting::Change(answer);
         match replica.group.propose_change(context, raft_change(change)) {
@@ -224,7 +233,7 @@ impl StoreCore {
         }
     }
 
-    fn on_tick(&mut self) {
+    pub(super) fn on_tick(&mut self) {
         self.tick += 1;
         let (tick, config) = (self.tick, &self.config);
         let mut probes = Vec::new();
@@ -348,6 +357,7 @@ impl StoreCore {
             return Ok(()); // the snapshot is further
         }
         replica.applied = applied;
+        replica.splitting = replica.splitting.filter(|index| *index > applied.index);
         if replica.is_free() {
             replica.group.applied(applied.index);
         }
@@ -396,8 +406,10 @@ impl StoreCore {
             if self.replicas.get(&id).is_some_and(|r| r.initialised) {
                 continue;
             }
-            // A replica made by an early message goes; its term and vote are in the log and stay.
-            self.replicas.remove(&id);
+            // A replica made by an early message goes; its term and vote are in the log and stay,
+            // and so does what it promised to a leader.
+            let early = self.replicas.remove(&id);
+            let quiet = early.map_or(self.quiet(), |r| r.group.quiet());
             self.tombstones.remove(&id);
             let log = self.log.group(id).unwrap_or_default();
             if log.last.index == 0 {
@@ -405,10 +417,10 @@ impl StoreCore {
             }
             let own = child.peer_on(self.store).copied();
             let own = own.ok_or_else(|| Error::corrupt("a child without its parent's peers"))?;
-            self.open_replica(child, own, LOG_START)?;
+            self.open_replica(child, own, LOG_START, quiet)?;
             let replica = self.replicas.get_mut(&id).expect("opened above");
             replica.siblings = all.iter().copied().filter(|r| *r != id).collect();
-            if leads {
+            if leads && replica.group.may_vote() {
                 replica.group.campaign();
             }
             self.out.changed.insert(id);
@@ -436,6 +448,7 @@ impl StoreCore {
         region.epoch.conf_ver = region.epoch.conf_ver.max(epoch.conf_ver);
         let state = RegionState { region, applied: replica.applied, tombstone: true };
         replica.end(state, self.tick);
+        self.dirty.insert(id);
         self.destroy_unread();
     }
 
@@ -459,6 +472,7 @@ impl StoreCore {
         self.ops.push((id, LogOp::Destroy));
         self.dirty.remove(&id);
         self.out.changed.remove(&id);
+        self.out.views.push((id, None));
         self.out.removed.push(id);
     }
 
@@ -495,10 +509,12 @@ impl StoreCore {
     /// A replica that waits for its first snapshot.
     pub(super) fn open_empty(&mut self, id: RegionId, peer: Peer, epoch: Epoch) -> Result<()> {
         let conf = raft::eraftpb::ConfState::default();
-        let group = Group::open(&self.config.raft, &self.log, id, peer.id, conf, 0)?;
+        let quiet = self.quiet();
+        let group = Group::open(&self.config.raft, &self.log, id, peer.id, conf, 0, quiet)?;
         self.incarnations += 1;
         let region = Region { id, range: Default::default(), epoch, peers: Vec::new() };
-        let replica = Replica::new(region, peer, group, Applied::default(), self.incarnations);
+        let (applied, lease) = (Applied::default(), self.lease());
+        let replica = Replica::new(region, peer, group, applied, self.incarnations, lease);
         self.replicas.insert(id, replica);
         Ok(())
     }

@@ -80,12 +80,12 @@ impl StoreCore {
             return None;
         }
         let overlaps = |r: &&Replica| {
-            r.initialised && r.region.id != region.id && {
-                r.region.range.intersect(&region.range).is_some()
-            }
+            let mut claimed = r.claimed_ranges();
+            r.region.id != region.id && claimed.any(|c| c.intersect(&region.range).is_some())
         };
         if let Some(other) = self.replicas.values().find(overlaps) {
-            // Its range has to shrink first: a split that is not yet applied here.
+            // Its range has to shrink first: a split that is not yet applied here; or it is older,
+            // and is being put in place: then this one, or that one's successor, comes again.
             tracing::debug!(region = %region.id, other = %other.region.id, "a snapshot waits");
             return None;
         }
@@ -129,8 +129,12 @@ impl StoreCore {
     /// for a replica that is new to this store.
     fn on_unknown(&mut self, envelope: Envelope, m: &Message) -> Result<()> {
         let id = envelope.region;
+        // The tombstone's epoch may be newer than the removal: of the one who told of it. Whether
+        // another peer came after the removed one, its id says then: ids grow.
         if let Some((epoch, peer)) = self.tombstones.get(&id)
-            && (envelope.epoch.conf_ver <= epoch.conf_ver || Some(envelope.to.id) == *peer)
+            && (Some(envelope.to.id) == *peer
+                || envelope.epoch.conf_ver <= epoch.conf_ver
+                    && peer.is_none_or(|removed| envelope.to.id < removed))
         {
             return Ok(());
         }

@@ -60,7 +60,8 @@ impl StoreCore {
     fn round(&mut self) -> Result<()> {
         let mut batch = std::mem::take(&mut self.ops);
         let mut taken = Vec::new();
-        for id in std::mem::take(&mut self.dirty) {
+        let ids = std::mem::take(&mut self.dirty);
+        for id in ids.iter().copied() {
             if !self.prepare(id) {
                 continue;
             }
@@ -88,7 +89,18 @@ impl StoreCore {
                 self.dirty.insert(region);
             }
         }
+        ids.into_iter().for_each(|id| self.publish(id));
         Ok(())
+    }
+
+    /// Tells readers what is new: before anything of this turn leaves.
+    fn publish(&mut self, id: RegionId) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        let view = replica.local_view();
+        if view != replica.published {
+            replica.published = view.clone();
+            self.out.views.push((id, view));
+        }
     }
 
     /// Turns what waits in a replica into raft-rs's input; false if there is no ready then.
@@ -99,8 +111,8 @@ impl StoreCore {
         if replica.is_free() {
             let (nonce, count) = (self.config.nonce, &mut self.reads);
             let peer = replica.peer.id.0;
-            replica.flush_queued();
-            replica.flush_reads(self.tick, || {
+            replica.flush_queued(self.now);
+            replica.flush_reads(self.tick, self.now, || {
                 *count += 1;
                 [peer, nonce, *count].iter().flat_map(|n| n.to_be_bytes()).collect()
             });
@@ -128,6 +140,8 @@ impl StoreCore {
             return;
         }
         if (before.0, before.1) != (now.0, now.1) {
+            replica.lease.end();
+            replica.splitting = None;
             if before.1 == StateRole::Leader && now.1 != StateRole::Leader {
                 replica.deposed = tick;
             }
@@ -145,6 +159,10 @@ impl StoreCore {
     fn take(&mut self, id: RegionId, mut ready: Ready, batch: &mut LogBatch) -> Taken {
         let replica = self.replicas.get_mut(&id).expect("it gave the ready");
         let number = ready.number();
+        if replica.group.is_leader() {
+            let (term, commit) = (replica.group.term(), replica.group.commit());
+            replica.lease.committed(term, commit, replica.splitting.is_none());
+        }
         for read in ready.take_read_states() {
             replica.confirm_read(&read.request_ctx, read.index);
         }
@@ -184,6 +202,9 @@ impl StoreCore {
         let after = after.map(|m| (at_once || free && says_nothing_of_the_log(&m), m));
         let mut failed = Vec::new();
         for (go, m) in leading.chain(after) {
+            if m.get_msg_type() == MessageType::MsgTimeoutNow {
+                replica.lease.revoke(m.term);
+            }
             let to = damask_types::PeerId(m.to);
             let snapshot = m.get_msg_type() == MessageType::MsgSnapshot;
             match Self::envelope(replica, m) {

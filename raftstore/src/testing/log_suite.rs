@@ -1,20 +1,30 @@
-//! What every `LogStore` must do. Each case starts from an empty store and says what it proves; it
-//! must never depend on timing or on a backend's limits.
+//! What every `LogStore` must do: one call for each backend. The model is [`MemoryLogStore`]; after
+//! every crash, torn write, failed sync or flipped bit a store must show a state that the model was
+//! in, or name the damage. It must never depend on timing or on a backend's limits.
+//!
+//! ```text
+//!   log_store_suite(&|| Box::new(OnMemoryDisk::new(|disk| MyStore::open(disk))))
+//!                          └ a LogBackend: opens, cuts the power, breaks the disk, flips bits
+//! ```
 
-use crate::log_store::{HardState, LogEntry, LogOp, LogStore};
+mod backend;
+mod faults;
+mod visible;
+
+pub use backend::{InFolder, InMemory, LogBackend, OnMemoryDisk};
+
+use crate::log_store::{GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore};
 use crate::machine::Applied;
 use damask_types::RegionId;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-/// What a crash leaves: `keep(n)` says how many of a file's n unsynced bytes survive.
-pub type Crash = Box<dyn Fn(&mut dyn FnMut(usize) -> usize) -> Arc<dyn LogStore>>;
-
-/// A store under test.
-pub struct LogHarness {
-    /// Empty.
-    pub store: Arc<dyn LogStore>,
-    /// Opens what a power cut would leave now; `None` for a store without durability.
-    pub crash: Option<Crash>,
+/// Runs every case, each on new storage.
+///
+/// # Panics
+/// With the first promise that is broken.
+pub fn log_store_suite(make: &dyn Fn() -> Box<dyn LogBackend>) {
+    visible::run(make);
+    faults::run(make);
 }
 
 const A: RegionId = RegionId(1);
@@ -27,179 +37,124 @@ fn entry(index: u64, term: u64) -> LogEntry {
 
 fn append(store: &dyn LogStore, group: RegionId, range: std::ops::RangeInclusive<u64>, term: u64) {
     let entries = range.map(|i| entry(i, term)).collect();
-    store.append(vec![(group, LogOp::Append(entries))]).expect("the store answers");
+    store.append(vec![(group, LogOp::Append(entries))]).expect("the store takes entries");
 }
 
+fn one(store: &dyn LogStore, group: RegionId, op: LogOp) {
+    store.append(vec![(group, op)]).expect("the store takes an operation");
+}
+
+fn group(store: &dyn LogStore, id: RegionId) -> GroupLog {
+    store.group(id).expect("the group is there")
+}
+
+/// Index and term of every entry of a group; reads all of it in several ways.
 fn terms(store: &dyn LogStore, group: RegionId) -> Vec<(u64, u64)> {
-    let Some(log) = store.group(group) else { return Vec::new() };
+    let found = try_terms(store, group).expect("the store answers");
+    for (index, term) in &found {
+        assert_eq!(store.term(group, *index).expect("the store answers"), Some(*term));
+    }
+    found
+}
+
+fn try_terms(store: &dyn LogStore, group: RegionId) -> crate::Result<Vec<(u64, u64)>> {
+    let Some(log) = store.group(group) else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     let (low, high) = (log.truncated.index + 1, log.last.index + 1);
-    store.entries(group, low, high, u64::MAX, &mut out).expect("the store answers");
+    store.entries(group, low, high, u64::MAX, &mut out)?;
     for e in &out {
-        assert_eq!(*e, entry(e.index, e.term));
-        assert_eq!(store.term(group, e.index).expect("the store answers"), Some(e.term));
+        assert_eq!(*e, entry(e.index, e.term), "another entry than was appended");
     }
-    out.iter().map(|e| (e.index, e.term)).collect()
+    let found: Vec<_> = out.iter().map(|e| (e.index, e.term)).collect();
+    assert!(found.iter().map(|(index, _)| *index).eq(low..high), "{low}..{high}: {found:?}");
+    Ok(found)
 }
 
-/// Runs every case, each on a new store.
-pub fn log_store_suite(make: &dyn Fn() -> LogHarness) {
-    entries_are_readable_at_once(make().store.as_ref());
-    a_tail_is_overwritten(make().store.as_ref());
-    compaction_and_reset(make().store.as_ref());
-    groups_do_not_mix(make().store.as_ref());
-    holes_are_refused(make().store.as_ref());
-    synced_survives(&make());
-    a_crash_keeps_a_prefix(make);
-    purge_keeps_what_is_needed(&make());
+/// Everything that a store shows.
+type Shown = BTreeMap<RegionId, (GroupLog, Vec<(u64, u64)>)>;
+
+fn shown(store: &dyn LogStore) -> crate::Result<Shown> {
+    let mut all = Shown::new();
+    for (id, log) in store.recover()? {
+        assert_eq!(store.group(id), Some(log), "two answers about group {id}");
+        all.insert(id, (log, try_terms(store, id)?));
+    }
+    Ok(all)
 }
 
-fn entries_are_readable_at_once(store: &dyn LogStore) {
-    assert!(store.group(A).is_none());
-    append(store, A, 1..=10, 1);
-    assert_eq!(terms(store, A), (1..=10).map(|i| (i, 1)).collect::<Vec<_>>());
-    let mut some = Vec::new();
-    store.entries(A, 3, 11, 1, &mut some).expect("the store answers");
-    assert_eq!(some.len(), 1, "at least one, whatever its size");
-    store.entries(A, 4, 6, u64::MAX, &mut some).expect("the store answers");
-    assert_eq!(some.iter().map(|e| e.index).collect::<Vec<_>>(), [3, 4, 5]);
-    assert!(store.entries(A, 10, 12, u64::MAX, &mut some).is_err());
-    let hard = HardState { term: 3, vote: 2, commit: 9 };
-    store.append(vec![(A, LogOp::HardState(hard))]).expect("the store answers");
-    assert_eq!(store.group(A).expect("the store answers").hard, hard);
-    assert_eq!(store.term(A, 11).expect("the store answers"), None);
-    assert_eq!(
-        store.term(A, 0).expect("the store answers"),
-        Some(0),
-        "the truncated position of a new group"
-    );
-}
+/// A generator of numbers that needs no crate.
+struct Chance(u64);
 
-fn a_tail_is_overwritten(store: &dyn LogStore) {
-    append(store, A, 1..=5, 1);
-    append(store, A, 3..=4, 2);
-    assert_eq!(terms(store, A), [(1, 1), (2, 1), (3, 2), (4, 2)]);
-    append(store, A, 1..=1, 3);
-    assert_eq!(terms(store, A), [(1, 3)]);
-}
+impl Chance {
+    fn new(seed: u64) -> Chance {
+        Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
 
-fn compaction_and_reset(store: &dyn LogStore) {
-    append(store, A, 1..=9, 4);
-    store
-        .append(vec![(A, LogOp::CompactTo(Applied { index: 6, term: 4 }))])
-        .expect("the store answers");
-    assert_eq!(terms(store, A), [(7, 4), (8, 4), (9, 4)]);
-    assert_eq!(store.term(A, 6).expect("the store answers"), Some(4));
-    assert_eq!(store.term(A, 5).expect("the store answers"), None);
-    assert!(store.entries(A, 6, 8, u64::MAX, &mut Vec::new()).is_err());
-    store
-        .append(vec![(A, LogOp::CompactTo(Applied { index: 2, term: 4 }))])
-        .expect("the store answers");
-    assert_eq!(
-        store.group(A).expect("the store answers").truncated.index,
-        6,
-        "compaction never goes back"
-    );
-    store
-        .append(vec![(A, LogOp::Restoring(Applied { index: 50, term: 7 }))])
-        .expect("the store answers");
-    assert_eq!(
-        store.group(A).expect("the store answers").restoring,
-        Some(Applied { index: 50, term: 7 })
-    );
-    store
-        .append(vec![(A, LogOp::Reset(Applied { index: 50, term: 7 }))])
-        .expect("the store answers");
-    let log = store.group(A).expect("the store answers");
-    assert_eq!((log.last, log.restoring), (Applied { index: 50, term: 7 }, None));
-    append(store, A, 51..=52, 8);
-    assert_eq!(terms(store, A), [(51, 8), (52, 8)]);
-}
-
-fn groups_do_not_mix(store: &dyn LogStore) {
-    let batch = vec![
-        (A, LogOp::Append(vec![entry(1, 1)])),
-        (B, LogOp::Append(vec![entry(1, 2), entry(2, 2)])),
-        (A, LogOp::Append(vec![entry(2, 1)])),
-    ];
-    store.append(batch).expect("the store answers");
-    assert_eq!(terms(store, A), [(1, 1), (2, 1)]);
-    assert_eq!(terms(store, B), [(1, 2), (2, 2)]);
-    store.append(vec![(A, LogOp::Destroy)]).expect("the store answers");
-    assert!(store.group(A).is_none());
-    assert_eq!(store.recover().expect("the store answers").len(), 1);
-    append(store, A, 1..=1, 9);
-    assert_eq!(terms(store, A), [(1, 9)], "the same id, from the start");
-}
-
-fn holes_are_refused(store: &dyn LogStore) {
-    append(store, A, 1..=2, 1);
-    assert!(store.append(vec![(A, LogOp::Append(vec![entry(4, 1)]))]).is_err());
-}
-
-fn synced_survives(harness: &LogHarness) {
-    let Some(crash) = &harness.crash else { return };
-    let store = harness.store.as_ref();
-    append(store, A, 1..=20, 1);
-    append(store, B, 1..=3, 2);
-    let hard = HardState { term: 5, vote: 3, commit: 17 };
-    store.append(vec![(A, LogOp::HardState(hard))]).expect("the store answers");
-    store
-        .append(vec![(A, LogOp::CompactTo(Applied { index: 4, term: 1 }))])
-        .expect("the store answers");
-    store.sync().expect("the store answers");
-    append(store, A, 15..=16, 6);
-    let after = crash(&mut |_| 0);
-    assert_eq!(terms(after.as_ref(), A), (5..=20).map(|i| (i, 1)).collect::<Vec<_>>());
-    assert_eq!(terms(after.as_ref(), B), [(1, 2), (2, 2), (3, 2)]);
-    assert_eq!(after.group(A).expect("the store answers").hard, hard);
-    // And it goes on.
-    append(after.as_ref(), A, 21..=21, 6);
-    after.sync().expect("the store answers");
-    assert_eq!(after.group(A).expect("the store answers").last, Applied { index: 21, term: 6 });
-}
-
-/// Every number of surviving bytes leaves the state before the sync or after it, nothing between.
-fn a_crash_keeps_a_prefix(make: &dyn Fn() -> LogHarness) {
-    for kept in 0..400 {
-        let harness = make();
-        let Some(crash) = &harness.crash else { return };
-        let store = harness.store.as_ref();
-        append(store, A, 1..=2, 1);
-        store.sync().expect("the store answers");
-        append(store, A, 3..=4, 2);
-        append(store, B, 1..=4, 2);
-        store.sync().expect("the store answers");
-        append(store, A, 4..=9, 3);
-        let mut left = kept;
-        let after = crash(&mut |unsynced| {
-            let keep = unsynced.min(left);
-            left -= keep;
-            keep
-        });
-        let found = terms(after.as_ref(), A);
-        assert_eq!(found, [(1, 1), (2, 1), (3, 2), (4, 2)], "{kept} bytes");
-        assert_eq!(terms(after.as_ref(), B).len(), 4);
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
     }
 }
 
-fn purge_keeps_what_is_needed(harness: &LogHarness) {
-    let store = harness.store.as_ref();
-    append(store, B, 1..=3, 1);
-    for round in 0..60u64 {
-        append(store, A, round * 10 + 1..=round * 10 + 10, 1);
-        store.sync().expect("the store answers");
-        let to = Applied { index: round * 10 + 5, term: 1 };
-        store.append(vec![(A, LogOp::CompactTo(to))]).expect("the store answers");
-        store.purge().expect("the store answers");
-        if let Some(crash) = &harness.crash
-            && round % 7 == 0
-        {
-            let after = crash(&mut |_| 0);
-            assert_eq!(terms(after.as_ref(), B), [(1, 1), (2, 1), (3, 1)], "round {round}");
-            assert_eq!(after.group(A).expect("the store answers").last.index, round * 10 + 10);
+/// Batches as a store makes them, by seed, with the model's state after each.
+struct Workload {
+    model: MemoryLogStore,
+    chance: Chance,
+    term: u64,
+}
+
+impl Workload {
+    fn new(seed: u64) -> Workload {
+        Workload { model: MemoryLogStore::new(), chance: Chance::new(seed), term: 1 }
+    }
+
+    /// The next batch, which the model has taken.
+    fn batch(&mut self) -> LogBatch {
+        let mut all = LogBatch::new();
+        for _ in 0..=self.chance.below(3) {
+            let id = RegionId(1 + self.chance.below(4));
+            let op = self.op(id);
+            self.model.append(vec![(id, op.clone())]).expect("the model takes what is made for it");
+            all.push((id, op));
+        }
+        all
+    }
+
+    fn op(&mut self, id: RegionId) -> LogOp {
+        let log = self.model.group(id).unwrap_or_default();
+        let (first, last) = (log.truncated.index, log.last.index);
+        let chance = &mut self.chance;
+        match chance.below(16) {
+            0..=8 => {
+                self.term += chance.below(4) / 3;
+                // What is committed stays.
+                let low = log.hard.commit.max(first) + 1;
+                let from = if chance.below(4) == 0 { low } else { last + 1 };
+                let to = from + chance.below(6);
+                LogOp::Append((from..=to).map(|index| entry(index, self.term)).collect())
+            }
+            9..=11 => {
+                let committed = log.hard.commit;
+                let commit = committed + chance.below(last.saturating_sub(committed) + 1);
+                LogOp::HardState(HardState { term: self.term, vote: chance.below(3), commit })
+            }
+            12 | 13 if log.hard.commit > first => {
+                let index = first + 1 + chance.below(log.hard.commit - first);
+                let term = self.model.term(id, index).expect("answers").expect("it is there");
+                LogOp::CompactTo(Applied { index, term })
+            }
+            14 => match chance.below(3) {
+                0 => LogOp::Destroy,
+                1 => LogOp::Restoring(Applied { index: last + 3, term: self.term }),
+                _ => LogOp::Reset(Applied { index: last + 3, term: self.term }),
+            },
+            _ => LogOp::HardState(HardState { term: self.term, ..log.hard }),
         }
     }
-    assert_eq!(terms(store, B), [(1, 1), (2, 1), (3, 1)]);
-    assert_eq!(terms(store, A), (596..=600).map(|i| (i, 1)).collect::<Vec<_>>());
+
+    fn shown(&self) -> Shown {
+        shown(&self.model).expect("the model answers")
+    }
 }

@@ -1,6 +1,9 @@
 //! Locks before writes (`tikv: src/storage/txn/actions/acquire_pessimistic_lock.rs`,
 //! `commands/pessimistic_rollback.rs`). It must never lock for a transaction that has ended, and
 //! never above a version that its statement has not read without saying so.
+//!
+//! A lock that is let go may be passed on in the same log entry ([`pass_on`]): the first waiter's
+//! request is decided as if those records were applied already.
 
 use super::finish::{Outcome, outcome_without_lock};
 use super::probe::Probe;
@@ -61,18 +64,11 @@ fn lock_key(
         None => {
             let conflict_ts = conflict_of(reader, probe, request, key)?;
             let version = request.for_update_ts.max(conflict_ts);
-            let (primary, start_ts) = (request.primary.clone(), request.start_ts);
-            let mut lock = Lock::new(LockKind::Pessimistic, primary, start_ts, request.ttl_ms);
-            lock.for_update_ts = version;
-            if key == request.primary {
-                // Not zero: readers may push it (`check_txn_status`).
-                lock.min_commit_ts = version.next();
-            }
-            records.push(Record::Lock { key: key.to_vec(), lock });
+            records.push(new_lock(request, key, version));
             (version, conflict_ts)
         }
     };
-    let value = match request.return_values {
+    let value = match request.return_values || conflict_ts != Timestamp::ZERO {
         false => None,
         true => match reader.get(key, version)? {
             Read::Ok(value) => value.map(Vec::from),
@@ -80,6 +76,95 @@ fn lock_key(
         },
     };
     Ok(LockedKey { value, conflict_ts })
+}
+
+/// A lock at `version`, where none is.
+fn new_lock(request: &PessimisticLock, key: &[u8], version: Timestamp) -> Record {
+    let (primary, start_ts) = (request.primary.clone(), request.start_ts);
+    let mut lock = Lock::new(LockKind::Pessimistic, primary, start_ts, request.ttl_ms);
+    lock.for_update_ts = version;
+    if key == request.primary {
+        // Not zero: readers may push it (`check_txn_status`).
+        lock.min_commit_ts = version.next();
+    }
+    Record::Lock { key: key.to_vec(), lock }
+}
+
+/// May the request be passed a lock by [`pass_on`]? It is for one key, ready for a conflict, and
+/// nothing on the key says that its transaction has ended. Whoever says yes must notice a record of
+/// the transaction that comes later.
+pub(crate) fn may_be_passed(reader: &MvccReader, request: &PessimisticLock) -> Result<bool> {
+    let PessimisticLock { keys, start_ts, for_update_ts, .. } = request;
+    let makes_sense = *start_ts != Timestamp::ZERO
+        && *for_update_ts >= *start_ts
+        && *for_update_ts != Timestamp::MAX;
+    match keys.as_slice() {
+        [key] if request.allow_conflict && makes_sense => {
+            Ok(matches!(outcome_without_lock(reader, key, *start_ts)?, Outcome::Unknown(_)))
+        }
+        _ => Ok(false),
+    }
+}
+
+/// What the request comes to right after `records`, which are about to be applied to this view and
+/// let its key go: the same as [`lock`] would say then. `None`: it has to look for itself. Only for
+/// requests that [`may_be_passed`].
+pub(crate) fn pass_on(
+    reader: &MvccReader,
+    records: &[Record],
+    request: &PessimisticLock,
+) -> Result<Option<(Record, LockedKey)>> {
+    let [key] = request.keys.as_slice() else { return Ok(None) };
+    let (mut is_free, mut written, mut long) = (false, None, None);
+    for record in records.iter().filter(|record| record.key() == key.as_slice()) {
+        match record {
+            Record::Unlock { .. } => is_free = true,
+            Record::Lock { .. } => is_free = false,
+            // A note on an older record, or a record with one: rare, and not worth a rule here.
+            Record::Write { write, .. } if write.overlapped_rollback => return Ok(None),
+            Record::Write { commit_ts, write, .. } if write.kind != WriteKind::Rollback => {
+                written = Some((*commit_ts, write));
+            }
+            Record::Value { value, .. } => long = Some(value),
+            Record::Write { .. } | Record::DropValue { .. } | Record::DropWrite { .. } => {}
+        }
+    }
+    if !is_free {
+        return Ok(None);
+    }
+    let newest = match written {
+        Some((commit_ts, _)) => commit_ts,
+        None => newest_change(reader, key)?,
+    };
+    let version = request.for_update_ts.max(newest);
+    let conflict_ts = if newest > request.for_update_ts { newest } else { Timestamp::ZERO };
+    let value = match written.map(|(_, write)| (write.kind, &write.short_value)) {
+        _ if !request.return_values && conflict_ts == Timestamp::ZERO => None,
+        Some((WriteKind::Put, short)) => short.as_ref().or(long).cloned(),
+        Some((WriteKind::Delete, _)) => None,
+        _ => {
+            let holder = reader.load_lock(key)?.map(|lock| lock.start_ts);
+            let past = reader.clone().bypassing(holder.into_iter().collect::<Vec<_>>());
+            match past.get(key, version)? {
+                Read::Ok(value) => value.map(Vec::from),
+                Read::Blocked(_) => return Ok(None),
+            }
+        }
+    };
+    Ok(Some((new_lock(request, key, version), LockedKey { value, conflict_ts })))
+}
+
+/// Version of the newest record that is not a rollback; ZERO: there is none.
+fn newest_change(reader: &MvccReader, key: &[u8]) -> Result<Timestamp> {
+    let mut versions = reader.versions(key)?;
+    let mut at = versions.seek(Timestamp::MAX)?;
+    while let Some((commit_ts, write)) = at {
+        if write.kind != WriteKind::Rollback {
+            return Ok(commit_ts);
+        }
+        at = versions.next()?;
+    }
+    Ok(Timestamp::ZERO)
 }
 
 /// The transaction holds it: only a newer statement, or a longer life, changes the lock.
@@ -168,3 +253,6 @@ pub(super) fn rollback(
     }
     Ok(Decision { records, response: Response::Ok })
 }
+
+#[cfg(test)]
+mod tests;

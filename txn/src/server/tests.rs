@@ -36,6 +36,10 @@ impl Replica for Arc<HeldLog> {
     fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
         self.inner.read_index(region, epoch, done);
     }
+
+    fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
+        self.inner.leads(region, epoch)
+    }
 }
 
 impl HeldLog {
@@ -216,4 +220,49 @@ fn a_command_without_records_does_not_reach_the_log() {
     caller.join().expect("no panic");
     let answer = server.call(CONTEXT, again).expect("answered without the log");
     assert!(matches!(answer, Response::Status(TxnStatus::RolledBack)));
+}
+
+/// A replica that leads no more and does not know it yet.
+struct Deposed(LocalReplica);
+
+impl Replica for Deposed {
+    fn propose(&self, _: Proposal, done: Done<Applied>) {
+        done(Err(RegionError::Stale));
+    }
+
+    fn read_index(&self, region: RegionId, _: Epoch, done: Done<ReadPermit>) {
+        done(Err(RegionError::NotLeader { region, leader: None }));
+    }
+
+    fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
+        self.0.leads(region, epoch)
+    }
+}
+
+/// What a deposed leader decides is either refused by the log or confirmed by a read index: it
+/// must not say that a lock is missing which its successor has.
+#[test]
+fn a_deposed_leader_answers_nothing() {
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    let replica = LocalReplica::new(Arc::clone(&engine));
+    replica
+        .host(Region { id: RegionId(1), range: KeyRange::all(), epoch: EPOCH, peers: vec![] }, 5);
+    let server = TxnServer::new(Deposed(replica), engine);
+    let (keys, start_ts) = (vec![b"k".to_vec()], Timestamp(10));
+    let requests = [
+        prewrite("k", 10),
+        Request::Commit { keys: keys.clone(), start_ts, commit_ts: Timestamp(11) },
+        Request::PessimisticRollback { keys, start_ts, for_update_ts: Timestamp(10) },
+        Request::HeartBeat { primary: b"k".to_vec(), start_ts, ttl_ms: 1 },
+        get("k", 10),
+    ];
+    for request in requests {
+        let words = format!("{request:?}");
+        let answer = server.call(CONTEXT, request);
+        let refused = |e: &RequestError| {
+            let stale = RequestError::Region(RegionError::Stale).to_string();
+            e.to_string() == stale || e.to_string().contains("is not led here")
+        };
+        assert!(refused(&answer.expect_err("not led here")), "{words}");
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::request::{LockWait, LockedKey, PessimisticLock};
+use damask_types::Record;
 use std::sync::atomic::AtomicU64;
 
 const NONE: LockWait = LockWait::No;
@@ -217,4 +218,131 @@ fn a_hot_key_is_handed_on_without_a_pause() {
     assert!(server.waits.is_empty());
     let limit = Duration::from_millis(CLIENTS * ROUNDS * 500);
     assert!(clock.monotonic() < limit, "waiters were not woken");
+}
+
+/// Counts what reaches the log, and what asks for a read index.
+struct Counted {
+    inner: LocalReplica,
+    proposals: AtomicU64,
+    reads: AtomicU64,
+}
+
+impl Replica for Counted {
+    fn propose(&self, proposal: Proposal, done: Done<Applied>) {
+        self.proposals.fetch_add(1, Ordering::SeqCst);
+        self.inner.propose(proposal, done);
+    }
+
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.inner.read_index(region, epoch, done);
+    }
+
+    fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
+        self.inner.leads(region, epoch)
+    }
+}
+
+fn one_phase(key: &str, value: u64, start_ts: Timestamp, version: Timestamp) -> Request {
+    Request::Prewrite(Prewrite {
+        mutations: vec![Mutation::Put { key: key.into(), value: value.to_le_bytes().into() }],
+        primary: key.into(),
+        start_ts,
+        ttl_ms: 3_000,
+        txn_size: 1,
+        for_update_ts: version,
+        locked: vec![true],
+        finish: crate::request::Finish::OnePhase,
+        ..Prewrite::default()
+    })
+}
+
+/// What a contended transaction costs: one log entry, which commits it and locks the key for the
+/// next one, and no read index at all. Alone it costs two entries.
+#[test]
+fn a_contended_transaction_costs_one_log_entry() {
+    const CLIENTS: u64 = 8;
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    let inner = LocalReplica::new(Arc::clone(&engine));
+    let peers = vec![Peer { id: PeerId(1), store: StoreId(1), role: PeerRole::Voter }];
+    inner.host(Region { id: RegionId(1), range: KeyRange::all(), epoch: EPOCH, peers }, 5);
+    let (proposals, reads) = (AtomicU64::new(0), AtomicU64::new(0));
+    let counted = Arc::new(Counted { inner, proposals, reads });
+    let oracle = Arc::new(MemoryOracle::new(Timestamp::compose(1_000, 0).0));
+    let server = TxnServer::new(Arc::clone(&counted), engine).with_oracle(oracle.clone());
+    let server = Arc::new(server);
+    let now = |oracle: &MemoryOracle| oracle.get(1).expect("a counter");
+    let counts =
+        || (counted.proposals.load(Ordering::SeqCst), counted.reads.load(Ordering::SeqCst));
+
+    let first = now(&oracle);
+    server.call(CONTEXT, lock(&["k"], first.0, NONE)).expect("free");
+    // They come one after the other, and each finds the ones before in the queue.
+    let mut waiters = Vec::new();
+    for n in 1..=CLIENTS {
+        let (server, oracle) = (Arc::clone(&server), Arc::clone(&oracle));
+        let start_ts = now(&oracle);
+        let called = Arc::clone(&server);
+        waiters.push(spawn("waiter", move || {
+            let answer = server.call(CONTEXT, lock(&["k"], start_ts.0, FOREVER)).expect("locked");
+            let Response::PessimisticLocked(keys) = answer else { panic!("{answer:?}") };
+            let [LockedKey { value: Some(value), conflict_ts }] = &keys[..] else {
+                panic!("{keys:?}")
+            };
+            let seen = u64::from_le_bytes(value[..].try_into().expect("eight bytes"));
+            let version = now(&oracle).max(*conflict_ts);
+            let commit = one_phase("k", seen + 1, start_ts, version);
+            server.call(CONTEXT, commit).expect("committed");
+        }));
+        while called.waits.waiting_for(b"k") < n as usize {
+            std::thread::yield_now();
+        }
+    }
+    let before = counts();
+    server.call(CONTEXT, one_phase("k", 1, first, now(&oracle))).expect("committed");
+    waiters.into_iter().for_each(|waiter| waiter.join().expect("no panic"));
+    let after = counts();
+    assert_eq!(after.0 - before.0, CLIENTS + 1, "one entry a transaction");
+    assert_eq!(after.1, before.1, "and no read index");
+    assert!(server.waits.is_empty());
+    let value = server.call(CONTEXT, get("k", u64::MAX)).expect("read");
+    let Response::Value(Some(value)) = value else { panic!("{value:?}") };
+    assert_eq!(value, (CLIENTS + 1).to_le_bytes());
+}
+
+/// The log refuses the entry that would have passed the key on: nothing has happened, and the
+/// waiter gets it from the second one.
+#[test]
+fn a_key_is_passed_on_only_if_the_entry_is_applied() {
+    let (log, _, server) = setup();
+    let (one, two) = (ts(1_000, 1), ts(1_000, 2));
+    server.call(CONTEXT, lock(&["k"], one, NONE)).expect("free");
+    let waiter = {
+        let server = Arc::clone(&server);
+        spawn("waiter", move || {
+            let answer = server.call(CONTEXT, lock(&["k"], two, FOREVER));
+            assert!(matches!(answer, Ok(Response::PessimisticLocked(_))), "{answer:?}");
+        })
+    };
+    waiting(&server);
+    log.open.store(false, Ordering::SeqCst);
+    let end = call(&server, unlock(&["k"], one));
+    while log.count() < 1 {
+        std::thread::yield_now();
+    }
+    let (proposal, done) = log.held.lock().remove(0);
+    let passed = proposal.records.iter().any(
+        |record| matches!(record, Record::Lock { lock, .. } if lock.start_ts == Timestamp(two)),
+    );
+    assert!(passed, "{:?}", proposal.records);
+    log.open.store(true, Ordering::SeqCst);
+    done(Err(RegionError::Stale));
+    end.join().expect("no panic");
+    // Still held by the first: the waiter has looked, and waits again.
+    let refused = server.call(CONTEXT, lock(&["k"], ts(1_000, 3), NONE)).expect_err("held");
+    assert_eq!(holder_of(&refused), Some(one));
+    server.call(CONTEXT, unlock(&["k"], one)).expect("let go");
+    waiter.join().expect("no panic");
+    let refused = server.call(CONTEXT, lock(&["k"], ts(1_000, 3), NONE)).expect_err("held");
+    assert_eq!(holder_of(&refused), Some(two));
 }

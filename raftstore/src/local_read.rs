@@ -1,0 +1,141 @@
+//! Reads on the caller's thread while the leader's lease lasts: what the raft thread publishes of
+//! each region it leads, and the check. It must never permit anything after the lease's end.
+//!
+//! Order of a read: find the region, compare the epoch, (take the snapshot,) read the clock,
+//! compare it with the lease's end. What is published of a turn is published before its messages leave.
+
+use crate::handle::ReadPermit;
+use crate::machine::Applied;
+use damask_types::{Epoch, Region, RegionId};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What a leader publishes of a region.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    /// Keeps the content from being destroyed, as a permit does.
+    pub region: Arc<Region>,
+    pub term: u64,
+    /// Everything that was acknowledged is at or below it.
+    pub commit: u64,
+    /// End of the lease, by the store's monotonic clock.
+    pub until: Duration,
+}
+
+impl PartialEq for View {
+    fn eq(&self, other: &View) -> bool {
+        let fields = |v: &View| (v.term, v.commit, v.until);
+        Arc::ptr_eq(&self.region, &other.region) && fields(self) == fields(other)
+    }
+}
+
+/// One region, as readers see it.
+pub(crate) struct LocalView {
+    region: Arc<Region>,
+    term: u64,
+    commit: AtomicU64,
+    until_ns: AtomicU64,
+    /// The raft thread has been asked to renew the lease.
+    renewing: AtomicBool,
+}
+
+impl LocalView {
+    /// A permit, if the lease lasts at `now`, which was read after this view was found.
+    pub fn permit(&self, now: Duration) -> Option<ReadPermit> {
+        let until = self.until_ns.load(Ordering::Acquire);
+        let applied = Applied { index: self.commit.load(Ordering::Acquire), term: self.term };
+        let valid = nanoseconds(now) < until;
+        valid.then(|| ReadPermit { region: self.region.clone(), term: self.term, applied })
+    }
+
+    /// True once when the rest of the lease is shorter than `rest`: ask for more.
+    pub fn renew(&self, now: Duration, rest: Duration) -> bool {
+        let until = self.until_ns.load(Ordering::Relaxed);
+        nanoseconds(now + rest) >= until && !self.renewing.swap(true, Ordering::Relaxed)
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The regions that a store leads and may read locally.
+#[derive(Default)]
+pub(crate) struct LocalReads {
+    views: RwLock<HashMap<RegionId, Arc<LocalView>>>,
+}
+
+impl LocalReads {
+    /// What a turn has changed; `None`: not readable this way any more.
+    pub fn publish(&self, changes: Vec<(RegionId, Option<View>)>) {
+        for (id, view) in changes {
+            let Some(view) = view else {
+                self.views.write().remove(&id);
+                continue;
+            };
+            let until = nanoseconds(view.until);
+            let there = self.views.read().get(&id).cloned();
+            if let Some(there) = there
+                && there.term == view.term
+                && Arc::ptr_eq(&there.region, &view.region)
+            {
+                there.commit.store(view.commit, Ordering::Release);
+                if there.until_ns.swap(until, Ordering::Release) != until {
+                    there.renewing.store(false, Ordering::Relaxed);
+                }
+                continue;
+            }
+            let View { region, term, commit, .. } = view;
+            let (commit, until_ns) = (AtomicU64::new(commit), AtomicU64::new(until));
+            let renewing = AtomicBool::new(false);
+            let view = Arc::new(LocalView { region, term, commit, until_ns, renewing });
+            self.views.write().insert(id, view);
+        }
+    }
+
+    /// The region, if it is the one of this epoch.
+    pub fn find(&self, id: RegionId, epoch: Epoch) -> Option<Arc<LocalView>> {
+        let view = self.views.read().get(&id).cloned()?;
+        (view.region.epoch.version == epoch.version).then_some(view)
+    }
+
+    /// The store stops: it leads nothing any more.
+    pub fn clear(&self) {
+        self.views.write().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What is published is readable until its end, and not after it was withdrawn.
+
+    use super::*;
+    use damask_types::KeyRange;
+
+    #[test]
+    fn a_permit_is_given_until_the_lease_ends_or_is_withdrawn() {
+        let (id, range) = (RegionId(7), KeyRange::all());
+        let epoch = Epoch { conf_ver: 1, version: 3 };
+        let region = Arc::new(Region { id, range, epoch, peers: Vec::new() });
+        let ms = Duration::from_millis;
+        let view = |until| View { region: region.clone(), term: 6, commit: 9, until };
+        let reads = LocalReads::default();
+        assert!(reads.find(id, epoch).is_none());
+        reads.publish(vec![(id, Some(view(ms(10))))]);
+        assert!(reads.find(id, Epoch { version: 2, ..epoch }).is_none());
+        let found = reads.find(id, epoch).unwrap();
+        assert_eq!(found.permit(ms(9)).unwrap().applied, Applied { index: 9, term: 6 });
+        assert!(found.permit(ms(10)).is_none());
+        assert!(!found.renew(ms(5), ms(4)));
+        assert!(found.renew(ms(6), ms(4)));
+        assert!(!found.renew(ms(7), ms(4)), "once");
+        reads.publish(vec![(id, Some(view(ms(20))))]);
+        assert!(found.permit(ms(19)).is_some(), "it was made longer");
+        assert!(found.renew(ms(16), ms(4)));
+        reads.publish(vec![(id, None)]);
+        assert!(reads.find(id, epoch).is_none());
+    }
+}

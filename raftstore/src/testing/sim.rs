@@ -1,0 +1,119 @@
+//! One seed, one run of a few stores: the product's own cores, appliers and rows in one thread,
+//! over simulated clocks, network and disks. After each event the rules that must always hold are
+//! checked. Nothing here may read a clock, start a thread or draw a number that is not the seed's.
+//!
+//! ```text
+//!  heap of (time, order) ─► happening ─► turn of a store ─► messages, syncs, applies ─► heap
+//!                               │                │
+//!   clients, faults ────────────┘                └─► watch: leaders, entries, commits, regions,
+//!                                                    leases; history: every read linearizable
+//! ```
+//! A run has three parts: a storm of the faults that the seed turned on, a calm in which everything
+//! works and every key must take writes again, and a silence in which all replicas become alike.
+
+mod chance;
+mod clients;
+mod disk;
+mod faults;
+mod history;
+mod machine;
+mod store;
+mod turns;
+mod verdict;
+mod watch;
+mod world;
+
+pub use faults::FaultKind;
+pub use history::{Operation, check_register};
+
+use chance::Chance;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use world::World;
+
+/// How a run is made from its seed.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// Everything is drawn from it.
+    pub seed: u64,
+    /// Length of the storm, in simulated milliseconds.
+    pub storm_ms: u64,
+    /// Only these faults, instead of a half drawn by the seed.
+    pub faults: Option<Vec<FaultKind>>,
+}
+
+impl SimConfig {
+    /// What the tests run.
+    pub fn new(seed: u64) -> SimConfig {
+        SimConfig { seed, storm_ms: 8_000, faults: None }
+    }
+}
+
+/// What a run did: a test can see that it was not idle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SimReport {
+    /// Of everything that happened, in order.
+    pub trace_hash: u64,
+    /// Things that happened.
+    pub events: u64,
+    /// Writes that were acknowledged.
+    pub writes: u64,
+    /// Reads that returned, by log, index, lease, follower.
+    pub reads: [u64; 4],
+    /// Reads that needed no question: the leader's lease covered them.
+    pub local_reads: u64,
+    /// Splits that succeeded.
+    pub splits: u64,
+    /// Changes of replicas that succeeded.
+    pub changes: u64,
+    /// Terms in which somebody led.
+    pub leaders: u64,
+    /// Snapshots put in place.
+    pub snapshots: u64,
+    /// Faults injected.
+    pub faults: u64,
+}
+
+/// A rule was broken.
+#[derive(Clone, Debug)]
+pub struct SimFailure {
+    /// Run it again with this.
+    pub seed: u64,
+    /// What was broken.
+    pub reason: String,
+    /// Faults with their times, in milliseconds.
+    pub faults: Vec<String>,
+    /// The last things that happened.
+    pub events: VecDeque<String>,
+}
+
+impl std::fmt::Display for SimFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.reason)?;
+        writeln!(f, "last events:")?;
+        self.events.iter().try_for_each(|event| writeln!(f, "  {event}"))?;
+        writeln!(f, "faults:")?;
+        self.faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))?;
+        writeln!(f, "seed {}: {}", self.seed, self.reason)
+    }
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// The rule that was broken, with what led to it.
+pub fn run(config: &SimConfig) -> Result<SimReport, Box<SimFailure>> {
+    let mut world = World::new(config, Chance::new(config.seed));
+    let result = catch_unwind(AssertUnwindSafe(|| world.run(config)));
+    let reason = match result {
+        Ok(Ok(())) => return Ok(world.report()),
+        Ok(Err(reason)) => reason,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied());
+            format!("a panic: {}", text.unwrap_or("no message"))
+        }
+    };
+    let (faults, events) = world.story();
+    Err(Box::new(SimFailure { seed: config.seed, reason, faults, events }))
+}

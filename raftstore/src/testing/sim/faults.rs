@@ -1,0 +1,263 @@
+//! What can go wrong, and the changes that somebody orders at the worst moment. Each seed turns on
+//! a half of them. It must never destroy what a majority has made durable.
+
+use super::chance::Chance;
+use super::world::{Happening, World};
+use crate::answer::Answer;
+use crate::handle::{PeerChange, SplitChild};
+use crate::store_core::Event;
+use damask_types::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
+
+/// A kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// Messages are lost.
+    Loss,
+    /// Messages take long, and overtake one another.
+    Delay,
+    /// Messages arrive twice.
+    Duplicate,
+    /// Messages come again seconds later.
+    Replay,
+    /// A store hears nobody and is heard by nobody.
+    Isolation,
+    /// One store does not hear another.
+    OneWayCut,
+    /// Power is lost; the store comes back later.
+    Crash,
+    /// Power is lost everywhere at once.
+    Blackout,
+    /// A process stands still.
+    Pause,
+    /// A raft thread stands still; other threads go on.
+    Stall,
+    /// A disk and the apply thread behind it are slow.
+    SlowDisk,
+    /// A sync fails, which stops the store.
+    SyncFailure,
+    /// Clocks run fast and slow.
+    Drift,
+    /// Regions are split.
+    Split,
+    /// Replicas come, go, and change their role.
+    Membership,
+    /// Leaders are told to hand over.
+    Transfer,
+    /// A follower hears no more of its leader, and the other one forgets that it did.
+    Forgetting,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [FaultKind; 17] = [
+        FaultKind::Loss,
+        FaultKind::Delay,
+        FaultKind::Duplicate,
+        FaultKind::Replay,
+        FaultKind::Isolation,
+        FaultKind::OneWayCut,
+        FaultKind::Crash,
+        FaultKind::Blackout,
+        FaultKind::Pause,
+        FaultKind::Stall,
+        FaultKind::SlowDisk,
+        FaultKind::SyncFailure,
+        FaultKind::Drift,
+        FaultKind::Split,
+        FaultKind::Membership,
+        FaultKind::Transfer,
+        FaultKind::Forgetting,
+    ];
+
+    /// A random half.
+    pub(super) fn half(chance: &mut Chance) -> Vec<FaultKind> {
+        FaultKind::ALL.into_iter().filter(|_| chance.permille(500)).collect()
+    }
+
+    /// One that is in force all the time, or only once.
+    fn is_constant(self) -> bool {
+        use FaultKind::{Delay, Drift, Duplicate, Loss};
+        matches!(self, Loss | Delay | Duplicate | Drift)
+    }
+}
+
+impl World {
+    /// The next fault, while the storm lasts.
+    pub(super) fn on_fault(&mut self) {
+        if self.now >= self.storm_end {
+            return;
+        }
+        let timed: Vec<FaultKind> =
+            self.faults.iter().copied().filter(|kind| !kind.is_constant()).collect();
+        if let Some(kind) = self.chance.pick(&timed).copied() {
+            self.inject(kind);
+        }
+        let pause = self.chance.between(10_000, 200_000);
+        self.schedule(pause, Happening::Fault);
+    }
+
+    fn some_store(&mut self) -> StoreId {
+        let ids: Vec<StoreId> = self.nodes.keys().copied().collect();
+        *self.chance.pick(&ids).expect("there are stores")
+    }
+
+    fn inject(&mut self, kind: FaultKind) {
+        let store = self.some_store();
+        // Mostly short, up to 2.5 seconds.
+        let root = self.chance.between(1, 50);
+        let long = root * root * 1000;
+        self.injected += 1;
+        self.note_fault(kind, store, long);
+        match kind {
+            FaultKind::Loss | FaultKind::Delay | FaultKind::Duplicate | FaultKind::Drift => {}
+            FaultKind::Replay => {
+                for _ in 0..self.chance.between(1, 12) {
+                    let Some(envelope) = self.chance.pick(&self.old).cloned() else { break };
+                    let delay = self.chance.below(long);
+                    self.schedule(delay, Happening::Deliver(Box::new(envelope)));
+                }
+            }
+            FaultKind::Isolation => {
+                let others: Vec<StoreId> = self.nodes.keys().copied().collect();
+                for other in others {
+                    self.cut.insert((store, other));
+                    self.cut.insert((other, store));
+                    self.schedule(long, Happening::Heal(store, other));
+                    self.schedule(long, Happening::Heal(other, store));
+                }
+            }
+            FaultKind::OneWayCut => {
+                let other = self.some_store();
+                self.cut.insert((store, other));
+                self.schedule(long, Happening::Heal(store, other));
+            }
+            FaultKind::Crash => self.crash(store, long),
+            FaultKind::Blackout => {
+                for store in self.nodes.keys().copied().collect::<Vec<_>>() {
+                    let long = self.chance.between(0, 400_000);
+                    self.crash(store, long);
+                }
+            }
+            FaultKind::Pause => self.node(store).paused_until = self.now + long,
+            FaultKind::Stall => self.node(store).stalled_until = self.now + long,
+            FaultKind::SlowDisk => {
+                let times = self.chance.between(5, 200);
+                self.node(store).slow = (times, self.now + long);
+            }
+            FaultKind::SyncFailure => self.node(store).sync_fails = true,
+            FaultKind::Split => self.order_split(),
+            FaultKind::Membership => self.order_change(),
+            FaultKind::Transfer => {
+                let Some((store, region)) = self.some_led_region() else { return };
+                let Some(to) = self.chance.pick(&region.peers).copied() else { return };
+                self.tell(store, Event::TransferLeader { region: region.id, to });
+            }
+            FaultKind::Forgetting => self.forget(),
+        }
+    }
+
+    fn forget(&mut self) {
+        let Some((leader, region)) = self.some_led_region() else { return };
+        let others: Vec<StoreId> = region.voters().map(|p| p.store).collect();
+        let others: Vec<StoreId> = others.into_iter().filter(|s| *s != leader).collect();
+        let Some(deaf) = self.chance.pick(&others).copied() else { return };
+        let long = self.chance.between(500, 2_500) * 1000;
+        self.cut.insert((leader, deaf));
+        self.schedule(long, Happening::Heal(leader, deaf));
+        if self.chance.permille(700) {
+            // Nor does the leader hear of another one.
+            self.cut.insert((deaf, leader));
+            self.schedule(long, Happening::Heal(deaf, leader));
+        }
+        for other in others.into_iter().filter(|s| *s != deaf) {
+            for _ in 0..2 {
+                let after = self.chance.below(long);
+                self.schedule(after, Happening::Crash(other));
+            }
+        }
+    }
+
+    /// A process that comes back at once.
+    pub(super) fn on_crash(&mut self, store: StoreId) {
+        let downtime = self.chance.between(1, 30_000);
+        self.crash(store, downtime);
+    }
+
+    fn crash(&mut self, store: StoreId, downtime: u64) {
+        let node = self.nodes.get_mut(&store).expect("it is a store's id");
+        if node.running.is_some() {
+            if let Err(e) = node.crash(&mut self.chance) {
+                self.fail(format!("an image of store {store}: {e}"));
+            }
+            self.schedule(downtime, Happening::Start(store));
+        }
+    }
+
+    /// A sync failed: the store stops with what is durable.
+    pub(super) fn stop_for_failure(&mut self, store: StoreId) {
+        let downtime = self.chance.between(10_000, 1_000_000);
+        self.crash(store, downtime);
+    }
+
+    /// A store, and a region that it leads or believes to.
+    fn some_led_region(&mut self) -> Option<(StoreId, Region)> {
+        let all = self.nodes.iter().flat_map(|(id, n)| n.replicas().into_iter().map(|s| (*id, s)));
+        let led = all.filter(|(_, s)| s.is_leader).map(|(id, s)| (id, s.region));
+        let led: Vec<(StoreId, Region)> = led.collect();
+        self.chance.pick(&led).cloned()
+    }
+
+    fn order_split(&mut self) {
+        let Some((store, region)) = self.some_led_region() else { return };
+        if self.watch.lock().regions().len() > 8 {
+            return;
+        }
+        let inside: Vec<Vec<u8>> = self.keys.iter().map(|k| k.as_bytes().to_vec()).collect();
+        let inside =
+            inside.into_iter().filter(|k| *k > region.range.start && region.range.contains(k));
+        let mut keys: Vec<Vec<u8>> = inside.filter(|_| self.chance.permille(400)).collect();
+        keys.sort();
+        keys.truncate(2);
+        let children = keys.iter().map(|_| {
+            self.next_id += 10;
+            let next = self.next_id;
+            let peers = (1..=region.peers.len() as u64).map(|n| PeerId(next + n)).collect();
+            SplitChild { region: RegionId(next), peers }
+        });
+        let children: Vec<SplitChild> = children.collect();
+        if keys.is_empty() {
+            return;
+        }
+        let done = self.count(|counts| counts.splits += 1);
+        let answer = Answer::new(done);
+        let (region, epoch) = (region.id, region.epoch);
+        self.tell(store, Event::Split { region, epoch, keys, children, answer });
+    }
+
+    fn order_change(&mut self) {
+        let Some((store, region)) = self.some_led_region() else { return };
+        let on = self.some_store();
+        self.next_id += 10;
+        let voters = region.voters().count();
+        let new = Peer { id: PeerId(self.next_id), store: on, role: PeerRole::Learner };
+        let change = match region.peer_on(on).copied() {
+            None if self.chance.permille(700) => PeerChange::AddLearner(new),
+            None => PeerChange::AddVoter(new),
+            Some(peer) if peer.role == PeerRole::Learner && self.chance.permille(700) => {
+                PeerChange::AddVoter(peer)
+            }
+            Some(peer) if voters > 2 && peer.role == PeerRole::Voter => {
+                match self.chance.permille(300) {
+                    true => PeerChange::AddLearner(peer),
+                    false => PeerChange::Remove(peer),
+                }
+            }
+            Some(peer) if peer.role == PeerRole::Learner => PeerChange::Remove(peer),
+            Some(_) => return,
+        };
+        let done = self.count(|counts| counts.changes += 1);
+        let answer = Answer::new(done);
+        let (region, epoch) = (region.id, region.epoch);
+        self.tell(store, Event::ChangePeer { region, epoch, change, answer });
+    }
+}

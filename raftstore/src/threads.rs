@@ -1,0 +1,99 @@
+//! What the threads of a store do beside the raft thread: sync the log, apply, compact. They must
+//! never decide anything, and an error of one ends it, which stops the store.
+
+use crate::apply::{Applier, ApplyTask};
+use crate::error::Result;
+use crate::handle::{Envelope, Transport};
+use crate::log_store::LogStore;
+use crate::machine::StateMachine;
+use crate::store_core::{Event, WriteTask};
+use crossbeam_channel::{Receiver, Sender};
+use damask_types::StoreId;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Tasks applied in one write.
+const APPLY_TASKS_MAX: usize = 256;
+
+/// To each store, all that is for it.
+pub(crate) fn send_all(transport: &dyn Transport, envelopes: Vec<Envelope>) {
+    let mut by_store: BTreeMap<StoreId, Vec<Envelope>> = BTreeMap::new();
+    for envelope in envelopes {
+        by_store.entry(envelope.to.store).or_default().push(envelope);
+    }
+    for (store, envelopes) in by_store {
+        transport.send(store, envelopes);
+    }
+}
+
+/// Bytes of entries in tasks.
+pub(crate) fn task_bytes(tasks: &[ApplyTask]) -> usize {
+    let bytes = |task: &ApplyTask| match task {
+        ApplyTask::Entries { entries, .. } => entries.iter().map(|e| e.size()).sum(),
+        _ => 0,
+    };
+    tasks.iter().map(bytes).sum()
+}
+
+/// Syncs the log, then sends what was held; turns that came during a sync share the next.
+pub(crate) fn write_loop(
+    writes: &Receiver<WriteTask>,
+    log: &dyn LogStore,
+    transport: &dyn Transport,
+    inbox: &Sender<Event>,
+) -> Result<()> {
+    while let Ok(first) = writes.recv() {
+        let mut turn = first.turn;
+        let mut sync = first.sync;
+        let mut held = first.held;
+        // Turns that came during the last sync share this one.
+        for task in writes.try_iter() {
+            turn = task.turn;
+            sync |= task.sync;
+            held.extend(task.held);
+        }
+        if sync {
+            log.sync()?;
+        }
+        send_all(transport, held);
+        let _ = inbox.send(Event::Persisted(turn));
+    }
+    Ok(())
+}
+
+/// Applies what is committed, a few tasks in one write.
+pub(crate) fn apply_loop(
+    tasks: &Receiver<Vec<ApplyTask>>,
+    mut applier: Applier,
+    applying: &AtomicUsize,
+    inbox: &Sender<Event>,
+) -> Result<()> {
+    while let Ok(mut batch) = tasks.recv() {
+        while batch.len() < APPLY_TASKS_MAX
+            && let Ok(more) = tasks.try_recv()
+        {
+            batch.extend(more);
+        }
+        let bytes = task_bytes(&batch);
+        let reports = applier.run(batch)?;
+        applying.fetch_sub(bytes, Ordering::Relaxed);
+        let _ = inbox.send(Event::Reports(reports));
+    }
+    Ok(())
+}
+
+/// Makes the machine durable, so that the log may be compacted, and purges the log.
+pub(crate) fn maintain_loop(
+    works: &Receiver<()>,
+    machine: &dyn StateMachine,
+    log: &dyn LogStore,
+    inbox: &Sender<Event>,
+) -> Result<()> {
+    while works.recv().is_ok() {
+        let points = machine.sync()?;
+        let _ = inbox.send(Event::Synced(points));
+        // Compactions of earlier rounds free files now.
+        log.purge()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Seeds of the simulator: each runs a few stores through a storm of faults and checks every rule
+//! after every event. `SEED=n` runs one seed, `SEEDS=n` so many. A failure prints its seed, the
+//! faults and the last events.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use damask_raftstore::testing::sim::{FaultKind, SimConfig, SimReport, run};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+fn run_or_panic(config: &SimConfig) -> SimReport {
+    run(config).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// Seeds `from..from + count` on two threads; what they did, added up.
+fn sweep(from: u64, count: u64) -> SimReport {
+    let half = |odd: u64| {
+        let seeds = (from..from + count).filter(move |seed| seed % 2 == odd);
+        seeds.map(|seed| run_or_panic(&SimConfig::new(seed))).collect::<Vec<_>>()
+    };
+    let reports = std::thread::scope(|scope| {
+        let other = scope.spawn(move || half(1));
+        let mut reports = half(0);
+        reports.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        reports
+    });
+    let mut total = SimReport::default();
+    for report in reports {
+        total.events += report.events;
+        total.writes += report.writes;
+        (0..4).for_each(|mode| total.reads[mode] += report.reads[mode]);
+        total.local_reads += report.local_reads;
+        total.splits += report.splits;
+        total.changes += report.changes;
+        total.leaders += report.leaders;
+        total.snapshots += report.snapshots;
+        total.faults += report.faults;
+    }
+    total
+}
+
+#[test]
+fn every_seed_keeps_every_rule() {
+    let (from, count) = match number("SEED") {
+        Some(seed) => (seed, 1),
+        None => (1, number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 20 } else { 200 })),
+    };
+    let total = sweep(from, count);
+    println!("{count} seeds from {from}: {total:?}");
+    if count < 20 {
+        return;
+    }
+    // The storm must not be so strong that nothing is tested.
+    let each = |what: &str, n: u64, ten: u64| {
+        assert!(n * 10 >= ten * count, "{what}: {n} in {count} seeds");
+    };
+    each("writes", total.writes, 500);
+    total.reads.iter().for_each(|n| each("reads", *n, 150));
+    each("local reads", total.local_reads, 150);
+    each("splits", total.splits, 5);
+    each("changes", total.changes, 5);
+    each("terms", total.leaders, 40);
+    each("snapshots", total.snapshots, 10);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [7, 8] {
+        let (first, second) =
+            (run_or_panic(&SimConfig::new(seed)), run_or_panic(&SimConfig::new(seed)));
+        assert_eq!(first, second);
+    }
+    let other = run_or_panic(&SimConfig::new(9));
+    assert_ne!(other.trace_hash, run_or_panic(&SimConfig::new(7)).trace_hash);
+}
+
+#[test]
+fn without_faults_everything_is_answered() {
+    let config = SimConfig { faults: Some(Vec::new()), ..SimConfig::new(3) };
+    let report = run_or_panic(&config);
+    assert!(report.writes > 200 && report.local_reads > 50, "{report:?}");
+    assert_eq!(report.leaders, 1, "nobody else is elected");
+}
+
+/// Each fault alone, so that none of them hides another.
+#[test]
+fn every_fault_alone_keeps_every_rule() {
+    for (at, kind) in FaultKind::ALL.into_iter().enumerate() {
+        let seed = 1000 + at as u64;
+        let config = SimConfig { faults: Some(vec![kind]), ..SimConfig::new(seed) };
+        let report = run_or_panic(&config);
+        assert!(report.writes > 20, "{kind:?}: {report:?}");
+    }
+}
+
+/// Followers that forget whom they promised not to vote: alone, or its storm hides what follows.
+#[test]
+fn a_restart_breaks_no_promise_to_a_leader() {
+    let faults = Some(vec![FaultKind::Forgetting]);
+    for seed in 2000..2000 + if cfg!(debug_assertions) { 10 } else { 60 } {
+        run_or_panic(&SimConfig { faults: faults.clone(), ..SimConfig::new(seed) });
+    }
+}

@@ -1,0 +1,284 @@
+//! Leaders lose their power, or the others, while transactions commit in one phase, async and in
+//! two: what was acknowledged is there, no snapshot shows another total, histories are those of
+//! snapshot isolation, and no lock stays.
+
+mod common;
+
+use common::poll;
+use damask_env::{MemoryDisk, spawn};
+use damask_kv::{GcSafePoint, MemoryEngine, MvccReader};
+use damask_txn::history::{Level, Op, Outcome, Run, check};
+use damask_txn::testing::check_invariants;
+use damask_txn::testing::counter::{count_up, read_count};
+use damask_txn::testing::replicated::{Parts, Replicated};
+use damask_txn::{Client, Config, Error, Gc, Transaction};
+use damask_types::{ErrorKind, KeyRange, StoreId, Timestamp};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+const STORES: u64 = 3;
+const TICK: Duration = Duration::from_millis(10);
+const LISTS: u32 = 8;
+const ACCOUNTS: u64 = 6;
+const START: u64 = 100;
+/// Leaders that fall, one after the other.
+const FALLS: u64 = 4;
+/// Transactions that are acknowledged between two falls.
+const BETWEEN: u64 = 40;
+
+/// What stores keep over a crash.
+type Kept = Arc<Mutex<BTreeMap<StoreId, (MemoryDisk, MemoryEngine)>>>;
+
+struct World {
+    cluster: Arc<Replicated>,
+    kept: Kept,
+    over: AtomicBool,
+    elements: AtomicU32,
+    committed: AtomicU64,
+    runs: Mutex<Vec<Run>>,
+}
+
+fn list_key(list: u32) -> Vec<u8> {
+    format!("list{list}").into_bytes()
+}
+
+fn account(n: u64) -> Vec<u8> {
+    format!("account{n}").into_bytes()
+}
+
+fn list_of(value: Option<Vec<u8>>) -> Vec<u32> {
+    let bytes = value.unwrap_or_default();
+    let (elements, rest) = bytes.as_chunks::<4>();
+    assert!(rest.is_empty(), "a torn list");
+    elements.iter().map(|e| u32::from_le_bytes(*e)).collect()
+}
+
+fn balance(value: Option<Vec<u8>>) -> u64 {
+    u64::from_le_bytes(value.expect("an account")[..].try_into().expect("a balance"))
+}
+
+fn below(seed: &mut u64, n: u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) % n
+}
+
+impl World {
+    fn start() -> Arc<World> {
+        let kept = Kept::default();
+        let parts = Arc::clone(&kept);
+        let open = Box::new(move |id| {
+            let new = || (MemoryDisk::new(), MemoryEngine::with_crashes());
+            let (disk, engine) = parts.lock().entry(id).or_insert_with(new).clone();
+            Parts { disk: Arc::new(disk), engine: Arc::new(engine) }
+        });
+        Arc::new(World {
+            cluster: Replicated::start(STORES, TICK, open),
+            kept,
+            over: AtomicBool::new(false),
+            elements: AtomicU32::new(1),
+            committed: AtomicU64::new(0),
+            runs: Mutex::default(),
+        })
+    }
+
+    fn client(&self, config: Config) -> Client {
+        let config = Config { lock_ttl_ms: 600, lock_ttl_max_ms: 2_000, ..config };
+        self.cluster.client(config).expect("valid")
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// Reads some lists and appends to them, until the end.
+    fn append(&self, client: &Client, mut seed: u64) {
+        while !self.is_over() {
+            let Ok(mut txn) = client.begin() else { continue };
+            let mut ops = Vec::new();
+            let done = (0..=below(&mut seed, 3)).try_for_each(|_| {
+                let key = below(&mut seed, u64::from(LISTS)) as u32;
+                self.append_one(&mut txn, key, &mut ops)
+            });
+            let outcome = self.end(done.and_then(|()| txn.commit()));
+            self.runs.lock().push(Run { ops, outcome });
+        }
+    }
+
+    fn append_one(&self, txn: &mut Transaction, key: u32, ops: &mut Vec<Op>) -> Result<(), Error> {
+        let mut value = txn.get(&list_key(key))?;
+        ops.push(Op::Read { key, list: list_of(value.clone()) });
+        let element = self.elements.fetch_add(1, Ordering::SeqCst);
+        value.get_or_insert_default().extend(element.to_le_bytes());
+        txn.put(list_key(key), value.unwrap_or_default())?;
+        ops.push(Op::Append { key, element });
+        Ok(())
+    }
+
+    fn end<T>(&self, result: Result<T, Error>) -> Outcome {
+        match result {
+            Ok(_) => {
+                self.committed.fetch_add(1, Ordering::SeqCst);
+                Outcome::Committed
+            }
+            Err(e) if e.kind() == ErrorKind::Undetermined => Outcome::Unknown,
+            Err(_) => Outcome::Aborted,
+        }
+    }
+
+    /// Moves money and looks at the total, until the end.
+    fn transfer(&self, client: &Client, mut seed: u64) {
+        while !self.is_over() {
+            let (from, to) = (below(&mut seed, ACCOUNTS), below(&mut seed, ACCOUNTS));
+            if from == to {
+                self.check_total(client);
+                continue;
+            }
+            let moved = client.begin().and_then(|mut txn| {
+                let (a, b) = (txn.get(&account(from))?, txn.get(&account(to))?);
+                let (a, b) = (balance(a), balance(b));
+                if a > 0 {
+                    txn.put(account(from), (a - 1).to_le_bytes())?;
+                    txn.put(account(to), (b + 1).to_le_bytes())?;
+                }
+                txn.commit()
+            });
+            self.end(moved);
+        }
+    }
+
+    fn check_total(&self, client: &Client) {
+        let Ok(ts) = client.timestamp() else { return };
+        let keys: Vec<_> = (0..ACCOUNTS).map(account).collect();
+        // Without a leader there is no answer.
+        if let Ok(values) = client.snapshot(ts).batch_get(&keys) {
+            let total: u64 = values.into_iter().map(balance).sum();
+            assert_eq!(total, ACCOUNTS * START, "at {ts}");
+        }
+    }
+
+    /// The leader falls while transactions are on their way: without power (of what was not synced
+    /// a part is left), or cut off for as long as it takes to elect another.
+    fn fall(&self, n: u64) {
+        let leader = self.cluster.leader();
+        self.cluster.cut_off(leader);
+        if n.is_multiple_of(2) {
+            let image = {
+                let kept = self.kept.lock();
+                let (disk, engine) = &kept[&leader];
+                // The rows first: they must not be ahead of the log.
+                let engine = engine.crash(engine.unsynced() / 2).expect("made with crashes");
+                (disk.crash_image(|unsynced| unsynced / 2), engine)
+            };
+            self.cluster.stop(leader);
+            self.kept.lock().insert(leader, image);
+            self.cluster.restart(leader, false);
+        } else {
+            poll("another leader", || self.cluster.leader() != leader);
+            self.cluster.stop(leader);
+            self.cluster.restart(leader, false);
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.committed.load(Ordering::SeqCst)
+    }
+}
+
+/// Transactions in one mode until all leaders have fallen, and then the whole truth.
+fn leaders_fall(config: Config) {
+    let world = World::start();
+    world.cluster.leader();
+    let client = world.client(config.clone());
+    let mut txn = client.begin().expect("begins");
+    for n in 0..ACCOUNTS {
+        txn.put(account(n), START.to_le_bytes()).expect("fits");
+    }
+    txn.commit().expect("commits");
+    let counted = Arc::new(Mutex::new((0, 0)));
+    let mut workers = Vec::new();
+    for seed in 1..=2 {
+        let (one, two) = (Arc::clone(&world), Arc::clone(&world));
+        let (own, other) = (world.client(config.clone()), world.client(config.clone()));
+        workers.push(spawn("append", move || one.append(&own, seed)));
+        workers.push(spawn("transfer", move || two.transfer(&other, seed)));
+    }
+    for _ in 0..2 {
+        let (world, counted) = (Arc::clone(&world), Arc::clone(&counted));
+        let own = world.client(config.clone());
+        workers.push(spawn("count", move || {
+            while !world.is_over() {
+                let result = count_up(&own, b"count");
+                let mut counted = counted.lock();
+                match world.end(result) {
+                    Outcome::Committed => counted.0 += 1,
+                    Outcome::Unknown => counted.1 += 1,
+                    Outcome::Aborted => {}
+                }
+            }
+        }));
+    }
+    for n in 0..FALLS {
+        let before = world.count();
+        poll("transactions go on", || world.count() >= before + BETWEEN);
+        world.fall(n);
+    }
+    let before = world.count();
+    poll("transactions go on", || world.count() >= before + BETWEEN);
+    world.over.store(true, Ordering::SeqCst);
+    workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
+    the_whole_truth(&world, &config, *counted.lock());
+}
+
+/// `counted`: increments that were acknowledged, and those of which nobody knows.
+fn the_whole_truth(world: &World, config: &Config, counted: (u64, u64)) {
+    // Whatever a dead client has left is over.
+    let oracle = world.cluster.oracle();
+    let client = world.client(config.clone());
+    let now = client.timestamp().expect("a timestamp");
+    oracle.advance_to(Timestamp::compose(now.physical_ms() + 1_000_000, 0));
+    let gc = Gc::new(Arc::new(GcSafePoint::new()));
+    let now = client.timestamp().expect("a timestamp");
+    gc.advance(&client, now, Duration::ZERO, None).expect("advances");
+    world.check_total(&client);
+    let count = read_count(&client, b"count").expect("read");
+    let (acknowledged, unknown) = counted;
+    assert!((acknowledged..=acknowledged + unknown).contains(&count), "{count}: {counted:?}");
+
+    let last = client.timestamp().expect("a timestamp");
+    let read = |list| client.snapshot(last).get(&list_key(list)).expect("read");
+    let ops = (0..LISTS).map(|key| Op::Read { key, list: list_of(read(key)) }).collect();
+    let mut runs = std::mem::take(&mut *world.runs.lock());
+    runs.push(Run { ops, outcome: Outcome::Committed });
+    let anomalies = check(&runs, Level::SnapshotIsolation);
+    assert!(anomalies.is_empty(), "{:?}", &anomalies[..anomalies.len().min(3)]);
+
+    let leader = world.cluster.leader();
+    let engine = world.cluster.engine(leader).expect("it runs");
+    let reader = MvccReader::new(engine.snapshot());
+    let locks = reader.scan_locks(&KeyRange::all(), |_| true, 10).expect("read");
+    assert_eq!(locks, [], "no lock is left");
+    // The counter's transactions have read what they locked.
+    let read_version = |start_ts: Timestamp, key: &[u8]| match key {
+        b"count" => Timestamp::MAX,
+        _ => start_ts,
+    };
+    check_invariants(engine.as_ref(), read_version).expect("whole");
+}
+
+#[test]
+fn leaders_fall_under_commits_in_one_phase() {
+    leaders_fall(Config::default());
+}
+
+#[test]
+fn leaders_fall_under_async_commits() {
+    leaders_fall(Config { one_phase: false, ..Config::default() });
+}
+
+#[test]
+fn leaders_fall_under_commits_in_two_phases() {
+    leaders_fall(common::two_phase());
+}
