@@ -9,6 +9,7 @@ use crate::placement::{Members, Reporter};
 use crate::reads::ask_leader;
 use crate::replicas::Replicas;
 use crate::schemas::CatalogSchemas;
+use crate::space::{self, Room, WhileRoom};
 use crate::status;
 use crate::topology::{self, FIRST_COLUMN_STORE};
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
@@ -43,6 +44,7 @@ pub struct Parts {
     pub members: Members,
     /// Stores that could not be started with the others, and why.
     pub down: RwLock<BTreeMap<StoreId, String>>,
+    room: Arc<Room>,
     services: RwLock<HashMap<StoreId, Arc<dyn Service>>>,
     endpoints: RwLock<HashMap<StoreId, Arc<dyn Endpoint>>>,
 }
@@ -101,7 +103,8 @@ pub struct Cluster {
     facts: Arc<Replicas>,
     /// Ends the waits of those who would wait for what stops now.
     closing: Arc<Closing>,
-    collector: Option<Task>,
+    /// Background work of the whole cluster.
+    tasks: Vec<Task>,
     database: Arc<damask_sql_lite::Database>,
     mysql: Option<Server>,
     status: Option<SocketAddr>,
@@ -164,12 +167,15 @@ impl Cluster {
         let serve = |listener| serve_status(&runtime, listener, parts.clone());
         let status = status_listener.map(serve).transpose()?;
         let safe_point = shared.transactions.safe_point.clone();
-        let collector =
-            collector::start(&shared.config.gc, client.clone(), safe_point, closing.clone());
+        let (gc, data) = (&shared.config.gc, shared.config.data.clone());
+        let mut tasks = vec![collector::start(gc, client.clone(), safe_point, closing.clone())];
+        let reserve = shared.config.reserve_bytes;
+        let watch = |data| space::watch(parts.room.clone(), data, reserve, closing.clone());
+        tasks.extend(data.map(watch));
         Ok(Cluster {
             shared,
             parts,
-            collector: Some(collector),
+            tasks,
             client,
             schemas,
             nodes,
@@ -292,8 +298,8 @@ impl Cluster {
         self.database.stop();
         self.client.flush();
         self.closing.close();
-        if let Some(collector) = self.collector.take() {
-            collector.join().ok();
+        for task in self.tasks.drain(..) {
+            task.join().ok();
         }
         self.reporter.stop();
         // Columns first: they lean on the rows.
@@ -343,7 +349,8 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
     let transactions = Transactions::new(oracle, clock.clone());
     let shared = Shared { config, clock, network, pd: pd.clone(), announce, transactions, memory };
     let (services, endpoints) = (RwLock::default(), RwLock::default());
-    let parts = Parts { pd, members, down: RwLock::default(), services, endpoints };
+    let (down, room) = (RwLock::default(), Arc::default());
+    let parts = Parts { pd, members, down, room, services, endpoints };
     Ok((Arc::new(shared), Arc::new(parts), reporter))
 }
 
@@ -410,8 +417,9 @@ fn open_oracle(clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Result<Arc<dyn Ora
 fn attach(parts: &Parts, node: &Node) {
     parts.members.write().insert(node.id, node.member.clone());
     parts.endpoints.write().insert(node.id, node.endpoint.clone());
-    if let Some(service) = &node.service {
-        parts.services.write().insert(node.id, service.clone());
+    if let Some(service) = node.service.clone() {
+        let service = Arc::new(WhileRoom { service, room: parts.room.clone() });
+        parts.services.write().insert(node.id, service);
     }
 }
 

@@ -280,7 +280,44 @@ fn a_damaged_store_is_named_and_the_others_serve() {
         }
         damage(&data.join("rows-3"));
         let refused = refusal(config);
-        assert!(refused.contains("row store 2: ") && refused.contains("row store 3: "), "{refused}");
+        assert!(
+            refused.contains("row store 2: ") && refused.contains("row store 3: "),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_takes_nothing_new_and_lets_go() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        let config = on_disk(&data, 3);
+        filled(&config);
+        let full = Config { reserve_bytes: Some(u64::MAX), ..config.clone() };
+        let mut cluster = Cluster::start(full).expect("starts");
+        let mut client = Client::new(cluster.database());
+        client.run("USE d");
+        for sql in ["INSERT INTO t VALUES (9)", "UPDATE t SET a = 8 WHERE a = 1"] {
+            for mode in ["optimistic", "pessimistic"] {
+                client.run(&format!("SET tidb_txn_mode = '{mode}'"));
+                assert_eq!(client.try_rows(sql).expect_err("no room").code, 1021, "{sql}");
+                client.run("BEGIN");
+                client.try_rows(sql).ok();
+                assert_eq!(client.try_rows("COMMIT").err().map(|e| e.code), Some(1021), "{sql}");
+            }
+        }
+        assert_eq!(client.value("SELECT sum(a) FROM t"), "6");
+        client.run("DELETE FROM t WHERE a = 3");
+        client.run("CREATE TABLE u (a INT)");
+        client.run("DROP TABLE u");
+        cluster.stop();
+        drop(cluster);
+        let mut cluster = Cluster::start(config).expect("starts");
+        let mut client = Client::new(cluster.database());
+        client.run("INSERT INTO d.t VALUES (9)");
+        assert_eq!(client.value("SELECT sum(a) FROM d.t"), "12");
+        cluster.stop();
     });
 }
 
