@@ -9,6 +9,7 @@ use crate::placement::{Members, Reporter};
 use crate::reads::ask_leader;
 use crate::replicas::Replicas;
 use crate::schemas::CatalogSchemas;
+use crate::space::{self, Room, WhileRoom};
 use crate::status;
 use crate::topology::{self, FIRST_COLUMN_STORE};
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
@@ -21,7 +22,7 @@ use damask_tso::{BatchingOracle, LocalOracle, Oracle};
 use damask_txn::{Client, Service, Services};
 use damask_types::{KeyLock, Region, StoreId, Timestamp};
 use parking_lot::RwLock;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,9 @@ pub struct Parts {
     pub pd: Arc<Pd>,
     /// Stores, for placement and status.
     pub members: Members,
+    /// Stores that could not be started with the others, and why.
+    pub down: RwLock<BTreeMap<StoreId, String>>,
+    room: Arc<Room>,
     services: RwLock<HashMap<StoreId, Arc<dyn Service>>>,
     endpoints: RwLock<HashMap<StoreId, Arc<dyn Endpoint>>>,
 }
@@ -99,7 +103,8 @@ pub struct Cluster {
     facts: Arc<Replicas>,
     /// Ends the waits of those who would wait for what stops now.
     closing: Arc<Closing>,
-    collector: Option<Task>,
+    /// Background work of the whole cluster.
+    tasks: Vec<Task>,
     database: Arc<damask_sql_lite::Database>,
     mysql: Option<Server>,
     status: Option<SocketAddr>,
@@ -163,12 +168,15 @@ impl Cluster {
         });
         let serve = |listener| serve_status(&runtime, listener, parts.clone());
         let status = status_listener.map(serve).transpose()?;
-        let collector =
-            collector::start(&shared.config.gc, client.clone(), safe_point, closing.clone());
+        let (gc, data) = (&shared.config.gc, shared.config.data.clone());
+        let mut tasks = vec![collector::start(gc, client.clone(), safe_point, closing.clone())];
+        let reserve = shared.config.reserve_bytes;
+        let watch = |data| space::watch(parts.room.clone(), data, reserve, closing.clone());
+        tasks.extend(data.map(watch));
         Ok(Cluster {
             shared,
             parts,
-            collector: Some(collector),
+            tasks,
             client,
             schemas,
             nodes,
@@ -272,8 +280,15 @@ impl Cluster {
             nodes::start_rows(&self.shared, id)?
         };
         attach(&self.parts, &node);
+        self.parts.down.write().remove(&id);
         self.nodes.insert(id, node);
         Ok(())
+    }
+
+    /// Stores that could not be started with the others, and why: what they held is served by the
+    /// other replicas.
+    pub fn down(&self) -> BTreeMap<StoreId, String> {
+        self.parts.down.read().clone()
     }
 
     /// Stops everything, clients first.
@@ -284,8 +299,8 @@ impl Cluster {
         self.database.stop();
         self.client.flush();
         self.closing.close();
-        if let Some(collector) = self.collector.take() {
-            collector.join().ok();
+        for task in self.tasks.drain(..) {
+            task.join().ok();
         }
         self.reporter.stop();
         // Columns first: they lean on the rows.
@@ -335,10 +350,13 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
     let transactions = Transactions::new(oracle, clock.clone());
     let shared = Shared { config, clock, network, pd: pd.clone(), announce, transactions, memory };
     let (services, endpoints) = (RwLock::default(), RwLock::default());
-    let parts = Parts { pd, members, services, endpoints };
+    let (down, room) = (RwLock::default(), Arc::default());
+    let parts = Parts { pd, members, down, room, services, endpoints };
     Ok((Arc::new(shared), Arc::new(parts), reporter))
 }
 
+/// Starts every store. One that held data and cannot be opened (damaged, lost, unreadable) is left
+/// out like one that crashed, as long as the others can have a majority.
 fn start_nodes(
     shared: &Shared,
     parts: &Arc<Parts>,
@@ -346,23 +364,42 @@ fn start_nodes(
     progress: &mut impl FnMut(&str),
 ) -> Result<HashMap<StoreId, Node>, Error> {
     let mut nodes = HashMap::new();
+    let mut take = |word: &str, id: StoreId, node: Result<Node, Error>| match node {
+        Ok(node) => {
+            attach(parts, &node);
+            nodes.insert(id, node);
+            progress(&format!("{word} store {id}"));
+            Ok(())
+        }
+        Err(e) if parts.pd.is_initialised(id) => {
+            progress(&format!("{word} store {id} does not run: {e}"));
+            parts.down.write().insert(id, e.to_string());
+            Ok(())
+        }
+        Err(e) => Err(format!("{word} store {id}: {e}")),
+    };
     // The first voter asks for votes as soon as it runs: the others run before it.
     for id in topology::row_stores(&shared.config).rev() {
-        let node = nodes::start_rows(shared, id).map_err(|e| format!("row store {id}: {e}"))?;
-        attach(parts, &node);
-        nodes.insert(id, node);
-        progress(&format!("row store {id}"));
+        take("row", id, nodes::start_rows(shared, id))?;
     }
-    wait_for_leader(&parts.pd, shared.clock.as_ref())?;
+    let running = shared.config.stores - parts.down.read().len();
+    if running < topology::voters(&shared.config) / 2 + 1 {
+        return Err(without(parts, "too few row stores can be started"));
+    }
+    wait_for_leader(&parts.pd, shared.clock.as_ref())
+        .map_err(|()| without(parts, "the first region has no leader"))?;
     for id in topology::column_stores(&shared.config) {
         let ask = ask_leader(parts.pd.clone(), parts.clone());
-        let node = nodes::start_columns(shared, id, schemas.clone(), ask);
-        let node = node.map_err(|e| format!("column store {id}: {e}"))?;
-        attach(parts, &node);
-        nodes.insert(id, node);
-        progress(&format!("column store {id}"));
+        take("column", id, nodes::start_columns(shared, id, schemas.clone(), ask))?;
     }
     Ok(nodes)
+}
+
+/// What is wrong, and which stores do not run.
+fn without(parts: &Parts, what: &str) -> Error {
+    let down = parts.down.read();
+    let reasons = down.iter().map(|(id, reason)| format!("\n  row store {id}: {reason}"));
+    format!("{what}{}", reasons.collect::<String>()).into()
 }
 
 fn open_runtime(cores: usize) -> Result<tokio::runtime::Runtime, Error> {
@@ -381,12 +418,13 @@ fn open_oracle(clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Result<Arc<dyn Ora
 fn attach(parts: &Parts, node: &Node) {
     parts.members.write().insert(node.id, node.member.clone());
     parts.endpoints.write().insert(node.id, node.endpoint.clone());
-    if let Some(service) = &node.service {
-        parts.services.write().insert(node.id, service.clone());
+    if let Some(service) = node.service.clone() {
+        let service = Arc::new(WhileRoom { service, room: parts.room.clone() });
+        parts.services.write().insert(node.id, service);
     }
 }
 
-fn wait_for_leader(pd: &Pd, clock: &dyn Clock) -> Result<(), Error> {
+fn wait_for_leader(pd: &Pd, clock: &dyn Clock) -> Result<(), ()> {
     let pause = Closing::new(); // nobody closes it
     let deadline = clock.monotonic() + LEADER_WAIT;
     while clock.monotonic() < deadline {
@@ -395,7 +433,7 @@ fn wait_for_leader(pd: &Pd, clock: &dyn Clock) -> Result<(), Error> {
         }
         pause.wait(LEADER_POLL);
     }
-    Err("the first region has no leader: too few of its row stores run".into())
+    Err(())
 }
 
 fn serve_status(

@@ -8,6 +8,7 @@
 //! mysql = "127.0.0.1:4000"
 //! status = "127.0.0.1:10080"
 //! column_store = "deltatree"
+//! reserve_bytes = 536870912   # of the disk, kept free
 //! [kv]
 //! engine = "rocksdb"
 //! [raft]
@@ -38,6 +39,9 @@ pub struct Config {
     pub connections_max: usize,
     /// How column stores keep their columns.
     pub column_store: ColumnStoreName,
+    /// Bytes of the data folder's file system that stay free: with fewer, rows are removed and
+    /// tables dropped, and nothing new is written (1021). `None`: 1/20 of it, at most 512 MiB.
+    pub reserve_bytes: Option<u64>,
     /// The row engine.
     pub kv: Kv,
     /// The replicated log.
@@ -163,6 +167,7 @@ impl Default for Config {
             status: None,
             connections_max: 151,
             column_store: ColumnStoreName::Deltatree,
+            reserve_bytes: None,
             kv: Kv::default(),
             raft: Raft::default(),
             gc: Gc::default(),

@@ -17,7 +17,7 @@
 //! * a store that has held data never starts empty, and no store that the cluster had is left out.
 //!
 //! Reading order: `config`, `cluster`, `topology`, `nodes`, `placement`, `network`, `replicas`,
-//! `schemas`, `reads`, `collector`, `status`, `cli`.
+//! `schemas`, `reads`, `collector`, `space`, `status`, `cli`.
 
 pub mod cli;
 pub mod cluster;
@@ -29,6 +29,7 @@ pub mod placement;
 pub mod reads;
 pub mod replicas;
 pub mod schemas;
+mod space;
 pub mod status;
 pub mod topology;
 

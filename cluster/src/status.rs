@@ -1,8 +1,8 @@
 //! Status over HTTP: `/status` (JSON), `/regions` (JSON), `/metrics` (Prometheus text). It must never
 //! change anything: orders are `control`'s.
 //!
-//! A store is `up`, `stopped` (by its owner), or `failed` (it stopped itself, or its background work
-//! did; the reason is said).
+//! A store is `up`, `stopped` (by its owner), or `failed` (it could not be started, stopped itself,
+//! or its background work did; the reason is said).
 
 mod control;
 
@@ -39,7 +39,10 @@ async fn status(State(parts): State<Arc<Parts>>) -> Json<Value> {
 fn store(parts: &Parts, info: &StoreInfo) -> Value {
     let mut value = json!(info);
     let (state, reason) = match parts.members.read().get(&info.id).map(Member::failed) {
-        None => ("stopped", None),
+        None => match parts.down.read().get(&info.id) {
+            Some(reason) => ("failed", Some(reason.clone())),
+            None => ("stopped", None),
+        },
         Some(None) => ("up", None),
         Some(reason) => ("failed", reason),
     };

@@ -37,7 +37,8 @@ pub fn column_stores(config: &Config) -> impl Iterator<Item = StoreId> + use<> {
     (FIRST_COLUMN_STORE..FIRST_COLUMN_STORE + config.columns as u64).map(StoreId)
 }
 
-fn voters(config: &Config) -> usize {
+/// Replicas of a region that vote.
+pub fn voters(config: &Config) -> usize {
     if config.stores >= VOTERS { VOTERS } else { 1 }
 }
 

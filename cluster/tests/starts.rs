@@ -191,7 +191,9 @@ fn a_single_store_grows_to_three_that_bear_the_loss_of_one() {
         drop(cluster);
         // From now on the second one is known to hold data.
         std::fs::rename(data.join("rows-2"), data.join("lost")).expect("renamed");
-        assert!(refusal(on_disk(&data, 3)).contains("store 2"));
+        let cluster = Cluster::start(on_disk(&data, 3)).expect("two of three are enough");
+        assert_eq!(cluster.down().keys().collect::<Vec<_>>(), [&StoreId(2)]);
+        check_filled(&cluster);
     });
 }
 
@@ -208,8 +210,15 @@ fn a_store_that_lost_its_folder_does_not_come_back_empty() {
             for name in names {
                 std::fs::rename(data.join(name), moved(name)).expect("renamed");
             }
-            let refused = refusal(config.clone());
-            assert!(refused.contains("held data, and is empty now"), "{refused}");
+            let reason = match Cluster::start(config.clone()) {
+                Ok(cluster) if names.len() == 1 => {
+                    check_filled(&cluster);
+                    cluster.down().remove(&StoreId(2)).expect("store 2 does not run")
+                }
+                Ok(_) => panic!("a majority is lost"),
+                Err(e) => e.to_string(),
+            };
+            assert!(reason.contains("held data, and is empty now"), "{reason}");
             for name in names {
                 std::fs::remove_dir_all(data.join(name)).ok();
                 std::fs::rename(moved(name), data.join(name)).expect("renamed");
@@ -223,6 +232,92 @@ fn a_store_that_lost_its_folder_does_not_come_back_empty() {
         std::fs::rename(moved("pd"), data.join("pd")).expect("renamed");
         let cluster = Cluster::start(config).expect("all is there again");
         check_filled(&cluster);
+    });
+}
+
+/// Flips one byte in the middle of every file below a folder.
+fn damage(folder: &Path) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            damage(&path);
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).expect("read");
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 0xff;
+            std::fs::write(&path, bytes).expect("written");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_store_is_named_and_the_others_serve() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        let config = on_disk(&data, 3);
+        let mut cluster = Cluster::start(config.clone()).expect("starts");
+        let mut client = Client::new(cluster.database());
+        client.run_all(&["CREATE DATABASE d", "USE d", "CREATE TABLE t (a INT PRIMARY KEY)"]);
+        client.replicate("d", "t", true);
+        client.run("INSERT INTO t VALUES (1), (2), (3)");
+        client.run("SET damask_isolation_read_engines = 'column'");
+        assert_eq!(client.value("SELECT sum(a) FROM t"), "6");
+        cluster.stop();
+        drop(cluster);
+        damage(&data.join("rows-2"));
+        damage(&data.join("columns-101"));
+        for _ in 0..2 {
+            let mut cluster = Cluster::start(config.clone()).expect("starts without them");
+            assert_eq!(cluster.down().keys().collect::<Vec<_>>(), [&StoreId(2), &COLUMNS]);
+            check_filled(&cluster);
+            let mut client = Client::new(cluster.database());
+            client.run("INSERT INTO d.t VALUES (4)");
+            client.run("DELETE FROM d.t WHERE a = 4");
+            cluster.stop();
+        }
+        damage(&data.join("rows-3"));
+        let refused = refusal(config);
+        assert!(
+            refused.contains("row store 2: ") && refused.contains("row store 3: "),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_takes_nothing_new_and_lets_go() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        let config = on_disk(&data, 3);
+        filled(&config);
+        let full = Config { reserve_bytes: Some(u64::MAX), ..config.clone() };
+        let mut cluster = Cluster::start(full).expect("starts");
+        let mut client = Client::new(cluster.database());
+        client.run("USE d");
+        for sql in ["INSERT INTO t VALUES (9)", "UPDATE t SET a = 8 WHERE a = 1"] {
+            for mode in ["optimistic", "pessimistic"] {
+                client.run(&format!("SET tidb_txn_mode = '{mode}'"));
+                assert_eq!(client.try_rows(sql).expect_err("no room").code, 1021, "{sql}");
+                client.run("BEGIN");
+                client.try_rows(sql).ok();
+                assert_eq!(client.try_rows("COMMIT").err().map(|e| e.code), Some(1021), "{sql}");
+            }
+        }
+        assert_eq!(client.value("SELECT sum(a) FROM t"), "6");
+        client.run("DELETE FROM t WHERE a = 3");
+        client.run("CREATE TABLE u (a INT)");
+        client.run("DROP TABLE u");
+        cluster.stop();
+        drop(cluster);
+        let mut cluster = Cluster::start(config).expect("starts");
+        let mut client = Client::new(cluster.database());
+        client.run("INSERT INTO d.t VALUES (9)");
+        assert_eq!(client.value("SELECT sum(a) FROM d.t"), "12");
+        cluster.stop();
     });
 }
 

@@ -7,6 +7,7 @@ mod closing;
 pub mod disk;
 mod memory_disk;
 mod real_disk;
+mod space;
 mod tasks;
 
 pub use clock::{Clock, ManualClock, RealClock};
@@ -14,4 +15,5 @@ pub use closing::Closing;
 pub use disk::{Content, Disk, File};
 pub use memory_disk::{Fault, MemoryDisk};
 pub use real_disk::RealDisk;
+pub use space::{Space, space};
 pub use tasks::{Task, spawn, spawn_deep};

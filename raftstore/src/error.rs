@@ -6,6 +6,9 @@ use damask_types::{ErrorKind, KeyRange, Peer, Region, RegionId};
 /// A failed request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
+    /// Refused before anything was done: the disk is nearly full. What frees space is still taken.
+    #[error("the disk is nearly full: {0}")]
+    DiskFull(String),
     /// Another replica leads, or nobody is known to.
     #[error("region {region} is not led here (leader: {leader:?})")]
     NotLeader {
@@ -75,6 +78,7 @@ impl Error {
             Error::Stale | Error::Busy(_) => ErrorKind::Retry,
             Error::Undetermined(_) => ErrorKind::Undetermined,
             Error::TooLarge { .. } | Error::Invalid(_) => ErrorKind::Invalid,
+            Error::DiskFull(_) => ErrorKind::NoSpace,
             Error::Storage { kind, .. } => *kind,
         }
     }

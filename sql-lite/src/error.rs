@@ -128,6 +128,8 @@ errors! {
     interrupted = 1317, "70100";
     /// ER_CANT_CHANGE_TX_CHARACTERISTICS.
     transaction_in_progress = 1568, "25001";
+    /// ER_DISK_FULL.
+    disk_full = 1021, "HY000";
     /// ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION.
     read_only_transaction = 1792, "25006";
     /// ER_LOCK_NOWAIT.

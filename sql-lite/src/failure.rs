@@ -6,7 +6,7 @@ use crate::convert;
 use crate::error::{Error, Result};
 use damask_txn::Error as TxnError;
 use damask_types::key::{decode_index_key, decode_row_key, decode_table};
-use damask_types::{ColumnSchema, ColumnType, Datum, IndexId};
+use damask_types::{ColumnSchema, ColumnType, Datum, ErrorKind, IndexId};
 
 /// An error while the catalog itself is read or written.
 pub fn catalog<T>(result: std::result::Result<T, TxnError>) -> Result<T> {
@@ -68,6 +68,9 @@ fn error(error: TxnError, view: &CatalogView) -> Error {
             Error::unavailable(format!("Region is unavailable: {text}"))
         }
         TxnError::BelowSafePoint { .. } => Error::gc_too_early(text),
+        TxnError::Storage { kind: ErrorKind::NoSpace, detail } => {
+            Error::disk_full(format!("Disk full ({detail}); nothing was written, free some space"))
+        }
         TxnError::Storage { .. } | TxnError::Invalid(_) => Error::unknown(text),
     }
 }

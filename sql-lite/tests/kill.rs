@@ -176,6 +176,27 @@ fn kill_query_ends_what_runs_and_nothing_else() {
 }
 
 #[test]
+fn kill_query_ends_what_waits_for_a_lock() {
+    let server = Server::new();
+    let mut admin = server.client(2);
+    let mut holder = server.client(3);
+    run(&mut holder, "BEGIN PESSIMISTIC").expect("begins");
+    run(&mut holder, "UPDATE test.t SET a = 5000 WHERE a = 7").expect("locks");
+    let fill = "ALTER TABLE test.t ADD COLUMN b INT, ADD INDEX filled (b)";
+    for (id, sql) in (10..).zip(["DELETE FROM test.t WHERE a = 7", fill]) {
+        let running = server.start(id, sql);
+        server.shown(&mut admin, id, sql);
+        run(&mut admin, &format!("KILL QUERY {id}")).expect("killed");
+        let (mut client, answer) = running.join().expect("no panic");
+        assert_eq!(code(answer), 1317, "{sql}");
+        assert_eq!(run(&mut client, "SELECT 1").expect("goes on"), [["1"]]);
+    }
+    let indexes = "SELECT count(*) FROM information_schema.statistics WHERE index_name = 'filled'";
+    assert_eq!(run(&mut admin, indexes).expect("answered"), [["0"]], "the index was removed again");
+    run(&mut holder, "ROLLBACK").expect("rolled back");
+}
+
+#[test]
 fn kill_ends_the_connection() {
     let server = Server::new();
     let mut admin = server.client(2);

@@ -85,7 +85,10 @@ fn thousands_of_terms_are_planned() {
         let sum = list(3_000, " + ", &|_| "1".to_owned());
         assert_eq!(one(format!("SELECT {sum}")), Some("3000".to_owned()));
         let differences = list(3_000, " - ", &|_| "a".to_owned());
-        assert_eq!(one(format!("SELECT {differences} {from} WHERE a < 0")), Some("2998".to_owned()));
+        assert_eq!(
+            one(format!("SELECT {differences} {from} WHERE a < 0")),
+            Some("2998".to_owned())
+        );
         let unions = list(200, " UNION ALL ", &|n| format!("SELECT {n}"));
         assert_eq!(one(format!("SELECT count(*) FROM ({unions}) t")), Some("200".to_owned()));
         let items = list(20_000, ",", &|n| n.to_string());

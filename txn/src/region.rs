@@ -200,6 +200,10 @@ impl Core {
                 return Failed::Fatal(Error::TooLarge { what: "a command", bytes, limit });
             }
             RegionError::Invalid(detail) => return Failed::Fatal(Error::Invalid(detail.clone())),
+            RegionError::DiskFull(detail) => {
+                let (kind, detail) = (ErrorKind::NoSpace, detail.clone());
+                return Failed::Fatal(Error::Storage { kind, detail });
+            }
             RegionError::Storage { kind: ErrorKind::Corrupt, detail } => {
                 backoff.mark_unknown();
                 let (kind, detail) = (ErrorKind::Corrupt, detail.clone());

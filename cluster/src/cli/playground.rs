@@ -97,6 +97,9 @@ pub fn run(options: Options) -> Result<(), Error> {
         None => println!("  data        in memory, gone at the end"),
     }
     println!("  mysql       {mysql}");
+    for (id, reason) in cluster.down() {
+        println!("  NOT RUNNING store {id}: {reason}");
+    }
     println!("  status      http://{status}/status  /regions  /metrics");
     println!();
     println!("  mariadb -h {} -P {} -u root", mysql.ip(), mysql.port());

@@ -85,7 +85,8 @@ impl Replicas {
 /// Fills new indexes; on failure all of them are removed again.
 fn fill(ddl: &Ddl<'_>, work: &Work) -> Result<()> {
     for index in &work.added {
-        if let Err(error) = backfill::run(ddl.catalog, ddl.client, work.table, *index) {
+        let filled = backfill::run(ddl.catalog, ddl.client, &ddl.interrupt, work.table, *index);
+        if let Err(error) = filled {
             let removed = ddl.catalog.change(|change| {
                 let Some(table) = change.view.table_by_id(work.table) else { return Ok(()) };
                 let mut table = TableSchema::clone(&table);

@@ -7,6 +7,7 @@ use crate::dml::Try;
 use crate::dml::rows::Layout;
 use crate::error::{Error, Result};
 use crate::failure;
+use crate::interrupt::Interrupt;
 use damask_txn::{Client, Wait};
 use damask_types::key::{decode_handle, decode_row_key, row_range};
 use damask_types::row::{Cell, RowView};
@@ -19,8 +20,14 @@ const ATTEMPTS_MAX: u32 = 50;
 /// For the row locks of transactions that are open.
 const LOCK_WAIT: Wait = Wait::Millis(50_000);
 
-/// Fills an index that every write keeps since before this began.
-pub fn run(catalog: &Catalog, client: &Client, table: TableId, index: IndexId) -> Result<()> {
+/// Fills an index that every write keeps since before this began, or until `interrupt` is raised.
+pub fn run(
+    catalog: &Catalog,
+    client: &Client,
+    interrupt: &Interrupt,
+    table: TableId,
+    index: IndexId,
+) -> Result<()> {
     let view = catalog.view();
     let gone = || Error::schema_changed("the table was dropped while its index was being filled");
     let table = view.table_by_id(table).ok_or_else(gone)?;
@@ -30,7 +37,8 @@ pub fn run(catalog: &Catalog, client: &Client, table: TableId, index: IndexId) -
     let again = |e: &Error| failure::is_conflict(e) || failure::ends_transaction(e);
     // Ends: a turn moves the range forward, fails, or counts as an attempt.
     loop {
-        match batch(client, &view, &layout, index, &range, attempt == 0) {
+        interrupt.check()?;
+        match batch(client, &view, interrupt, &layout, index, &range, attempt == 0) {
             Ok(None) => return Ok(()),
             Ok(Some(last)) => {
                 range.start = KeyRange::point(&last).end;
@@ -49,6 +57,7 @@ pub fn run(catalog: &Catalog, client: &Client, table: TableId, index: IndexId) -
 fn batch(
     client: &Client,
     view: &CatalogView,
+    interrupt: &Interrupt,
     layout: &Layout,
     index: IndexId,
     range: &KeyRange,
@@ -83,7 +92,7 @@ fn batch(
             None => failure::convert(txn.put(entry.key, entry.value), view)?,
         }
     }
-    failure::convert(own.written(LOCK_WAIT, view)?.commit(), view)?;
+    failure::convert(own.written(LOCK_WAIT, interrupt, view)?.commit(), view)?;
     Ok(Some(last))
 }
 

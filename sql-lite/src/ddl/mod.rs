@@ -15,6 +15,7 @@ pub mod collect;
 use crate::catalog::{Catalog, Change, is_system};
 use crate::database::ColumnReplicas;
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::session::{Level, Warnings};
 use crate::statement::ddl::COLLATION;
 use crate::statement::{CreateTable, Stmt, TableName};
@@ -36,6 +37,8 @@ pub struct Ddl<'a> {
     pub collector: &'a Collector,
     /// The current database.
     pub database: Option<&'a str>,
+    /// Ends the filling of an index.
+    pub interrupt: Arc<Interrupt>,
     /// Of the statement.
     pub warnings: &'a mut Warnings,
     /// The statement's time: UTC microseconds.

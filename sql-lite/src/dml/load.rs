@@ -18,6 +18,7 @@ use super::insert::{Inserter, OnConflict, Target};
 use crate::catalog::{Catalog, CatalogView};
 use crate::error::{Error, Result};
 use crate::failure;
+use crate::interrupt::Interrupt;
 use crate::outcome::Done;
 use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::LoadData;
@@ -66,6 +67,7 @@ pub struct Loader {
     warnings: Warnings,
     /// For others' row locks.
     lock_wait: Wait,
+    interrupt: Arc<Interrupt>,
     failed: bool,
 }
 
@@ -113,6 +115,7 @@ impl Loader {
             records: 0,
             warnings,
             lock_wait: variables.lock_wait(),
+            interrupt: facts.interrupt.clone(),
             failed: false,
         })
     }
@@ -271,7 +274,7 @@ impl Loader {
         let (ids, warnings) = (self.catalog.ids(), &mut self.warnings);
         let mut target = Target { txn: &mut own.txn, ids, warnings };
         self.inserter.push(&mut target, &mut self.batch)?;
-        let txn = own.written(self.lock_wait, &self.view)?;
+        let txn = own.written(self.lock_wait, &self.interrupt, &self.view)?;
         self.catalog.commit(&[(self.table.id, self.table.version)], txn)
     }
 }

@@ -17,10 +17,11 @@ use super::planned::{self, Selection, Wanted};
 use crate::catalog::CatalogView;
 use crate::error::{Error, Result};
 use crate::failure;
+use crate::interrupt::Interrupt;
 use crate::query::HANDLE_COLUMN;
 use crate::statement::params;
 use crate::variables::Variables;
-use damask_txn::{Client, Mark, Mode, Options, Reads, Transaction, Wait};
+use damask_txn::{Client, Error as TxnError, Mark, Mode, Options, Reads, Transaction, Wait};
 use damask_types::Datum;
 use damask_types::key::row_key;
 use sqlparser::ast::*;
@@ -33,6 +34,9 @@ const SKIP_ROWS_MAX: usize = 10_000;
 const SKIP_CHUNK: usize = 256;
 /// Rows that are first looked at for a LIMIT; four times as many in each further look.
 const SKIP_WINDOW: usize = 64;
+
+/// Longest wait for a lock before the sign to end the statement is looked at, milliseconds.
+const WAIT_SLICE_MS: u64 = 1_000;
 
 /// What a locking read does about another transaction's lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -387,9 +391,36 @@ impl Try {
     }
 
     /// All has been written; what is given is to be committed.
-    pub fn written(mut self, wait: Wait, view: &CatalogView) -> Result<Transaction> {
-        failure::convert(self.txn.lock_written(&self.mark, wait), view)?;
+    pub fn written(
+        mut self,
+        wait: Wait,
+        interrupt: &Interrupt,
+        view: &CatalogView,
+    ) -> Result<Transaction> {
+        lock_written(&mut self.txn, &self.mark, wait, interrupt, view)?;
         self.txn.release(self.mark);
         Ok(self.txn)
+    }
+}
+
+/// Locks what was written since the mark; looks at the sign to end between slices of the wait.
+pub(crate) fn lock_written(
+    txn: &mut Transaction,
+    mark: &Mark,
+    wait: Wait,
+    interrupt: &Interrupt,
+    view: &CatalogView,
+) -> Result<()> {
+    let Wait::Millis(mut left) = wait else {
+        return failure::convert(txn.lock_written(mark, Wait::No), view);
+    };
+    // Ends: each turn takes from what is left.
+    loop {
+        let slice = left.min(WAIT_SLICE_MS);
+        match txn.lock_written(mark, Wait::Millis(slice)) {
+            Err(TxnError::LockTimeout { .. }) if left > slice => left -= slice,
+            done => return failure::convert(done, view),
+        }
+        interrupt.check()?;
     }
 }

@@ -36,8 +36,8 @@ mod tests;
 
 pub use self::explain::explain;
 use self::insert::Target;
-pub(crate) use self::lock::Try;
 pub use self::lock::{Blocked, Locking, lock_rows, locking};
+pub(crate) use self::lock::{Try, lock_written};
 use crate::catalog::CatalogView;
 use crate::catalog::ids::Ids;
 use crate::error::{Error, Result};

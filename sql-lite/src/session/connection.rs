@@ -225,6 +225,7 @@ impl Connection {
             client: &self.database.client,
             replicas: &self.database.replicas,
             collector: &self.database.collector,
+            interrupt: self.live.interrupt.clone(),
             database: self.current.as_deref(),
             warnings: &mut self.warnings,
             now_us: self.facts.now_us,

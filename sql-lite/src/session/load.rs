@@ -4,13 +4,13 @@
 
 use crate::catalog::Catalog;
 use crate::dml::load::{Destination, Loader};
+use crate::dml::lock_written;
 use crate::error::{Error, Result};
 use crate::failure;
 use crate::interrupt::Interrupt;
 use crate::outcome::{Done, LocalInfile, Outcome};
 use crate::session::Warnings;
 use crate::session::connection::Connection;
-use crate::session::locking::lock_written;
 use crate::session::transaction::Lent;
 use crate::statement::{LoadData, Stmt};
 use damask_txn::{Mark, Reads, Transaction, Wait};

@@ -12,16 +12,15 @@
 //! another was first, or holds a lock, it runs again pessimistically: it waits for its turn.
 
 use crate::catalog::CatalogView;
-use crate::dml::{self, Blocked, Locking};
+use crate::dml::{self, Blocked, Locking, lock_written};
 use crate::error::{Error, Result};
 use crate::failure;
-use crate::interrupt::Interrupt;
 use crate::outcome::{Done, Rows};
 use crate::query;
 use crate::session::connection::Connection;
 use crate::session::transaction::{Characteristics, Open};
 use crate::statement::{Hints, Stmt};
-use damask_txn::{Error as TxnError, Mark, Mode, Options, Reads, Transaction, Wait};
+use damask_txn::{Mark, Mode, Options, Reads, Wait};
 use sqlparser::ast;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -29,8 +28,6 @@ use std::sync::Arc;
 /// Times that a statement is run in its transaction when others were first (TiDB's
 /// max-retry-count).
 const RUNS_MAX: u32 = 256;
-/// Longest wait for a lock before the sign to end the statement is looked at, milliseconds.
-const WAIT_SLICE_MS: u64 = 1_000;
 
 impl Connection {
     /// A change of rows: in the open transaction, or in one of its own.
@@ -215,27 +212,5 @@ impl Connection {
         if timeout || failure::ends_transaction(error) {
             self.abandon();
         }
-    }
-}
-
-/// Locks what was written since the mark; looks at the sign to end between slices of the wait.
-pub(super) fn lock_written(
-    txn: &mut Transaction,
-    mark: &Mark,
-    wait: Wait,
-    interrupt: &Interrupt,
-    view: &CatalogView,
-) -> Result<()> {
-    let Wait::Millis(mut left) = wait else {
-        return failure::convert(txn.lock_written(mark, Wait::No), view);
-    };
-    // Ends: each turn takes from what is left.
-    loop {
-        let slice = left.min(WAIT_SLICE_MS);
-        match txn.lock_written(mark, Wait::Millis(slice)) {
-            Err(TxnError::LockTimeout { .. }) if left > slice => left -= slice,
-            done => return failure::convert(done, view),
-        }
-        interrupt.check()?;
     }
 }
