@@ -448,7 +448,7 @@ fn check_scan(count: usize, last: &[u8], start: u64) -> Result<(), Error> {
 fn start(folder: &Path, stores: usize) -> Result<Cluster, Error> {
     let raft = Raft { region_bytes_max: 1 << 40, ..Raft::default() };
     let data = Some(folder.to_owned());
-    Ok(Cluster::start(Config { data, stores, columns: 0, raft, ..Config::default() })?)
+    Cluster::start(Config { data, stores, columns: 0, raft, ..Config::default() })
 }
 
 fn put_one(client: &Client, n: u64) -> Result<(), Error> {

@@ -73,7 +73,7 @@ impl LocalReads {
     pub fn publish(&self, changes: Vec<(RegionId, Option<View>)>) {
         for (id, view) in changes {
             let Some(view) = view else {
-                self.views.write().remove(&id);
+                self.withdraw(self.views.write().remove(&id));
                 continue;
             };
             let until = nanoseconds(view.until);
@@ -92,7 +92,14 @@ impl LocalReads {
             let (commit, until_ns) = (AtomicU64::new(commit), AtomicU64::new(until));
             let renewing = AtomicBool::new(false);
             let view = Arc::new(LocalView { region, term, commit, until_ns, renewing });
-            self.views.write().insert(id, view);
+            self.withdraw(self.views.write().insert(id, view));
+        }
+    }
+
+    /// Who has found the view already gets no permit from it any more.
+    fn withdraw(&self, view: Option<Arc<LocalView>>) {
+        if let Some(view) = view {
+            view.until_ns.store(0, Ordering::Release);
         }
     }
 
@@ -104,7 +111,8 @@ impl LocalReads {
 
     /// The store stops: it leads nothing any more.
     pub fn clear(&self) {
-        self.views.write().clear();
+        let views = std::mem::take(&mut *self.views.write());
+        views.into_values().for_each(|view| self.withdraw(Some(view)));
     }
 }
 
@@ -137,5 +145,6 @@ mod tests {
         assert!(found.renew(ms(16), ms(4)));
         reads.publish(vec![(id, None)]);
         assert!(reads.find(id, epoch).is_none());
+        assert!(found.permit(ms(19)).is_none(), "nor for who has found it");
     }
 }

@@ -8,7 +8,8 @@
 //!          | zeros
 //!          body, padded with zeros to a multiple of 64
 //!          the crc is of the head with crc 0, then the body with its padding
-//! kind 1, rows:   blocks (see `block`), then at `meta`: table i64 | rows u32 | columns u32
+//! kind 1, rows:   of one `apply`, or of several, one after the other:
+//!                 blocks (see `block`), then at `meta`: table i64 | rows u32 | columns u32
 //!                 { name } | handles, versions, deleted (as i64), column ... descriptors
 //! kind 2, clear:  table i64 | first i64 | last i64
 //! kind 3, sync:   marks u32 { key u64 | bytes }     closes a group; empty bytes remove a mark
@@ -80,6 +81,7 @@ pub struct Log {
     next_number: u64,
     marks: BTreeMap<u64, Vec<u8>>,
     poisoned: bool,
+    written: u64,
 }
 
 fn put_record(out: &mut Vec<u8>, kind: u32, seq: u64, meta: u64, body: &[u8]) {
@@ -237,7 +239,7 @@ fn read_rows(bytes: &Buffer, record: &Record, name: &str) -> Result<Op> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     let columns = RecordBatch::try_new_with_options(schema, arrays, &options)?;
     let deleted: BooleanArray = deleted.values().iter().map(|d| Some(*d != 0)).collect();
-    let rows = Rows::new(handles.clone(), versions.clone(), deleted, columns);
+    let rows = Rows::arranged(handles.clone(), versions.clone(), deleted, columns)?;
     Ok(Op::Rows(table, Box::new(rows)))
 }
 
@@ -268,6 +270,7 @@ impl Log {
             next_number: first,
             marks: BTreeMap::new(),
             poisoned: false,
+            written: 0,
         };
         let last = numbers.last().copied();
         for number in numbers {
@@ -380,6 +383,7 @@ impl Log {
             self.poisoned = true;
             Error::new("sync", ErrorKind::Poisoned, format!("{name}: {e}"))
         })?;
+        self.written += end - start;
         current.len = end;
         current.last_seq = last_seq;
         merge_marks(&mut self.marks, marks.iter().cloned());
@@ -424,6 +428,11 @@ impl Log {
         self.marks.iter().map(|(key, bytes)| (*key, bytes.clone())).collect()
     }
 
+    /// Bytes appended since it was opened.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Bytes in all files.
     pub fn bytes(&self) -> u64 {
         let current = self.current.as_ref().map_or(0, |c| c.len);
@@ -453,6 +462,32 @@ impl Log {
     }
 }
 
+/// How many operations from the first on go into one record: rows of one table, with the same
+/// columns. A record of few rows is mostly head and padding. All of them are durable together or
+/// not at all, so the number of the last one stands for all: a merge that took some of them
+/// forgets no deletion (see `merge` in `mod`), and what is applied again is a duplicate.
+fn joinable(ops: &[(u64, Op)]) -> usize {
+    let Some((_, Op::Rows(table, first))) = ops.first() else { return 1 };
+    let mut bytes = 0;
+    let alike = ops.iter().take_while(|(_, op)| match op {
+        Op::Rows(other, rows) => {
+            bytes += rows.bytes;
+            other == table && rows.is_like(first) && bytes <= WRITE_BYTES
+        }
+        Op::Clear(..) => false,
+    });
+    alike.count().max(1)
+}
+
+fn joined(table: TableId, group: &[(u64, Op)]) -> Result<Op> {
+    let rows = group.iter().filter_map(|(_, op)| match op {
+        Op::Rows(_, rows) => Some(&**rows),
+        Op::Clear(..) => None,
+    });
+    let rows = Rows::join(&rows.collect::<Vec<_>>())?;
+    Ok(Op::Rows(table, Box::new(rows)))
+}
+
 fn write_group(
     file: &dyn File,
     name: &str,
@@ -468,8 +503,16 @@ fn write_group(
         buffer.clear();
         done
     };
-    for (seq, op) in ops {
-        put_op(&mut buffer, *seq, op)?;
+    let mut ops = ops;
+    while let [(_, op), ..] = ops {
+        let (group, rest) = ops.split_at(joinable(ops));
+        let (seq, _) = group[group.len() - 1];
+        match (op, group.len()) {
+            (op, 1) => put_op(&mut buffer, seq, op)?,
+            (Op::Rows(table, _), _) => put_op(&mut buffer, seq, &joined(*table, group)?)?,
+            (Op::Clear(..), _) => unreachable!("a removal is never joined"),
+        }
+        ops = rest;
         if buffer.len() >= WRITE_BYTES {
             flush(&mut buffer)?;
         }

@@ -88,8 +88,10 @@ impl Manifest {
         }
     }
 
-    /// Makes it durable in place of the earlier one.
-    pub fn store(&self, disk: &dyn Disk) -> Result<()> {
-        disk.replace(NAME, &self.encode()).map_err(|e| io_error("maintain", NAME, e))
+    /// Makes it durable in place of the earlier one; the bytes written.
+    pub fn store(&self, disk: &dyn Disk) -> Result<u64> {
+        let bytes = self.encode();
+        disk.replace(NAME, &bytes).map_err(|e| io_error("maintain", NAME, e))?;
+        Ok(bytes.len() as u64)
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //!   apply ─► segment (by handle) ─► delta: chunks + tree      sync ─► delta log + marks
 //!                 ▲                    │ maintain
+//!   ingest ──► stable files (load)     │
 //!   snapshot ─► view ─► scan           └► merge ─► stable file ─► manifest ─► old file removed
 //! ```
 //! Locks, in the order they may be taken: `merging` (one merge at a time), `log`, a table,
@@ -14,33 +15,41 @@
 //! from its marks never does.
 
 mod block;
-mod bounds;
+pub(crate) mod bounds;
 mod bytes;
 mod chunk;
 mod config;
+mod load;
 mod log;
 mod manifest;
 mod merge;
+mod ordered;
 mod overlay;
+mod plan;
 mod scan;
 mod segment;
+mod sink;
 mod stable;
 mod table;
+mod unit;
 #[cfg(test)]
 mod tests;
 
 pub use config::Config;
 
 use crate::error::{Error, Result};
-use crate::store::{ChangeBatch, ColumnSnapshot, ColumnStore, HandleRange, Mark, TableStats};
+use crate::store::{
+    ChangeBatch, ColumnSnapshot, ColumnStore, HandleRange, Mark, RowsIter, TableStats, Written,
+};
 use bytes::{corrupt, io_error};
 use chunk::Rows;
 use damask_env::Disk;
 use damask_types::{ErrorKind, TableId, Timestamp};
 use log::{Log, Op};
 use manifest::Manifest;
+use merge::Sealed;
 use parking_lot::{Mutex, RwLock};
-use segment::{Segment, View};
+use segment::Segment;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +68,16 @@ pub struct DeltaTree {
     /// About the bytes of all deltas.
     delta_bytes: AtomicU64,
     next_file: AtomicU64,
+    meters: Meters,
+}
+
+/// Bytes by cause; those of the log are counted there.
+#[derive(Default)]
+struct Meters {
+    applied: AtomicU64,
+    flush: AtomicU64,
+    merge: AtomicU64,
+    manifest: AtomicU64,
 }
 
 /// Operations that are visible but not durable.
@@ -128,6 +147,7 @@ impl DeltaTree {
             synced: AtomicU64::new(last_seq),
             delta_bytes: AtomicU64::new(delta_bytes),
             next_file: AtomicU64::new(files.iter().max().map_or(1, |max| max + 1)),
+            meters: Meters::default(),
         })
     }
 
@@ -170,40 +190,39 @@ impl DeltaTree {
         let first = self.log.lock().first_needed(oldest.unwrap_or(u64::MAX));
         if first > manifest.first_log {
             let next = Manifest { first_log: first, ..manifest.clone() };
-            next.store(&*self.disk)?;
+            self.store(&next)?;
             *manifest = next;
         }
         self.log.lock().remove_before(manifest.first_log)
     }
 
-    /// Merges one segment; the bytes written.
+    /// Merges `count` neighbouring segments into new ones; the bytes written.
     fn merge(
         &self,
-        id: TableId,
-        table: &Mutex<Table>,
-        first: i64,
+        (id, table): (TableId, &Mutex<Table>),
+        (first, count): (i64, usize),
         safe_point: u64,
         manifest: &mut Manifest,
     ) -> Result<u64> {
-        let (view, delta, merged, safe_point) = {
+        let (inputs, merged, safe_point) = {
             let mut table = table.lock();
             let merged = table.last_seq;
-            let segment = table.segment_at(first);
+            let segments = table.segments_at(first, count);
             let synced = self.synced.load(Ordering::Acquire);
-            if segment.last_clear > synced {
+            if segments.iter().any(|segment| segment.last_clear > synced) {
                 return Ok(0); // see `table::is_due`
             }
             // what the caller will replay after a crash must meet the deletions above it
-            let safe_point = if segment.newest <= synced { safe_point } else { 0 };
-            let (view, delta) = segment.seal();
-            (view, delta, merged, safe_point)
+            let durable = segments.iter().all(|segment| segment.newest <= synced);
+            let inputs: Vec<Sealed> = segments.iter_mut().map(Segment::seal).collect();
+            (inputs, merged, if durable { safe_point } else { 0 })
         };
         let mut files = Vec::new();
-        let written = self.write_merged(id, &view, &delta, safe_point, merged, &mut files);
+        let written = self.write_merged(id, &inputs, safe_point, merged, &mut files);
         let (mut segments, bytes) = match written {
             Ok(done) => done,
             Err(e) => {
-                table.lock().segment_at(first).unseal();
+                table.lock().segments_at(first, count).iter_mut().for_each(Segment::unseal);
                 // what stays is swept at the next open
                 files.iter().for_each(|id| drop(self.disk.remove(&stable::file_name(*id))));
                 return Err(e);
@@ -212,28 +231,34 @@ impl DeltaTree {
         let mut next = manifest.clone();
         let all = next.tables.entry(id).or_insert_with(|| table.lock().durable());
         let at = all.partition_point(|segment| segment.first < first);
-        all.splice(at..=at, segments.iter().map(|segment| segment.durable));
-        if let Err(e) = next.store(&*self.disk) {
+        all.splice(at..at + count, segments.iter().map(|segment| segment.durable));
+        if let Err(e) = self.store(&next) {
             // the manifest may name the old or the new files: both stay
-            table.lock().segment_at(first).unseal();
+            table.lock().segments_at(first, count).iter_mut().for_each(Segment::unseal);
             return Err(e);
         }
         *manifest = next;
         segments.iter_mut().for_each(|segment| segment.safe_point = safe_point);
-        table.lock().replace_segment(first, segments, self.config.chunk_rows);
+        table.lock().replace_segments(first, count, segments, self.config.chunk_rows);
         let left = self.tables.read().values().map(|table| table.lock().delta_bytes()).sum();
         self.delta_bytes.store(left, Ordering::Relaxed);
-        if let Some(old) = &view.stable {
-            old.retire();
-        }
+        inputs.iter().filter_map(|input| input.view.stable.as_ref()).for_each(|old| old.retire());
+        let rewrites = inputs.iter().any(|input| input.view.stable.is_some());
+        let cause = if rewrites { &self.meters.merge } else { &self.meters.flush };
+        cause.fetch_add(bytes, Ordering::Relaxed);
         Ok(bytes)
+    }
+
+    fn store(&self, manifest: &Manifest) -> Result<()> {
+        let bytes = manifest.store(&*self.disk)?;
+        self.meters.manifest.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn write_merged(
         &self,
         id: TableId,
-        view: &View,
-        delta: &[((i64, u64), u32)],
+        inputs: &[Sealed],
         safe_point: u64,
         merged: u64,
         files: &mut Vec<u64>,
@@ -243,18 +268,27 @@ impl DeltaTree {
             disk: &*self.disk,
             table: id,
             config: &self.config,
-            view,
-            delta,
             safe_point,
             next_file: &next_file,
         };
-        let (outputs, bytes) = merge.run(files)?;
+        let (outputs, bytes) = merge.run(inputs, files)?;
+        let end = inputs.last().expect("a merge reads a segment").view.range.last;
+        Ok((self.open_merged(id, &outputs, end, merged)?, bytes))
+    }
+
+    /// Makes new files' names durable, reads them back, and makes segments of them.
+    fn open_merged(
+        &self,
+        id: TableId,
+        outputs: &[sink::Output],
+        end: i64,
+        merged: u64,
+    ) -> Result<Vec<Segment>> {
         let io = |e| io_error("maintain", stable::FOLDER, e);
         self.disk.sync_folder(stable::FOLDER).map_err(io)?;
         let mut segments = Vec::new();
         for (index, output) in outputs.iter().enumerate() {
-            let next = outputs.get(index + 1);
-            let last = next.map_or(view.range.last, |next| next.first - 1);
+            let last = outputs.get(index + 1).map_or(end, |next| next.first - 1);
             let file = match output.file {
                 Some(file) => Some(Arc::new(stable::Stable::open(self.disk.clone(), id, file)?)),
                 None => None,
@@ -264,7 +298,7 @@ impl DeltaTree {
             }
             segments.push(Segment::new(HandleRange { first: output.first, last }, file, merged));
         }
-        Ok((segments, bytes))
+        Ok(segments)
     }
 }
 
@@ -282,6 +316,7 @@ impl ColumnStore for DeltaTree {
         let mut table = table.lock();
         table.prepare(&rows)?;
         let seq = self.enqueue(Op::Rows(batch.table, Box::new(rows.clone())));
+        self.meters.applied.fetch_add(rows.bytes as u64, Ordering::Relaxed);
         self.delta_bytes.fetch_add(rows.bytes as u64, Ordering::Relaxed);
         table.insert(rows, seq, self.config.chunk_rows);
         Ok(())
@@ -292,6 +327,9 @@ impl ColumnStore for DeltaTree {
             return Ok(());
         };
         let mut locked = shared.lock();
+        if locked.is_empty_in(range) {
+            return Ok(());
+        }
         locked.prepare_clear(range)?;
         let seq = self.enqueue(Op::Clear(table, range));
         locked.clear(range, seq);
@@ -338,13 +376,13 @@ impl ColumnStore for DeltaTree {
             let full = self.delta_bytes.load(Ordering::Relaxed) > self.config.delta_bytes_max / 2;
             let synced = self.synced.load(Ordering::Acquire);
             let need = table::Need { safe_point: safe_point.0, pinned, full, synced };
-            let due = table.lock().due(&self.config, &need);
-            for first in due {
+            let all_due = table.lock().due(&self.config, &need);
+            for due in all_due {
                 if written > 0 && written >= budget_bytes {
                     self.trim_log(&mut manifest)?;
                     return Ok(true);
                 }
-                written += self.merge(id, &table, first, safe_point.0, &mut manifest)?;
+                written += self.merge((id, &table), due, safe_point.0, &mut manifest)?;
             }
         }
         self.trim_log(&mut manifest)?;
@@ -353,5 +391,24 @@ impl ColumnStore for DeltaTree {
 
     fn stats(&self, table: TableId) -> Result<TableStats> {
         Ok(self.table(table).map_or(TableStats::default(), |table| table.lock().stats()))
+    }
+
+    fn ingest(&self, table: TableId, range: HandleRange, rows: RowsIter<'_>) -> Result<()> {
+        match self.load(table, range, rows)? {
+            true => Ok(()),
+            false => crate::plain::ingest(self, table, range, rows),
+        }
+    }
+
+    fn written(&self) -> Written {
+        let read = |meter: &AtomicU64| meter.load(Ordering::Relaxed);
+        Written {
+            applied: read(&self.meters.applied),
+            log: self.log.lock().written(),
+            flush: read(&self.meters.flush),
+            compaction: 0, // chunks are joined in memory
+            merge: read(&self.meters.merge),
+            manifest: read(&self.meters.manifest),
+        }
     }
 }

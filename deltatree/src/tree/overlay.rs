@@ -8,10 +8,10 @@ pub struct Overlay {
     latest: Vec<u64>,
     /// Bit set: the row was physically removed.
     killed: Option<Vec<u64>>,
-    /// Rows that ended, with the version that ended them; each row at most once, unsorted.
+    /// Rows that ended, with the version that ended them; each row at most once, ascending by
+    /// version: a read in the past walks back from the end.
     ended: Vec<(u32, u64)>,
     min_until: u64,
-    max_until: u64,
 }
 
 /// A mask with the first `rows` bits set.
@@ -23,24 +23,25 @@ pub fn ones(rows: usize) -> Vec<u64> {
     words
 }
 
-fn get(words: &[u64], row: usize) -> bool {
+/// Is the bit of a row set?
+pub fn get(words: &[u64], row: usize) -> bool {
     words[row / 64] >> (row % 64) & 1 == 1
 }
 
-fn clear(words: &mut [u64], row: usize) {
+/// Clears the bit of a row.
+pub fn clear(words: &mut [u64], row: usize) {
     words[row / 64] &= !(1 << (row % 64));
+}
+
+/// Sets the bit of a row.
+pub fn set(words: &mut [u64], row: usize) {
+    words[row / 64] |= 1 << (row % 64);
 }
 
 impl Overlay {
     /// Nothing changed yet.
     pub fn new(rows: usize) -> Overlay {
-        Overlay {
-            latest: ones(rows),
-            killed: None,
-            ended: Vec::new(),
-            min_until: u64::MAX,
-            max_until: 0,
-        }
+        Overlay { latest: ones(rows), killed: None, ended: Vec::new(), min_until: u64::MAX }
     }
 
     /// Was the row physically removed?
@@ -50,14 +51,18 @@ impl Overlay {
 
     /// The row is visible only below `until`.
     pub fn end(&mut self, row: usize, until: u64) {
+        let mut until = until;
         if get(&self.latest, row) {
             clear(&mut self.latest, row);
-            self.ended.push((row as u32, until));
-        } else if let Some(entry) = self.ended.iter_mut().find(|entry| entry.0 == row as u32) {
-            entry.1 = entry.1.min(until);
+        } else if let Some(at) = self.ended.iter().position(|entry| entry.0 == row as u32) {
+            until = until.min(self.ended.remove(at).1);
+        } else {
+            return; // removed
         }
+        // versions mostly come in order: then this is a push
+        let later = self.ended.iter().rev().take_while(|entry| entry.1 > until).count();
+        self.ended.insert(self.ended.len() - later, (row as u32, until));
         self.min_until = self.min_until.min(until);
-        self.max_until = self.max_until.max(until);
     }
 
     /// Removes rows physically.
@@ -87,20 +92,14 @@ impl Overlay {
         self.killed.is_some() || ts >= self.min_until
     }
 
-    /// Takes the rows that a read at `ts` does not see out of a mask.
-    pub fn hide(&self, mask: &mut [u64], ts: u64) {
-        if self.max_until <= ts {
-            mask.iter_mut().zip(&self.latest).for_each(|(word, latest)| *word &= latest);
-            return;
+    /// The rows that a read at `ts` sees as far as the delta is concerned: the mask of the end
+    /// of time, where rows that ended later than `ts` are put back.
+    pub fn visible(&self, ts: u64) -> Vec<u64> {
+        let mut mask = self.latest.clone();
+        for (row, _) in self.ended.iter().rev().take_while(|entry| entry.1 > ts) {
+            set(&mut mask, *row as usize);
         }
-        if let Some(killed) = &self.killed {
-            mask.iter_mut().zip(killed).for_each(|(word, killed)| *word &= !killed);
-        }
-        if ts >= self.min_until {
-            for &(row, _) in self.ended.iter().filter(|entry| entry.1 <= ts) {
-                clear(mask, row as usize);
-            }
-        }
+        mask
     }
 }
 
@@ -109,8 +108,7 @@ mod tests {
     use super::*;
 
     fn visible(overlay: &Overlay, rows: usize, ts: u64) -> Vec<usize> {
-        let mut mask = ones(rows);
-        overlay.hide(&mut mask, ts);
+        let mask = overlay.visible(ts);
         (0..rows).filter(|row| get(&mask, *row)).collect()
     }
 

@@ -13,6 +13,7 @@
 //! Dead rows are not in the tree. A view is never changed while a snapshot holds it.
 
 use super::chunk::{Chunk, Rows};
+use super::merge::Sealed;
 use super::overlay::Overlay;
 use super::stable::Stable;
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ use damask_types::ErrorKind;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Small chunks that become one.
+const JOINED: usize = 8;
 /// Positions a delta may use between two merges.
 const POSITIONS_MAX: u64 = u32::MAX as u64;
 
@@ -187,14 +190,22 @@ impl Segment {
         }
     }
 
+    /// Minor compaction in memory: small neighbours become one chunk, in steps of a factor, so
+    /// that a row is copied a logarithmic number of times.
     fn join_chunks(&mut self, chunk_rows: usize) {
-        let view = Arc::make_mut(&mut self.view);
         let sealed = self.seal.as_ref().map_or(0, |seal| seal.chunks);
-        while let [.., a, b] = &view.chunks[sealed..] {
-            // a batch that cannot be joined stays as it is
-            let Ok(Some(joined)) = a.join(b, chunk_rows) else { break };
-            view.chunks.truncate(view.chunks.len() - 2);
-            view.chunks.push(joined);
+        while let Some(run) = run_to_join(&self.view.chunks[sealed..], chunk_rows) {
+            let view = Arc::make_mut(&mut self.view);
+            let first = view.chunks.len() - run;
+            let mut joined = Vec::new();
+            for part in fitting(&view.chunks[first..], chunk_rows) {
+                match Chunk::join(&view.chunks[first..][part]) {
+                    Ok(chunk) => joined.push(chunk),
+                    Err(_) => return, // what cannot be joined stays as it is
+                }
+            }
+            view.chunks.truncate(first);
+            view.chunks.append(&mut joined);
         }
     }
 
@@ -218,10 +229,11 @@ impl Segment {
 
     /// Takes the view for a merge, with the live delta in key order. Rows that come later stay
     /// in chunks of their own.
-    pub fn seal(&mut self) -> (Arc<View>, Vec<((i64, u64), u32)>) {
+    pub fn seal(&mut self) -> Sealed {
         let (chunks, position) = (self.view.chunks.len(), self.view.end());
         self.seal = Some(Seal { chunks, position, ..Seal::default() });
-        (self.view.clone(), self.index.iter().map(|(key, at)| (*key, *at)).collect())
+        let delta = self.index.iter().map(|(key, at)| (*key, *at)).collect();
+        Sealed { view: self.view.clone(), delta }
     }
 
     /// The merge failed: as if it had not begun.
@@ -229,13 +241,13 @@ impl Segment {
         self.seal = None;
     }
 
-    /// The merge is done: `segments` take the place of this one. What came since is added to
-    /// them; their packs' keys can be read.
+    /// The merge is done: `segments` take the place of this one (and of neighbours). What came
+    /// since is added to them; their packs' keys can be read.
     pub fn hand_over(&mut self, segments: &mut [Segment], chunk_rows: usize) {
         let seal = self.seal.take().expect("a merge seals the segment first");
         for segment in segments.iter_mut() {
-            segment.last_clear = self.last_clear;
-            segment.newest = self.newest;
+            segment.last_clear = segment.last_clear.max(self.last_clear);
+            segment.newest = segment.newest.max(self.newest);
             for range in &seal.clears {
                 clear_stable(Arc::make_mut(&mut segment.view), *range);
             }
@@ -253,6 +265,34 @@ impl Segment {
             hand_over_chunk(segments, chunk, &live, seal.oldest.unwrap_or(u64::MAX), chunk_rows);
         }
     }
+}
+
+/// How many chunks at the end should be joined.
+fn run_to_join(chunks: &[Chunk], chunk_rows: usize) -> Option<usize> {
+    let level = |chunk: &Chunk| chunk.rows.len().max(1).ilog(JOINED);
+    let last = chunks.last()?;
+    let run = chunks.iter().rev().take_while(|chunk| {
+        let small = chunk.rows.len() * 2 <= chunk_rows;
+        small && level(chunk) <= level(last) && chunk.rows.is_like(&last.rows)
+    });
+    Some(run.count()).filter(|run| *run >= JOINED)
+}
+
+/// Neighbours that fit into one chunk.
+fn fitting(chunks: &[Chunk], chunk_rows: usize) -> Vec<std::ops::Range<usize>> {
+    let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut rows = 0;
+    for (index, chunk) in chunks.iter().enumerate() {
+        rows += chunk.rows.len();
+        match parts.last_mut().filter(|_| rows <= chunk_rows) {
+            Some(part) => part.end = index + 1,
+            None => {
+                rows = chunk.rows.len();
+                parts.push(index..index + 1);
+            }
+        }
+    }
+    parts
 }
 
 fn hand_over_chunk(
@@ -286,13 +326,20 @@ fn link(
     deleted: bool,
 ) -> u64 {
     let (handle, version) = key;
-    let newer = index.range(key..).next().filter(|(k, _)| k.0 == handle);
-    if newer.is_some_and(|(k, _)| *k == key) {
+    let own = index.range((handle, 0)..=(handle, u64::MAX)).next_back();
+    let (older, newer) = match own.map(|((_, version), at)| (*version, *at)) {
+        None => (None, None),
+        // versions of a handle mostly come in order
+        Some(newest) if newest.0 < version => (Some(newest), None),
+        Some(_) => {
+            let newer = index.range(key..=(handle, u64::MAX)).next().map(|(k, _)| k.1);
+            let older = index.range((handle, 0)..key).next_back();
+            (older.map(|((_, version), at)| (*version, *at)), newer)
+        }
+    };
+    if newer == Some(version) {
         return 0; // applied before
     }
-    let newer = newer.map(|(k, _)| k.1);
-    let older = index.range(..key).next_back().filter(|(k, _)| k.0 == handle);
-    let older = older.map(|((_, version), at)| (*version, *at));
     let around = stable_around(view, handle, version, older.map(|o| o.0));
     if around.same {
         return 0;
@@ -300,7 +347,7 @@ fn link(
     match (older, around.older) {
         (Some((delta, at)), stable) if stable.is_none_or(|s| s.version < delta) => {
             let (chunk, row) = view.at(at);
-            if view.chunks[chunk].untils[row] != 0 {
+            if view.chunks[chunk].until(row) != 0 {
                 view.chunks[chunk].set_until(row, version);
             }
         }

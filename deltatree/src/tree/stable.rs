@@ -56,6 +56,11 @@ impl PackColumn {
     pub fn has_absent(&self) -> bool {
         self.block.descriptor.has_absent()
     }
+
+    /// Some of the values that are there are NULL.
+    pub fn has_nulls(&self) -> bool {
+        self.block.descriptor.nulls > 0
+    }
 }
 
 /// Rows of a stable file that are pruned, checked and masked together.
@@ -74,6 +79,8 @@ pub struct Pack {
     /// Largest `until`, or version of a deletion; `u64::MAX` in base packs. Reads from here on
     /// see none of the pack.
     pub max_until: u64,
+    /// The handles, as the bounds of a column.
+    pub handle_bounds: Bounds,
     handles: Block,
     versions: Block,
     untils: Option<Block>,
@@ -279,6 +286,7 @@ impl Pack {
             min_version,
             max_version,
             max_until,
+            handle_bounds: Bounds::Numbers(first.into(), last.into()),
             handles,
             versions,
             untils,

@@ -71,12 +71,6 @@ impl Table {
         self.segments.iter().map(|segment| segment.view.clone()).collect()
     }
 
-    /// The segment that starts at a handle.
-    pub fn segment_at(&mut self, first: i64) -> &mut Segment {
-        let at = self.segments.partition_point(|s| s.view.range.first < first);
-        &mut self.segments[at]
-    }
-
     /// What the manifest should know.
     pub fn durable(&self) -> Vec<Durable> {
         self.segments.iter().map(|segment| segment.durable).collect()
@@ -104,8 +98,8 @@ impl Table {
         parts
     }
 
-    /// Checks sorted rows; nothing can fail in `insert` after it.
-    pub fn prepare(&mut self, rows: &Rows) -> Result<()> {
+    /// Checks the columns of rows against what is known of the table, and remembers new ones.
+    pub fn admit(&mut self, rows: &Rows) -> Result<()> {
         for field in rows.columns.schema_ref().fields() {
             super::block::put_type(&mut Vec::new(), field.data_type())?;
             let known = self.columns.get(field.name());
@@ -115,16 +109,42 @@ impl Table {
                 return Err(Error::new("apply", ErrorKind::Invalid, detail));
             }
         }
-        for (segment, start, len) in self.parts(rows) {
-            let (first, last) = (rows.handles.value(start), rows.handles.value(start + len - 1));
-            self.segments[segment].prepare(first, last, len)?;
-        }
         for field in rows.columns.schema_ref().fields() {
             if !self.columns.contains_key(field.name()) {
                 self.columns.insert(field.name().clone(), field.data_type().clone());
             }
         }
         Ok(())
+    }
+
+    /// Checks sorted rows; nothing can fail in `insert` after it.
+    pub fn prepare(&mut self, rows: &Rows) -> Result<()> {
+        for (segment, start, len) in self.parts(rows) {
+            let (first, last) = (rows.handles.value(start), rows.handles.value(start + len - 1));
+            self.segments[segment].prepare(first, last, len)?;
+        }
+        self.admit(rows)
+    }
+
+    /// No segment in the range has a row, living or dead.
+    pub fn is_empty_in(&mut self, range: HandleRange) -> bool {
+        let empty = |view: &View| view.stable.is_none() && view.chunks.is_empty();
+        self.overlapping(range).all(|segment| empty(&segment.view))
+    }
+
+    /// Seals the segment that the range lies in, if it has no rows and no removal that is not
+    /// durable yet: the segment's range, and the last operation.
+    pub fn seal_empty(&mut self, range: HandleRange, synced: u64) -> Option<(HandleRange, u64)> {
+        let last_seq = self.last_seq;
+        let segment = self.overlapping(range).next()?;
+        let own = segment.view.range;
+        let inside = own.first <= range.first && range.last <= own.last;
+        let empty = segment.view.stable.is_none() && segment.index.is_empty();
+        if !inside || !empty || segment.last_clear > synced {
+            return None;
+        }
+        segment.seal();
+        Some((own, last_seq))
     }
 
     /// Adds prepared rows.
@@ -179,17 +199,44 @@ impl Table {
         }
     }
 
-    /// The first handles of segments that should be merged.
-    pub fn due(&self, config: &Config, need: &Need) -> Vec<i64> {
-        let due = self.segments.iter().filter(|segment| is_due(segment, config, need));
-        due.map(|segment| segment.view.range.first).collect()
+    /// What should be merged: the first handle, and how many neighbours make one merge.
+    pub fn due(&self, config: &Config, need: &Need) -> Vec<(i64, usize)> {
+        let mut due = Vec::new();
+        let mut left = self.segments.as_slice();
+        while let [segment, rest @ ..] = left {
+            left = rest;
+            let first = segment.view.range.first;
+            if let [next, rest @ ..] = rest
+                && are_small([segment, next], config, need)
+            {
+                due.push((first, 2));
+                left = rest;
+            } else if is_due(segment, config, need) {
+                due.push((first, 1));
+            }
+        }
+        due
     }
 
-    /// Puts merged segments in the place of the one that starts at `first`.
-    pub fn replace_segment(&mut self, first: i64, mut merged: Vec<Segment>, chunk_rows: usize) {
+    /// Puts merged segments in the place of `count` that start at `first`.
+    pub fn replace_segments(
+        &mut self,
+        first: i64,
+        count: usize,
+        mut merged: Vec<Segment>,
+        chunk_rows: usize,
+    ) {
         let at = self.segments.partition_point(|s| s.view.range.first < first);
-        self.segments[at].hand_over(&mut merged, chunk_rows);
-        self.segments.splice(at..=at, merged);
+        for old in &mut self.segments[at..at + count] {
+            old.hand_over(&mut merged, chunk_rows);
+        }
+        self.segments.splice(at..at + count, merged);
+    }
+
+    /// The segments from the one that starts at `first` on.
+    pub fn segments_at(&mut self, first: i64, count: usize) -> &mut [Segment] {
+        let at = self.segments.partition_point(|s| s.view.range.first < first);
+        &mut self.segments[at..at + count]
     }
 
     /// About the bytes of the delta's rows.
@@ -208,11 +255,19 @@ impl Table {
             stats.disk_bytes += view.stable.as_ref().map_or(0, |s| s.len());
             let chunks = view.chunks.iter();
             stats.memory_bytes +=
-                chunks.map(|c| (c.rows.bytes + c.untils.len() * 8) as u64).sum::<u64>();
+                chunks.map(|c| (c.rows.bytes + c.ends_bytes()) as u64).sum::<u64>();
             stats.memory_bytes += segment.index.len() as u64 * INDEX_ROW_BYTES;
         }
         stats
     }
+}
+
+/// Two neighbours that together are far from a full segment. They become one, so that removals
+/// and moves of regions do not leave ever more files and ranges behind.
+fn are_small(pair: [&Segment; 2], config: &Config, need: &Need) -> bool {
+    let rows = |s: &Segment| s.view.stable_rows() + s.view.delta_rows();
+    let durable = pair.iter().all(|segment| segment.last_clear <= need.synced);
+    durable && rows(pair[0]) + rows(pair[1]) <= config.segment_rows_max / 4
 }
 
 fn is_due(segment: &Segment, config: &Config, need: &Need) -> bool {

@@ -6,6 +6,10 @@ use arrow::array::{Array, AsArray, BooleanArray, Int64Array, StringArray, UInt64
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use damask_env::{MemoryDisk, RealDisk};
 
+mod load;
+mod pushed;
+mod traps;
+
 fn open(disk: Arc<dyn Disk>) -> Result<Arc<dyn ColumnStore>> {
     Ok(Arc::new(DeltaTree::open(disk, Config::small())?))
 }
@@ -171,16 +175,16 @@ fn writes_go_on_while_a_merge_runs() {
     let table = tree.table(TableId(100)).expect("the table");
     tree.apply(&rows(40..60, 20)).expect("applied");
     let mut locked = table.lock();
-    let (view, delta) = locked.segment_at(i64::MIN).seal();
+    let inputs = [locked.segments_at(i64::MIN, 1)[0].seal()];
     let merged = locked.last_seq;
     drop(locked);
     // after the merge took its view: new rows, a removal, and a row into the removed range
     tree.apply(&rows(0..5, 30)).expect("applied");
     tree.clear(TableId(100), HandleRange { first: 41, last: 50 }).expect("cleared");
     tree.apply(&rows(45..46, 31)).expect("applied");
-    let written = tree.write_merged(TableId(100), &view, &delta, 0, merged, &mut Vec::new());
+    let written = tree.write_merged(TableId(100), &inputs, 0, merged, &mut Vec::new());
     let (segments, _) = written.expect("merged");
-    table.lock().replace_segment(i64::MIN, segments, 12);
+    table.lock().replace_segments(i64::MIN, 1, segments, 12);
     let snapshot = tree.snapshot(TableId(100)).expect("a snapshot");
     let count = |ts| snapshot.count(&[HandleRange::ALL], Timestamp(ts)).expect("a count");
     assert_eq!([count(5), count(20), count(30), count(31)], [41, 50, 50, 51]);

@@ -255,8 +255,10 @@ impl Found {
             records.push(Record::Lock { key, lock });
         }
         let min_commit_ts = match (is_async, records.is_empty()) {
+            // The locks are async, and who finds them all may commit by them: the client must not
+            // choose another version, whatever this second request was turned into on its way.
+            (_, true) if self.done && !self.done_two_phase => self.done_lowest,
             (false, _) => Timestamp::ZERO,
-            (true, true) if self.done => self.done_lowest,
             (true, _) => lowest.max(self.done_lowest),
         };
         let commit_ts = Timestamp::ZERO;

@@ -1,0 +1,145 @@
+//! Pushed-down work in its plain form, built on nothing but `scan`, `clear` and `apply`. It is
+//! what a store does that knows nothing better, and what a better one must agree with.
+
+use crate::error::{Error, Result};
+use crate::fold::Folder;
+use crate::predicate::Filter;
+use crate::store::{
+    BatchIter, ColumnSnapshot, ColumnStore, Grouping, HandleRange, Masked, MaskedIter, Query,
+    RowsIter, ScanRequest,
+};
+use crate::values::invalid;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch, sort_to_indices, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema};
+use damask_types::{ErrorKind, TableId};
+use std::sync::Arc;
+
+/// Checks that a batch lies inside a range and behind `last`; its last (handle, version).
+pub(crate) fn sorted_inside(
+    batch: &crate::store::ChangeBatch,
+    range: HandleRange,
+    mut last: Option<(i64, u64)>,
+) -> Result<Option<(i64, u64)>> {
+    if batch.handles.len() != batch.versions.len() {
+        return Err(Error::new("ingest", ErrorKind::Invalid, "columns of different lengths"));
+    }
+    for key in batch.handles.values().iter().zip(batch.versions.values()) {
+        let key = (*key.0, *key.1);
+        if key.0 < range.first || range.last < key.0 || last.is_some_and(|last| key <= last) {
+            let detail = "rows are not ascending, or outside of the range";
+            return Err(Error::new("ingest", ErrorKind::Invalid, detail));
+        }
+        last = Some(key);
+    }
+    Ok(last)
+}
+
+/// See [`ColumnStore::ingest`].
+pub fn ingest<S: ColumnStore + ?Sized>(
+    store: &S,
+    table: TableId,
+    range: HandleRange,
+    rows: RowsIter<'_>,
+) -> Result<()> {
+    store.clear(table, range)?;
+    let mut last = None;
+    for batch in rows {
+        let batch = batch?;
+        if batch.table != table {
+            return Err(Error::new("ingest", ErrorKind::Invalid, "rows of another table"));
+        }
+        last = sorted_inside(&batch, range, last)?;
+        store.apply(&batch)?;
+    }
+    Ok(())
+}
+
+/// See [`ColumnSnapshot::select`].
+pub fn select<S: ColumnSnapshot + ?Sized>(
+    snapshot: &S,
+    query: &Query,
+    parts: usize,
+) -> Result<Vec<MaskedIter>> {
+    let filter = Arc::new(Filter::new(&query.scan.schema, &query.filter)?);
+    let part = |batches: BatchIter| -> MaskedIter {
+        let filter = filter.clone();
+        Box::new(batches.filter_map(move |batch| match batch {
+            Ok(batch) => masked(batch, &filter).transpose(),
+            Err(e) => Some(Err(e)),
+        }))
+    };
+    Ok(snapshot.scan(&query.scan, parts)?.into_iter().map(part).collect())
+}
+
+fn masked(batch: RecordBatch, filter: &Filter) -> Result<Option<Masked>> {
+    let mask = filter.rows(|column| Ok(batch.column(column).clone()))?;
+    let rows = mask.as_ref().map_or(batch.num_rows(), |mask| mask.count_set_bits());
+    let mask = mask.filter(|_| rows < batch.num_rows());
+    Ok((rows > 0).then_some(Masked { batch, mask }))
+}
+
+/// Copies the rows that belong to the answer.
+pub fn compact(masked: Masked) -> Result<RecordBatch> {
+    match masked.mask {
+        None => Ok(masked.batch),
+        Some(mask) => Ok(filter_record_batch(&masked.batch, &BooleanArray::new(mask, None))?),
+    }
+}
+
+/// See [`ColumnSnapshot::ordered`].
+pub fn ordered<S: ColumnSnapshot + ?Sized>(snapshot: &S, query: &Query) -> Result<BatchIter> {
+    let request = &query.scan;
+    let columns = request.schema.fields().len();
+    let mut fields: Vec<Arc<Field>> = request.schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("handle", DataType::Int64, true)));
+    let mut defaults = request.defaults.clone();
+    defaults.push(Arc::new(Int64Array::from(vec![None])) as ArrayRef);
+    // the handle may be asked for already: the added one has the last place
+    let with_handle = Arc::new(Schema::new(fields));
+    let scan = ScanRequest { schema: with_handle.clone(), defaults, ..request.clone() };
+    let query = Query { scan, filter: query.filter.clone() };
+    let mut batches = Vec::new();
+    for part in snapshot.select(&query, 1)? {
+        for masked in part {
+            batches.push(compact(masked?)?);
+        }
+    }
+    let all = concat_batches(&with_handle, &batches)?;
+    let order = sort_to_indices(all.column(columns), None, None)?;
+    let sorted = take_record_batch(&all, &order)?;
+    let sorted = sorted.project(&(0..columns).collect::<Vec<_>>())?;
+    let rows = request.batch_rows.max(1);
+    let starts = (0..sorted.num_rows()).step_by(rows);
+    let parts: Vec<_> =
+        starts.map(|at| Ok(sorted.slice(at, rows.min(sorted.num_rows() - at)))).collect();
+    Ok(Box::new(parts.into_iter()))
+}
+
+/// See [`ColumnSnapshot::aggregate`].
+pub fn aggregate<S: ColumnSnapshot + ?Sized>(
+    snapshot: &S,
+    query: &Query,
+    grouping: &Grouping,
+    _threads: usize,
+) -> Result<Option<RecordBatch>> {
+    let mut folder = Folder::new(&query.scan.schema, grouping)?;
+    if query.scan.schema.fields().is_empty() {
+        if !query.filter.is_empty() {
+            return Err(invalid("a predicate names no column"));
+        }
+        let rows = snapshot.count(&query.scan.ranges, query.scan.ts)?;
+        folder.add_rows(rows);
+        return folder.finish().map(Some);
+    }
+    for part in snapshot.select(query, 1)? {
+        for masked in part {
+            let Masked { batch, mask } = masked?;
+            let column = |at: usize| Ok(batch.column(at).clone());
+            if !folder.update(batch.num_rows(), mask.as_ref(), column)? {
+                return Ok(None);
+            }
+        }
+    }
+    folder.finish().map(Some)
+}

@@ -1,0 +1,352 @@
+//! The race: engines behind the seam get the same rows in the same order, are asked the same
+//! questions in turn, and every answer is compared with the oracle. It must never time an answer
+//! that is wrong, nor leave out a cell that is lost.
+//!
+//! ```text
+//!  workload ─► each engine ─► ladder: 0 .. 20 % updated, every question
+//!     │                       cycle:  more updates, sampled every few percent; bytes by cause
+//!  oracle ───────────────────► compared          report ◄── medians with their spread
+//! ```
+//!
+//! What is the same for all: rows, order, transactions of 1,000 rows, a sync every 32 of them, each
+//! followed by all the maintenance that the engine finds due (its time is in the write rate), one
+//! thread that asks, data read once before it is timed: everything is in memory or in the page
+//! cache. An engine is one line of [`engines`].
+
+mod questions;
+mod report;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use crate::rivals::{AppendColumns, LsmColumns, LsmConfig};
+use crate::store::{ColumnStore, Written};
+use crate::tree::{Config, DeltaTree};
+use damask_env::{Clock, RealClock, RealDisk};
+use questions::Ask;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use workload::{READABLE, TABLE, UPDATE_ROWS, Workload};
+
+/// What stops a race.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Result<T> = std::result::Result<T, Error>;
+
+/// How a race is run.
+#[derive(Clone, Debug)]
+pub struct RaceConfig {
+    /// Rows of the table.
+    pub rows: u64,
+    /// Percent of the rows updated since the load, ascending.
+    pub ladder: Vec<u64>,
+    /// Times that each question is timed.
+    pub repeats: usize,
+    /// Percent of the rows updated in the cycle phase, sampled every `sample_percent`.
+    pub cycle_percent: u64,
+    /// See `cycle_percent`.
+    pub sample_percent: u64,
+    /// Data is kept here while the race runs.
+    pub folder: PathBuf,
+    /// Engines whose name has one of these in it; none: every engine.
+    pub engines: Vec<String>,
+}
+
+impl RaceConfig {
+    /// Two million rows: a few minutes on two cores.
+    pub fn full(folder: &Path) -> RaceConfig {
+        RaceConfig {
+            rows: 2_000_000,
+            ladder: vec![0, 1, 5, 10, 20],
+            repeats: 5,
+            cycle_percent: 75,
+            sample_percent: 5,
+            folder: folder.to_owned(),
+            engines: Vec::new(),
+        }
+    }
+
+    /// Merely to see that every engine answers right.
+    pub fn small(folder: &Path) -> RaceConfig {
+        RaceConfig {
+            rows: 30_000,
+            ladder: vec![0, 5, 20],
+            repeats: 1,
+            cycle_percent: 40,
+            sample_percent: 20,
+            ..RaceConfig::full(folder)
+        }
+    }
+
+    /// With what the environment says: `DAMASK_COLUMNS_ROWS`, `DAMASK_COLUMNS_REPEATS`,
+    /// `DAMASK_COLUMNS_CYCLE` (percent) and `DAMASK_COLUMNS_ENGINES` (names, by commas).
+    pub fn from_environment(mut self) -> Result<RaceConfig> {
+        let number = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) => text.parse().map_err(|e| Error::from(format!("{name}: {text}: {e}"))),
+            Err(_) => Ok(default),
+        };
+        self.rows = number("DAMASK_COLUMNS_ROWS", self.rows)?;
+        self.repeats = number("DAMASK_COLUMNS_REPEATS", self.repeats as u64)? as usize;
+        self.cycle_percent = number("DAMASK_COLUMNS_CYCLE", self.cycle_percent)?;
+        if let Ok(names) = std::env::var("DAMASK_COLUMNS_ENGINES") {
+            self.engines = names.split(',').map(str::to_owned).collect();
+        }
+        if self.rows < 2000 || self.repeats == 0 {
+            return Err("at least 2000 rows and one repeat are needed".into());
+        }
+        Ok(self)
+    }
+}
+
+/// How an engine is opened in an empty folder.
+type Open = fn(&Path) -> Result<Arc<dyn ColumnStore>>;
+
+/// An engine of the race.
+struct Engine {
+    name: &'static str,
+    open: Open,
+    /// Takes no updates: it is loaded anew with every state, as the bound of what is possible.
+    is_bound: bool,
+}
+
+/// Every engine: add a line to add one.
+fn engines() -> Vec<Engine> {
+    let engine = |name, open: Open| Engine { name, open, is_bound: false };
+    vec![
+        engine("deltatree", |folder| {
+            let disk = Arc::new(RealDisk::open(folder)?);
+            Ok(Arc::new(DeltaTree::open(disk, Config::default())?))
+        }),
+        engine("lsm strong", |folder| Ok(Arc::new(lsm(folder, LsmConfig::default())?))),
+        engine("lsm naive", |folder| {
+            Ok(Arc::new(lsm(folder, LsmConfig { naive: true, ..LsmConfig::default() })?))
+        }),
+        Engine {
+            name: "append-only",
+            open: |_| Ok(Arc::new(AppendColumns::new())),
+            is_bound: true,
+        },
+    ]
+}
+
+/// Where the LSMs keep their pages.
+pub fn lsm_kind() -> &'static str {
+    if cfg!(feature = "rocksdb") { "RocksDB" } else { "memory (built without RocksDB)" }
+}
+
+#[cfg(feature = "rocksdb")]
+fn lsm(folder: &Path, config: LsmConfig) -> Result<LsmColumns> {
+    Ok(LsmColumns::open(folder, config)?)
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn lsm(_folder: &Path, config: LsmConfig) -> Result<LsmColumns> {
+    Ok(LsmColumns::in_memory(config))
+}
+
+/// Seconds of one question to one engine, sorted.
+#[derive(Clone, Debug)]
+pub(super) struct Times(Vec<f64>);
+
+impl Times {
+    fn new(mut seconds: Vec<f64>) -> Times {
+        seconds.sort_by(f64::total_cmp);
+        Times(seconds)
+    }
+
+    pub fn median(&self) -> f64 {
+        self.0[(self.0.len() - 1) / 2]
+    }
+
+    pub fn ends(&self) -> (f64, f64) {
+        (self.0[0], self.0[self.0.len() - 1])
+    }
+}
+
+/// Times by engine, in the order of the report's engines.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub question: String,
+    pub percent: u64,
+    pub times: Vec<Times>,
+}
+
+/// What was measured of one engine's writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Writes {
+    pub load_seconds: f64,
+    pub update_seconds: f64,
+    /// In the cycle phase.
+    pub updated_rows: u64,
+    pub written: Written,
+    pub disk_bytes: u64,
+    pub memory_bytes: u64,
+}
+
+/// All that was measured.
+pub struct Report {
+    pub(super) rows: u64,
+    pub(super) engines: Vec<&'static str>,
+    pub(super) ladder: Vec<Cell>,
+    pub(super) cycle: Vec<Cell>,
+    pub(super) writes: Vec<Writes>,
+    pub(super) machine: String,
+}
+
+struct Runner {
+    engine: Engine,
+    store: Arc<dyn ColumnStore>,
+    writes: Writes,
+}
+
+struct Race {
+    config: RaceConfig,
+    clock: RealClock,
+    workload: Workload,
+    runners: Vec<Runner>,
+}
+
+fn difference(now: Written, before: Written) -> Written {
+    Written {
+        applied: now.applied - before.applied,
+        log: now.log - before.log,
+        flush: now.flush - before.flush,
+        compaction: now.compaction - before.compaction,
+        merge: now.merge - before.merge,
+        manifest: now.manifest - before.manifest,
+    }
+}
+
+impl Race {
+    fn seconds<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+        let start = self.clock.monotonic();
+        let value = work()?;
+        Ok((value, (self.clock.monotonic() - start).as_secs_f64()))
+    }
+
+    fn load(&mut self) -> Result<()> {
+        for at in 0..self.runners.len() {
+            let store = self.runners[at].store.clone();
+            let ((), seconds) = self.seconds(|| self.workload.load(&*store))?;
+            self.runners[at].writes.load_seconds = seconds;
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, rows: u64) -> Result<()> {
+        let batches = self.workload.transactions(rows);
+        for at in 0..self.runners.len() {
+            if self.runners[at].engine.is_bound {
+                let store = (self.runners[at].engine.open)(&self.config.folder)?;
+                self.workload.load(&*store)?;
+                self.runners[at].store = store;
+                continue;
+            }
+            let store = self.runners[at].store.clone();
+            let ((), seconds) = self.seconds(|| self.workload.apply(&*store, &batches))?;
+            self.runners[at].writes.update_seconds += seconds;
+        }
+        Ok(())
+    }
+
+    /// Asks every engine in turn, so that a busy moment hits all; the first round only compares.
+    fn cell(&self, name: &str, ask: Ask, percent: u64, ts: u64) -> Result<Cell> {
+        let mut times = vec![Vec::new(); self.runners.len()];
+        let expected = questions::expected(&self.workload, ask);
+        for round in 0..=self.config.repeats {
+            for (at, runner) in self.runners.iter().enumerate() {
+                let rows = self.workload.rows();
+                let ask = || questions::ask(&*runner.store, ask, rows, ts);
+                let (answer, seconds) = self.seconds(ask)?;
+                if round > 0 {
+                    times[at].push(seconds);
+                } else if ts == u64::MAX && answer != expected {
+                    let name = format!("{}: {name} at {percent} %", runner.engine.name);
+                    return Err(format!("{name}: {answer:?}, not {expected:?}").into());
+                }
+            }
+        }
+        let times = times.into_iter().map(Times::new).collect();
+        Ok(Cell { question: name.to_owned(), percent, times })
+    }
+
+    fn ladder(&mut self) -> Result<Vec<Cell>> {
+        let mut cells = Vec::new();
+        for percent in self.config.ladder.clone() {
+            let target = self.workload.rows() * percent / 100;
+            self.update(target.saturating_sub(self.workload.updated))?;
+            for (name, ask) in questions::ALL {
+                cells.push(self.cell(name, ask, percent, u64::MAX)?);
+            }
+            if percent > 0 {
+                let ts = self.workload.now - READABLE.min(self.workload.now - 1);
+                let name = format!("Q2, {} rows ago", READABLE * UPDATE_ROWS);
+                cells.push(self.cell(&name, Ask::Sum, percent, ts)?);
+            }
+        }
+        Ok(cells)
+    }
+
+    fn cycle(&mut self) -> Result<Vec<Cell>> {
+        let before: Vec<Written> = self.runners.iter().map(|r| r.store.written()).collect();
+        self.runners.iter_mut().for_each(|runner| runner.writes.update_seconds = 0.0);
+        let (mut cells, mut done) = (Vec::new(), 0);
+        while done < self.config.cycle_percent {
+            let step = self.config.sample_percent.min(self.config.cycle_percent - done);
+            let rows = self.workload.rows() * step / 100;
+            self.update(rows)?;
+            done += step;
+            for runner in &mut self.runners {
+                runner.writes.updated_rows += rows;
+            }
+            for (name, ask) in [("Q2 sum(k)", Ask::Sum), ("Q3 four columns", Ask::Four)] {
+                cells.push(self.cell(name, ask, done, u64::MAX)?);
+            }
+        }
+        for (runner, before) in self.runners.iter_mut().zip(before) {
+            let stats = runner.store.stats(TABLE)?;
+            if !runner.engine.is_bound {
+                runner.writes.written = difference(runner.store.written(), before);
+            }
+            runner.writes.disk_bytes = stats.disk_bytes;
+            runner.writes.memory_bytes = stats.memory_bytes;
+        }
+        Ok(cells)
+    }
+}
+
+/// Cores and load, in one line.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Vec<&str> = load.split_whitespace().take(3).collect();
+    format!("{cores} cores, load average {} at the start, one thread asks", load.join(" "))
+}
+
+/// Runs a race. A wrong answer is an error.
+pub fn run(config: RaceConfig) -> Result<Report> {
+    let machine = machine();
+    let wanted = |engine: &Engine| {
+        let names = &config.engines;
+        names.is_empty() || names.iter().any(|name| engine.name.contains(name.as_str()))
+    };
+    let mut runners = Vec::new();
+    for (number, engine) in engines().into_iter().filter(wanted).enumerate() {
+        let folder = config.folder.join(number.to_string());
+        std::fs::create_dir_all(&folder)?;
+        let store = (engine.open)(&folder)?;
+        runners.push(Runner { engine, store, writes: Writes::default() });
+    }
+    let workload = Workload::new(config.rows);
+    let mut race = Race { config, clock: RealClock::default(), workload, runners };
+    race.load()?;
+    let ladder = race.ladder()?;
+    let cycle = race.cycle()?;
+    Ok(Report {
+        rows: race.workload.rows(),
+        engines: race.runners.iter().map(|runner| runner.engine.name).collect(),
+        ladder,
+        cycle,
+        writes: race.runners.into_iter().map(|runner| runner.writes).collect(),
+        machine,
+    })
+}

@@ -1,0 +1,21 @@
+//! A small race: every engine answers like the oracle, and the report names what was measured.
+
+use super::*;
+
+#[test]
+fn every_engine_answers_like_the_oracle() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = RaceConfig { rows: 12_000, ..RaceConfig::small(folder.path()) };
+    let report = run(config).expect("right answers");
+    let text = report.text();
+    for name in ["deltatree", "lsm strong", "lsm naive", "append-only", "Q1", "16.11", "loses"] {
+        assert!(text.contains(name), "{name} is missing:\n{text}");
+    }
+    assert_eq!(report.html().matches("<svg").count(), 2 + questions::ALL.len() + 1);
+}
+
+#[test]
+fn a_wrong_number_in_the_environment_is_an_error() {
+    let small = RaceConfig { rows: 10, ..RaceConfig::small(Path::new("unused")) };
+    assert!(small.from_environment().is_err());
+}

@@ -1,0 +1,125 @@
+//! The data of the race, as functions of (handle, version), and the newest version of each handle:
+//! the oracle. It must give every engine the same rows in the same order.
+
+use crate::store::{ChangeBatch, ColumnStore};
+use crate::testing::Numbers;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use damask_types::{TableId, Timestamp};
+use std::sync::Arc;
+
+pub(super) const TABLE: TableId = TableId(77);
+/// Columns `"1"` to `"4"`: k, c1, c2, and g with few values.
+pub(super) const COLUMNS: usize = 4;
+/// Values of g.
+pub(super) const GROUPS: u64 = 6;
+/// k, c1 and c2 are below it.
+pub(super) const VALUES: u64 = 1_000_000;
+const LOAD_ROWS: i64 = 65_536;
+/// Rows of an updating transaction.
+pub(super) const UPDATE_ROWS: u64 = 1000;
+/// Transactions between two syncs, each followed by `maintain`.
+const SYNC_EVERY: u64 = 32;
+/// Timestamps that stay readable behind the newest.
+pub(super) const READABLE: u64 = 20;
+
+/// The value of a row's column, counted from 0.
+pub(super) fn value(handle: i64, version: u64, column: usize) -> i64 {
+    let seed = (handle as u64).wrapping_mul(31) ^ version.wrapping_mul(1 << 40) ^ column as u64;
+    let end = if column + 1 == COLUMNS { GROUPS } else { VALUES };
+    Numbers(seed).below(end) as i64
+}
+
+pub(super) fn schema() -> SchemaRef {
+    let field = |at: usize| Field::new((at + 1).to_string(), DataType::Int64, true);
+    Arc::new(Schema::new((0..COLUMNS).map(field).collect::<Vec<_>>()))
+}
+
+fn batch(rows: &[(i64, u64)]) -> ChangeBatch {
+    let column = |at: usize| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|(h, v)| value(*h, *v, at))))
+    };
+    ChangeBatch {
+        table: TABLE,
+        handles: Int64Array::from_iter_values(rows.iter().map(|row| row.0)),
+        versions: UInt64Array::from_iter_values(rows.iter().map(|row| row.1)),
+        deleted: BooleanArray::from(vec![false; rows.len()]),
+        columns: RecordBatch::try_new(schema(), (0..COLUMNS).map(column).collect())
+            .expect("columns of one length"),
+    }
+}
+
+/// Where the data stands.
+pub(super) struct Workload {
+    /// The newest version of each handle.
+    pub newest: Vec<u64>,
+    /// The newest timestamp.
+    pub now: u64,
+    /// Rows updated so far.
+    pub updated: u64,
+    numbers: Numbers,
+}
+
+impl Workload {
+    pub fn new(rows: u64) -> Workload {
+        Workload { newest: vec![1; rows as usize], now: 1, updated: 0, numbers: Numbers(7) }
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.newest.len() as u64
+    }
+
+    /// Every row at its newest version, in order of handles.
+    pub fn load(&self, store: &dyn ColumnStore) -> super::Result<()> {
+        let rows = self.newest.len() as i64;
+        for first in (0..rows).step_by(LOAD_ROWS as usize) {
+            let handles = first..rows.min(first + LOAD_ROWS);
+            let part: Vec<_> = handles.map(|h| (h, self.newest[h as usize])).collect();
+            store.apply(&batch(&part))?;
+            if first / LOAD_ROWS % 8 == 7 {
+                store.sync(&[(1, first.to_le_bytes().to_vec())])?;
+                self.maintain(store)?;
+            }
+        }
+        store.sync(&[(1, rows.to_le_bytes().to_vec())])?;
+        self.maintain(store)
+    }
+
+    pub fn maintain(&self, store: &dyn ColumnStore) -> super::Result<()> {
+        let safe_point = Timestamp(self.now.saturating_sub(READABLE).max(1));
+        while store.maintain(safe_point, u64::MAX)? {}
+        Ok(())
+    }
+
+    /// Transactions until so many rows more are updated, by handles drawn evenly.
+    pub fn transactions(&mut self, rows: u64) -> Vec<ChangeBatch> {
+        let mut batches = Vec::new();
+        let end = self.updated + rows;
+        while self.updated < end {
+            self.now += 1;
+            let count = UPDATE_ROWS.min(end - self.updated);
+            let all = self.rows();
+            let mut handles: Vec<i64> =
+                (0..count).map(|_| self.numbers.below(all) as i64).collect();
+            handles.sort_unstable();
+            handles.dedup();
+            handles.iter().for_each(|h| self.newest[*h as usize] = self.now);
+            self.updated += count;
+            batches.push(batch(&handles.iter().map(|h| (*h, self.now)).collect::<Vec<_>>()));
+        }
+        batches
+    }
+
+    /// Gives transactions to a store, with syncs and maintenance as they fall due.
+    pub fn apply(&self, store: &dyn ColumnStore, batches: &[ChangeBatch]) -> super::Result<()> {
+        for (number, batch) in batches.iter().enumerate() {
+            store.apply(batch)?;
+            if number as u64 % SYNC_EVERY == SYNC_EVERY - 1 {
+                store.sync(&[(1, self.now.to_le_bytes().to_vec())])?;
+                self.maintain(store)?;
+            }
+        }
+        store.sync(&[(1, self.now.to_le_bytes().to_vec())])?;
+        self.maintain(store)
+    }
+}
