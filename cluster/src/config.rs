@@ -66,6 +66,8 @@ pub enum LogName {
     Memory,
     /// Segmented files; without a data folder, on a disk in memory.
     File,
+    /// RocksDB, in a folder of its own. Only with a data folder.
+    Rocksdb,
 }
 
 /// Names of column stores in configuration.
@@ -207,6 +209,14 @@ impl Config {
         }
         if self.kv.engine == EngineName::Rocksdb && !cfg!(feature = "rocksdb") {
             return Err("this build has no RocksDB (it was built with --light): use fjall".into());
+        }
+        if self.raft.log == Some(LogName::Rocksdb) && !cfg!(feature = "rocksdb") {
+            return Err(
+                "this build has no RocksDB (it was built with --light): log = 'file'".into()
+            );
+        }
+        if self.raft.log == Some(LogName::Rocksdb) && self.data.is_none() {
+            return Err("raft: log = 'rocksdb' needs a data folder".into());
         }
         let forgets = self.kv.engine == EngineName::Memory
             || self.raft.log == Some(LogName::Memory)

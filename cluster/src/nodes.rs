@@ -27,6 +27,9 @@ use std::time::Duration;
 
 /// Bytes that one round of a column store's background work may write.
 const MAINTAIN_BYTES: u64 = 256 << 20;
+/// Where a store has its Raft log, below its folder, by kind.
+const FILE_LOG: &str = "raft";
+const ROCKS_LOG: &str = "log";
 /// Between two rounds when there is nothing to do.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(200);
 /// Between two rounds that fail, at most; the pause doubles up to it.
@@ -113,12 +116,33 @@ impl Shared {
 
     fn log(&self, name: &str) -> Result<Arc<dyn LogStore>, Error> {
         let default = if self.config.data.is_some() { LogName::File } else { LogName::Memory };
-        Ok(match self.config.raft.log.unwrap_or(default) {
+        let log = self.config.raft.log.unwrap_or(default);
+        // An empty log beside data would forget what was acknowledged and not yet applied.
+        let other = if log == LogName::Rocksdb { FILE_LOG } else { ROCKS_LOG };
+        if self.folder(name).is_some_and(|folder| folder.join(other).exists()) {
+            return Err(
+                format!("{name} has its Raft log in {other}/: [raft] log was changed").into()
+            );
+        }
+        Ok(match log {
             LogName::File => {
-                Arc::new(FileLogStore::open(self.disk(name)?, "raft", FileLogConfig::default())?)
+                Arc::new(FileLogStore::open(self.disk(name)?, FILE_LOG, FileLogConfig::default())?)
             }
+            LogName::Rocksdb => self.rocks_log(name)?,
             LogName::Memory => self.memory.logs.lock().entry(name.to_owned()).or_default().clone(),
         })
+    }
+
+    #[cfg(feature = "rocksdb")]
+    fn rocks_log(&self, name: &str) -> Result<Arc<dyn LogStore>, Error> {
+        let folder = self.folder(&format!("{name}/{ROCKS_LOG}")).ok_or("it needs a data folder")?;
+        let config = damask_raftstore::RocksLogConfig::default();
+        Ok(Arc::new(damask_raftstore::RocksLogStore::open(&folder, &config)?))
+    }
+
+    #[cfg(not(feature = "rocksdb"))]
+    fn rocks_log(&self, _: &str) -> Result<Arc<dyn LogStore>, Error> {
+        Err("this build has no RocksDB".into())
     }
 
     fn engine(&self, id: StoreId) -> Result<Arc<dyn Engine>, Error> {

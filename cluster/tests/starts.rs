@@ -343,6 +343,23 @@ fn a_first_start_that_was_cut_short_is_taken_up() {
     });
 }
 
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_log_in_rocksdb_serves_and_comes_back() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        let mut config = on_disk(&data, 3);
+        config.raft.log = Some(damask_cluster::config::LogName::Rocksdb);
+        filled(&config);
+        let mut cluster = Cluster::start(config).expect("starts again");
+        check_filled(&cluster);
+        cluster.stop();
+        drop(cluster);
+        assert!(refusal(on_disk(&data, 3)).contains("log was changed"));
+    });
+}
+
 #[test]
 fn a_log_on_files_and_columns_in_memory_serve_as_well() {
     bounded(|| {
