@@ -29,7 +29,7 @@ use std::time::Duration;
 const MAINTAIN_BYTES: u64 = 256 << 20;
 /// Where a store has its Raft log, below its folder, by kind.
 const FILE_LOG: &str = "raft";
-const ROCKS_LOG: &str = "log";
+const ROCKS_LOG: &str = "raft-rocksdb";
 /// Between two rounds when there is nothing to do.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(200);
 /// Between two rounds that fail, at most; the pause doubles up to it.
