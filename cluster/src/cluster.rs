@@ -23,10 +23,14 @@ use damask_txn::{Client, Service, Services};
 use damask_types::{KeyLock, Region, StoreId, Timestamp};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, TryLockError};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Locked by the process that uses a data folder.
+const LOCK_FILE: &str = "lock";
 /// The folder of the placement driver and the oracle.
 const PD_FOLDER: &str = "pd";
 /// Until the first region has a leader.
@@ -109,6 +113,8 @@ pub struct Cluster {
     mysql: Option<Server>,
     status: Option<SocketAddr>,
     runtime: Option<tokio::runtime::Runtime>,
+    /// Held while this process uses the data folder.
+    folder: Option<File>,
 }
 
 impl Cluster {
@@ -126,6 +132,7 @@ impl Cluster {
         // Taken first: a port in use should not cost a start.
         let status_listener = config.status.map(listen).transpose()?;
         drop(config.mysql.map(listen).transpose()?);
+        let folder = config.data.as_deref().map(take_folder).transpose()?;
         let (shared, parts, reporter) = open_shared(config)?;
         let oracle = shared.transactions.oracle.clone();
         let safe_point = shared.transactions.safe_point.clone();
@@ -187,6 +194,7 @@ impl Cluster {
             mysql: mysql.transpose()?,
             status,
             runtime: Some(runtime),
+            folder,
         })
     }
 
@@ -312,12 +320,28 @@ impl Cluster {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+        self.folder = None;
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Makes the data folder, and keeps every other process out of it.
+fn take_folder(data: &Path) -> Result<File, Error> {
+    let failed = |e: std::io::Error| format!("{}: {e}", data.display());
+    std::fs::create_dir_all(data).map_err(failed)?;
+    let lock = File::options().create(true).write(true).truncate(false).open(data.join(LOCK_FILE));
+    let lock = lock.map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("{} is in use by another damask process", data.display()).into())
+        }
+        Err(TryLockError::Error(e)) => Err(failed(e).into()),
     }
 }
 
@@ -336,9 +360,6 @@ fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
 /// What every node is given, what looks things up, and the reporter between them.
 fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Error> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
-    if let Some(data) = &config.data {
-        std::fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
-    }
     let memory = Memory::default();
     let disk = nodes::open_disk(&config, &memory, PD_FOLDER)?;
     let oracle = open_oracle(clock.clone(), disk.clone())?;

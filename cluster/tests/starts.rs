@@ -157,6 +157,11 @@ fn stores_may_be_added_and_not_left_out() {
             assert!(refused.contains("3 row stores"), "{refused}");
             assert!(refused.contains(&format!("--stores {stores}")), "{refused}");
         }
+        let mut first = Cluster::start(on_disk(&data, 3)).expect("starts");
+        for stores in [3, 5] {
+            assert!(refusal(on_disk(&data, stores)).contains("in use by another damask process"));
+        }
+        first.stop();
         let refused = refusal(Config { columns: 0, ..on_disk(&data, 3) });
         assert!(refused.contains("--columns 0 it would lack 101"), "{refused}");
         // What was refused has changed nothing.

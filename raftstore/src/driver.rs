@@ -8,6 +8,11 @@
 //!                │        └────► transport                                              │
 //!                └──────────────────────────────────────────────────────────────────────┘
 //! ```
+//! While nothing else is to be done, and no other store was heard or spoken to of late, the raft
+//! thread itself syncs and applies: a commit then wakes two threads (this one, and the caller's)
+//! and not five. The order is the same: both speak through the inbox, and only while the thread
+//! whose work it is has none.
+//!
 //! The inbox takes whatever the store's own threads say; requests are bounded by bytes until they
 //! are answered, messages by bytes until they are stepped.
 
@@ -25,7 +30,7 @@ use crate::machine::{Applied, ApplyBatch, Effect, RegionState, StateMachine};
 use crate::options::{OnChange, StoreConfig, StoreOptions};
 use crate::snapshot;
 use crate::store_core::{Event, StoreCore, Turn, WriteTask};
-use crate::threads::{apply_loop, maintain_loop, send_all, task_bytes, write_loop};
+use crate::threads::{apply_loop, maintain_loop, send_all, task_bytes, write, write_loop};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use damask_env::{Clock, Task, spawn};
 use damask_types::{Epoch, ErrorKind, Peer, Region, RegionId, StoreId};
@@ -38,6 +43,11 @@ use std::time::Duration;
 
 /// Events taken in one turn.
 const TURN_EVENTS_MAX: usize = 4096;
+/// For so many ticks after a message to or from another store, the raft thread does no I/O: a slow
+/// disk must not keep it from its heartbeats.
+const ALONE_TICKS: u64 = 50;
+/// Bytes of entries that the raft thread applies itself.
+const INLINE_BYTES_MAX: usize = 64 << 10;
 
 struct Shared {
     id: StoreId,
@@ -48,6 +58,9 @@ struct Shared {
     requests: Arc<AtomicUsize>,
     messages: AtomicUsize,
     applying: AtomicUsize,
+    /// Tasks at the log thread, and at the apply thread: raised by the raft thread only.
+    pending_writes: AtomicUsize,
+    pending_applies: AtomicUsize,
     statuses: RwLock<BTreeMap<RegionId, ReplicaStatus>>,
     failed: Mutex<Option<Error>>,
 }
@@ -68,6 +81,8 @@ impl Shared {
             requests: Arc::default(),
             messages: AtomicUsize::new(0),
             applying: AtomicUsize::new(0),
+            pending_writes: AtomicUsize::new(0),
+            pending_applies: AtomicUsize::new(0),
             statuses: RwLock::default(),
             failed: Mutex::default(),
         }
@@ -142,6 +157,7 @@ impl Store {
         core_config.tick = config.tick;
         let core = StoreCore::new(id, core_config, log.clone(), &states)?;
         let applier = Applier::new(id, machine.clone(), log.clone(), &states);
+        let applier = Arc::new(Mutex::new(applier));
         let (inbox, events) = unbounded();
         let shared = Arc::new(Shared::new(id, config, clock, inbox));
         let handle = StoreHandle { shared: shared.clone() };
@@ -151,30 +167,36 @@ impl Store {
         let (writer, writes) = unbounded();
         let (apply, applies) = unbounded();
         let (maintenance, works) = crossbeam_channel::bounded(1);
-        let (sender, owner) = (transport.clone(), shared.clone());
-        let (inline, applier) = match shared.config.naive {
-            true => (Some(Inline { applier, log: log.clone() }), None),
-            false => (None, Some(applier)),
+        let sender = transport.clone();
+        let raft = Raft {
+            shared: shared.clone(),
+            core,
+            transport,
+            on_change,
+            log: log.clone(),
+            applier: applier.clone(),
+            writer,
+            apply,
+            maintenance,
+            idle: false,
+            talked: None,
         };
-        let raft =
-            Raft { shared: owner, core, transport, on_change, writer, apply, maintenance, inline };
-        let (log_inbox, inbox) = (shared.inbox.clone(), shared.inbox.clone());
-        let apply_shared = shared.clone();
-        let synced = log.clone();
-        let mut tasks = vec![
+        let inbox = shared.inbox.clone();
+        let (at_log, at_apply, synced) = (shared.clone(), shared.clone(), log.clone());
+        let tasks = vec![
             shared.spawn("raft", move || raft.run(&events)),
             shared.spawn("log", move || {
-                write_loop(&writes, synced.as_ref(), sender.as_ref(), &log_inbox)
+                let Shared { pending_writes, inbox, .. } = &*at_log;
+                write_loop(&writes, synced.as_ref(), sender.as_ref(), pending_writes, inbox)
             }),
             shared.spawn("compact", move || {
                 maintain_loop(&works, machine.as_ref(), log.as_ref(), &inbox)
             }),
+            shared.spawn("apply", move || {
+                let Shared { pending_applies, applying, inbox, .. } = &*at_apply;
+                apply_loop(&applies, &applier, pending_applies, applying, inbox)
+            }),
         ];
-        if let Some(applier) = applier {
-            tasks.push(shared.spawn("apply", move || {
-                apply_loop(&applies, applier, &apply_shared.applying, &apply_shared.inbox)
-            }));
-        }
         Ok(Store { handle, tasks })
     }
 
@@ -406,26 +428,15 @@ struct Raft {
     core: StoreCore,
     transport: Arc<dyn Transport>,
     on_change: Option<OnChange>,
+    log: Arc<dyn LogStore>,
+    applier: Arc<Mutex<Applier>>,
     writer: Sender<WriteTask>,
     apply: Sender<Vec<ApplyTask>>,
     maintenance: Sender<()>,
-    inline: Option<Inline>,
-}
-
-/// The naive path: what the log and the apply thread do otherwise.
-struct Inline {
-    applier: Applier,
-    log: Arc<dyn LogStore>,
-}
-
-impl Inline {
-    fn write(&mut self, task: WriteTask, transport: &dyn Transport) -> Result<Event> {
-        if task.sync {
-            self.log.sync()?;
-        }
-        send_all(transport, task.held);
-        Ok(Event::Persisted(task.turn))
-    }
+    /// Nobody waits for this turn to end.
+    idle: bool,
+    /// The tick of the last message to or from another store.
+    talked: Option<u64>,
 }
 
 impl Raft {
@@ -455,9 +466,10 @@ impl Raft {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            if self.inline.is_none() {
+            if !self.shared.config.naive {
                 taken.extend(events.try_iter().take(TURN_EVENTS_MAX));
             }
+            self.idle = taken.len() <= 1;
             let applying = self.shared.applying.load(Ordering::Relaxed);
             self.core.overloaded = applying > self.shared.config.apply_bytes_max;
             let ticks = self.core.ticks();
@@ -468,6 +480,7 @@ impl Raft {
                     Event::Stop => return Ok(()),
                     Event::Messages(m) => {
                         self.shared.messages.fetch_sub(message_bytes(m), Ordering::Relaxed);
+                        self.talked = Some(ticks);
                     }
                     _ => {}
                 }
@@ -484,28 +497,52 @@ impl Raft {
         let Turn { views, sends, write, applies, changed, removed, maintain } =
             self.core.finish()?;
         self.shared.local.publish(views);
-        send_all(self.transport.as_ref(), sends);
-        if let Some(inline) = &mut self.inline {
-            if let Some(write) = write {
-                let event = inline.write(write, self.transport.as_ref())?;
-                let _ = self.shared.inbox.send(event);
-            }
-            if !applies.is_empty() {
-                let reports = inline.applier.run(applies)?;
-                let _ = self.shared.inbox.send(Event::Reports(reports));
-            }
-            self.announce(changed, removed, maintain);
-            return Ok(());
+        if !sends.is_empty() || write.as_ref().is_some_and(|write| !write.held.is_empty()) {
+            self.talked = Some(self.core.ticks());
         }
-        // A closed channel means that its thread failed, which stops this one as well.
+        send_all(self.transport.as_ref(), sends);
         if let Some(write) = write {
-            let _ = self.writer.send(write);
+            self.write(write)?;
         }
         if !applies.is_empty() {
-            self.shared.applying.fetch_add(task_bytes(&applies), Ordering::Relaxed);
-            let _ = self.apply.send(applies);
+            self.apply(applies)?;
         }
         self.announce(changed, removed, maintain);
+        Ok(())
+    }
+
+    /// May this thread do what another is for, of which it has `pending` tasks?
+    fn may_inline(&self, pending: &AtomicUsize) -> bool {
+        let alone = || self.talked.is_none_or(|tick| self.core.ticks() - tick > ALONE_TICKS);
+        let naive = self.shared.config.naive;
+        naive || self.idle && pending.load(Ordering::Acquire) == 0 && alone()
+    }
+
+    fn write(&self, task: WriteTask) -> Result<()> {
+        let Shared { pending_writes, inbox, .. } = &*self.shared;
+        if self.may_inline(pending_writes) {
+            return write(task, self.log.as_ref(), self.transport.as_ref(), inbox);
+        }
+        pending_writes.fetch_add(1, Ordering::AcqRel);
+        // A closed channel means that its thread failed, which stops this one as well.
+        let _ = self.writer.send(task);
+        Ok(())
+    }
+
+    fn apply(&self, tasks: Vec<ApplyTask>) -> Result<()> {
+        let Shared { pending_applies, applying, inbox, config, .. } = &*self.shared;
+        let bytes = task_bytes(&tasks);
+        let entries = |task: &ApplyTask| matches!(task, ApplyTask::Entries { .. });
+        let small = bytes <= INLINE_BYTES_MAX && tasks.iter().all(entries);
+        if (small || config.naive) && self.may_inline(pending_applies) {
+            let reports = self.applier.lock().run(tasks)?;
+            let _ = inbox.send(Event::Reports(reports));
+            return Ok(());
+        }
+        applying.fetch_add(bytes, Ordering::Relaxed);
+        pending_applies.fetch_add(1, Ordering::AcqRel);
+        // As in `write`.
+        let _ = self.apply.send(tasks);
         Ok(())
     }
 

@@ -14,6 +14,9 @@
 //!  └─────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! A store that has nothing else to do, and talks to no other, syncs and applies on its raft
+//! thread.
+//!
 //! Invariants:
 //! * one log append and one sync serve all regions of a turn; votes and acknowledgements leave
 //!   after the sync, a leader's entries before;

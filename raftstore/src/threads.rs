@@ -9,6 +9,7 @@ use crate::machine::StateMachine;
 use crate::store_core::{Event, WriteTask};
 use crossbeam_channel::{Receiver, Sender};
 use damask_types::StoreId;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,49 +36,67 @@ pub(crate) fn task_bytes(tasks: &[ApplyTask]) -> usize {
     tasks.iter().map(bytes).sum()
 }
 
-/// Syncs the log, then sends what was held; turns that came during a sync share the next.
-pub(crate) fn write_loop(
-    writes: &Receiver<WriteTask>,
+/// Syncs the log, then sends what was held, then says so.
+pub(crate) fn write(
+    task: WriteTask,
     log: &dyn LogStore,
     transport: &dyn Transport,
     inbox: &Sender<Event>,
 ) -> Result<()> {
-    while let Ok(first) = writes.recv() {
-        let mut turn = first.turn;
-        let mut sync = first.sync;
-        let mut held = first.held;
-        // Turns that came during the last sync share this one.
+    if task.sync {
+        log.sync()?;
+    }
+    send_all(transport, task.held);
+    let _ = inbox.send(Event::Persisted(task.turn));
+    Ok(())
+}
+
+/// Turns that came during a sync share the next. `pending` counts the tasks in `writes` or at work.
+pub(crate) fn write_loop(
+    writes: &Receiver<WriteTask>,
+    log: &dyn LogStore,
+    transport: &dyn Transport,
+    pending: &AtomicUsize,
+    inbox: &Sender<Event>,
+) -> Result<()> {
+    while let Ok(mut all) = writes.recv() {
+        let mut tasks = 1;
         for task in writes.try_iter() {
-            turn = task.turn;
-            sync |= task.sync;
-            held.extend(task.held);
+            all.turn = task.turn;
+            all.sync |= task.sync;
+            all.held.extend(task.held);
+            tasks += 1;
         }
-        if sync {
-            log.sync()?;
-        }
-        send_all(transport, held);
-        let _ = inbox.send(Event::Persisted(turn));
+        write(all, log, transport, inbox)?;
+        // Only now: who sees none pending may speak to the inbox after what was said above.
+        pending.fetch_sub(tasks, Ordering::AcqRel);
     }
     Ok(())
 }
 
-/// Applies what is committed, a few tasks in one write.
+/// Applies what is committed, a few tasks in one write. `pending` counts what is in `tasks` or at
+/// work, `applying` its bytes.
 pub(crate) fn apply_loop(
     tasks: &Receiver<Vec<ApplyTask>>,
-    mut applier: Applier,
+    applier: &Mutex<Applier>,
+    pending: &AtomicUsize,
     applying: &AtomicUsize,
     inbox: &Sender<Event>,
 ) -> Result<()> {
     while let Ok(mut batch) = tasks.recv() {
+        let mut taken = 1;
         while batch.len() < APPLY_TASKS_MAX
             && let Ok(more) = tasks.try_recv()
         {
             batch.extend(more);
+            taken += 1;
         }
         let bytes = task_bytes(&batch);
-        let reports = applier.run(batch)?;
+        let reports = applier.lock().run(batch)?;
         applying.fetch_sub(bytes, Ordering::Relaxed);
         let _ = inbox.send(Event::Reports(reports));
+        // Only now, as in `write_loop`.
+        pending.fetch_sub(taken, Ordering::AcqRel);
     }
     Ok(())
 }

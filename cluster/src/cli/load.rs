@@ -14,6 +14,8 @@ use std::time::Duration;
 use tpchgen::generators::*;
 
 /// Rows that one LOAD DATA statement sends: the unit of progress and of parallel work.
+/// ER_TABLE_EXISTS_ERROR.
+const TABLE_EXISTS: u16 = 1050;
 const ROWS_PER_STATEMENT: usize = 10_000;
 /// How long column replicas may take to come up.
 const REPLICA_WAIT: Duration = Duration::from_secs(300);
@@ -56,6 +58,22 @@ struct Chunk {
 
 /// Loads; prints progress to standard error and a summary to standard output.
 pub fn run(options: &LoadTpch) -> Result<(), Error> {
+    load_all(options).map_err(in_words)
+}
+
+/// What the server said, without the client library's names.
+fn in_words(error: Error) -> Error {
+    match error.downcast::<mysql::Error>().map(|error| *error) {
+        Ok(mysql::Error::MySqlError(said)) => {
+            let hint = if said.code == TABLE_EXISTS { "; --drop begins anew" } else { "" };
+            format!("ERROR {} ({}): {}{hint}", said.code, said.state, said.message).into()
+        }
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
+}
+
+fn load_all(options: &LoadTpch) -> Result<(), Error> {
     if !(options.scale > 0.0 && options.scale <= 100.0) {
         return Err("--scale must be above 0 and at most 100".into());
     }

@@ -1,12 +1,15 @@
-//! A delta chunk: rows in the order they arrived, as columns, with the time each row ends. It
-//! must never change rows that a snapshot can see.
+//! A delta chunk: rows that arrived together, as columns, ascending by (handle, version) so that a
+//! narrow read finds its rows by a binary search, with the time each row ends. It must never
+//! change rows that a snapshot can see.
 
 use super::bounds::Bounds;
 use super::overlay;
 use crate::error::{Error, Result};
 use crate::store::ChangeBatch;
+use crate::values::pack_bits;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::array::{RecordBatchOptions, UInt64Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{concat, take};
 use damask_types::ErrorKind;
 use std::sync::{Arc, OnceLock};
@@ -71,21 +74,33 @@ impl Rows {
         deleted: BooleanArray,
         columns: RecordBatch,
     ) -> Result<Rows> {
-        let n = handles.len();
-        let key = |i: usize| (handles.value(i), versions.value(i));
-        if (1..n).all(|i| key(i - 1) <= key(i)) {
-            return Ok(Rows::new(handles, versions, deleted, columns));
+        let rows = Rows::new(handles, versions, deleted, columns);
+        match rows.order() {
+            None => Ok(rows),
+            Some(order) => rows.pick(&order),
         }
-        let mut order: Vec<u32> = (0..n as u32).collect();
+    }
+
+    /// The rows ascending by (handle, version), equal ones as they stand; `None`: they are.
+    fn order(&self) -> Option<UInt32Array> {
+        let key = |i: usize| (self.handles.value(i), self.versions.value(i));
+        if (1..self.len()).all(|i| key(i - 1) <= key(i)) {
+            return None;
+        }
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
         order.sort_by_key(|i| key(*i as usize));
-        let order = UInt32Array::from(order);
-        let pick = |array: &dyn Array| -> Result<ArrayRef> { Ok(take(array, &order, None)?) };
-        let arrays = columns.columns().iter().map(|c| pick(c)).collect::<Result<_>>()?;
+        Some(UInt32Array::from(order))
+    }
+
+    /// The rows in another order.
+    fn pick(&self, order: &UInt32Array) -> Result<Rows> {
+        let pick = |array: &dyn Array| -> Result<ArrayRef> { Ok(take(array, order, None)?) };
+        let arrays = self.columns.columns().iter().map(|c| pick(c)).collect::<Result<_>>()?;
         Ok(Rows::new(
-            Int64Array::from(pick(&handles)?.to_data()),
-            UInt64Array::from(pick(&versions)?.to_data()),
-            BooleanArray::from(pick(&deleted)?.to_data()),
-            record_batch(&columns, arrays, n)?,
+            Int64Array::from(pick(&self.handles)?.to_data()),
+            UInt64Array::from(pick(&self.versions)?.to_data()),
+            BooleanArray::from(pick(&self.deleted)?.to_data()),
+            record_batch(&self.columns, arrays, order.len())?,
         ))
     }
 
@@ -216,11 +231,13 @@ impl Ends {
 /// Rows and when each ends.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    /// The position of its first row in the segment's delta.
+    /// Its first position in the segment's delta.
     pub start: u32,
-    /// The rows.
+    /// The rows, ascending by handle.
     pub rows: Arc<Rows>,
     ends: Arc<Ends>,
+    /// The row of each position; `None`: they are in the same order.
+    slots: Option<Arc<Vec<u32>>>,
 }
 
 /// The rows of a chunk that a read sees.
@@ -231,14 +248,20 @@ pub enum Seen {
     /// None of them.
     Nothing,
     /// Those with a bit.
-    Some(Vec<u64>),
+    Some(BooleanBuffer),
 }
 
 impl Chunk {
-    /// A chunk whose rows no read sees yet.
+    /// A chunk whose rows, ascending by handle, no read sees yet.
     pub fn new(start: u32, rows: Rows) -> Chunk {
+        debug_assert!(rows.handles.values().is_sorted(), "narrow reads search by handle");
         let ends = Arc::new(Ends::new(rows.len()));
-        Chunk { start, rows: Arc::new(rows), ends }
+        Chunk { start, rows: Arc::new(rows), ends, slots: None }
+    }
+
+    /// The row at a position, counted from `start`.
+    pub fn row(&self, position: u32) -> usize {
+        self.slots.as_ref().map_or(position, |slots| slots[position as usize]) as usize
     }
 
     /// When a row ends.
@@ -251,8 +274,9 @@ impl Chunk {
         Arc::make_mut(&mut self.ends).set(row, until);
     }
 
-    /// The rows that a read at `ts` sees. At "now" that is known without a look at any row.
-    pub fn seen(&self, ts: u64) -> Seen {
+    /// Which of `rows` rows from `first` on a read at `ts` sees. At "now" that is known without a
+    /// look at any row; no other row is ever looked at.
+    pub fn seen(&self, ts: u64, first: usize, rows: usize) -> Seen {
         let ends = &*self.ends;
         if ts < self.rows.min_version {
             return Seen::Nothing;
@@ -263,33 +287,46 @@ impl Chunk {
         if self.rows.max_version <= ts && ends.max_until <= ts {
             return match ends.live {
                 0 => Seen::Nothing,
-                _ => Seen::Some(ends.latest.clone()),
+                _ => Seen::Some(overlay::part(&ends.latest, first, rows)),
             };
         }
-        let word = |(versions, untils): (&[u64], &[u64])| {
-            let mut word = 0;
-            for (bit, (version, until)) in versions.iter().zip(untils).enumerate() {
-                word |= u64::from((*version <= ts) & (ts < *until)) << bit;
-            }
-            word
-        };
-        let versions = self.rows.versions.values().chunks(64);
-        Seen::Some(versions.zip(ends.untils.chunks(64)).map(word).collect())
+        let versions = pack_bits(&self.rows.versions.values()[first..first + rows], |v| v <= ts);
+        let untils = pack_bits(&ends.untils[first..first + rows], |until| ts < until);
+        Seen::Some(&versions & &untils)
     }
 
     /// Bytes of what is kept about the rows.
     pub fn ends_bytes(&self) -> usize {
-        self.rows.len() * 8 + self.ends.latest.len() * 8
+        let slots = self.slots.as_ref().map_or(0, |slots| slots.len());
+        self.rows.len() * 8 + self.ends.latest.len() * 8 + slots * 4
     }
 
-    /// One chunk in place of neighbours that are alike.
+    /// One chunk in place of neighbours that are alike; each position keeps its row.
     pub fn join(chunks: &[Chunk]) -> Result<Chunk> {
         let rows: Vec<&Rows> = chunks.iter().map(|chunk| &*chunk.rows).collect();
-        let rows = Rows::join(&rows)?;
+        let mut rows = Rows::join(&rows)?;
+        let untils: Vec<u64> =
+            chunks.iter().flat_map(|chunk| &chunk.ends.untils).copied().collect();
+        let mut slots: Vec<u32> = Vec::with_capacity(rows.len());
+        for chunk in chunks {
+            let (first, len) = (slots.len(), chunk.rows.len() as u32);
+            slots.extend((0..len).map(|position| (first + chunk.row(position)) as u32));
+        }
         let mut ends = Ends::new(rows.len());
-        let untils = chunks.iter().flat_map(|chunk| &chunk.ends.untils);
-        untils.enumerate().for_each(|(row, until)| ends.set(row, *until));
-        Ok(Chunk { start: chunks[0].start, rows: Arc::new(rows), ends: Arc::new(ends) })
+        match rows.order() {
+            None => untils.iter().enumerate().for_each(|(row, until)| ends.set(row, *until)),
+            Some(order) => {
+                rows = rows.pick(&order)?;
+                let mut moved = vec![0; slots.len()];
+                for (row, old) in order.values().iter().enumerate() {
+                    ends.set(row, untils[*old as usize]);
+                    moved[*old as usize] = row as u32;
+                }
+                slots.iter_mut().for_each(|slot| *slot = moved[*slot as usize]);
+            }
+        }
+        let slots = Some(Arc::new(slots));
+        Ok(Chunk { start: chunks[0].start, rows: Arc::new(rows), ends: Arc::new(ends), slots })
     }
 }
 
@@ -298,29 +335,62 @@ mod tests {
     use super::*;
     use arrow::datatypes::Schema;
 
-    #[test]
-    fn the_mask_of_now_is_kept_up_and_the_past_is_computed() {
-        let versions = UInt64Array::from(vec![5, 6, 7]);
-        let options = RecordBatchOptions::new().with_row_count(Some(3));
+    fn chunk(start: u32, rows: &[(i64, u64)]) -> Chunk {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
         let columns =
             RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options);
-        let handles = Int64Array::from(vec![1, 2, 3]);
-        let deleted = BooleanArray::from(vec![false; 3]);
+        let handles = Int64Array::from_iter_values(rows.iter().map(|row| row.0));
+        let versions = UInt64Array::from_iter_values(rows.iter().map(|row| row.1));
+        let deleted = BooleanArray::from(vec![false; rows.len()]);
         let rows = Rows::new(handles, versions, deleted, columns.expect("no columns"));
-        let mut chunk = Chunk::new(0, rows);
-        (0..3).for_each(|row| chunk.set_until(row, u64::MAX));
-        assert_eq!(chunk.seen(4), Seen::Nothing);
-        assert_eq!(chunk.seen(6), Seen::Some(vec![0b011]));
-        assert_eq!(chunk.seen(7), Seen::All);
+        let len = rows.len();
+        let mut chunk = Chunk::new(start, rows);
+        (0..len).for_each(|row| chunk.set_until(row, u64::MAX));
+        chunk
+    }
+
+    fn some(bits: &[bool]) -> Seen {
+        Seen::Some(BooleanBuffer::from(bits.to_vec()))
+    }
+
+    #[test]
+    fn the_mask_of_now_is_kept_up_and_the_past_is_computed() {
+        let mut chunk = chunk(0, &[(1, 5), (2, 6), (3, 7)]);
+        assert_eq!(chunk.seen(4, 0, 3), Seen::Nothing);
+        assert_eq!(chunk.seen(6, 0, 3), some(&[true, true, false]));
+        assert_eq!(chunk.seen(6, 1, 2), some(&[true, false]));
+        assert_eq!(chunk.seen(7, 0, 3), Seen::All);
         let before = chunk.clone();
         chunk.set_until(1, 9);
-        assert_eq!(chunk.seen(8), Seen::All);
-        assert_eq!(chunk.seen(9), Seen::Some(vec![0b101]));
-        assert_eq!(before.seen(9), Seen::All, "a copy that a snapshot holds never changes");
+        assert_eq!(chunk.seen(8, 0, 3), Seen::All);
+        assert_eq!(chunk.seen(9, 0, 3), some(&[true, false, true]));
+        assert_eq!(chunk.seen(9, 1, 1), some(&[false]));
+        assert_eq!(before.seen(9, 0, 3), Seen::All, "a copy that a snapshot holds never changes");
         chunk.set_until(0, 0);
         chunk.set_until(2, 12);
-        assert_eq!(chunk.seen(11), Seen::Some(vec![0b100]));
-        assert_eq!(chunk.seen(12), Seen::Nothing);
-        assert_eq!(Chunk::join(&[chunk.clone()]).expect("joined").seen(8), chunk.seen(8));
+        assert_eq!(chunk.seen(11, 0, 3), some(&[false, false, true]));
+        assert_eq!(chunk.seen(12, 0, 3), Seen::Nothing);
+        let joined = Chunk::join(&[chunk.clone()]).expect("joined");
+        assert_eq!(joined.seen(8, 0, 3), chunk.seen(8, 0, 3));
+    }
+
+    #[test]
+    fn joined_chunks_are_in_order_and_each_position_keeps_its_row() {
+        let rows = [(2, 5), (9, 5), (1, 6), (9, 6), (9, 7), (0, 8)];
+        let mut parts = [chunk(10, &rows[..2]), chunk(12, &rows[2..5]), chunk(15, &rows[5..])];
+        parts[0].set_until(1, 6);
+        parts[1].set_until(1, 7);
+        let once = Chunk::join(&parts[..2]).expect("joined");
+        let joined = Chunk::join(&[once, parts[2].clone()]).expect("joined again");
+        assert_eq!(joined.rows.handles.values()[..], [0, 1, 2, 9, 9, 9]);
+        assert_eq!(joined.start, 10);
+        for (position, (handle, version)) in rows.into_iter().enumerate() {
+            let row = joined.row(position as u32);
+            assert_eq!(joined.rows.handles.value(row), handle, "position {position}");
+            assert_eq!(joined.rows.versions.value(row), version, "position {position}");
+        }
+        let untils: Vec<u64> = (3..6).map(|row| joined.until(row)).collect();
+        assert_eq!(untils, [6, 7, u64::MAX]);
+        assert_eq!(joined.ends.live, 4);
     }
 }

@@ -1,6 +1,8 @@
 //! What the delta did to a stable pack: which rows ended, and when. It must never bring back a
 //! row that was physically removed.
 
+use arrow::buffer::{BooleanBuffer, Buffer};
+
 /// Changes laid over one immutable pack. Copied when a snapshot still holds the old one.
 #[derive(Clone, Debug)]
 pub struct Overlay {
@@ -21,6 +23,12 @@ pub fn ones(rows: usize) -> Vec<u64> {
         *words.last_mut().expect("rows is not 0") = (1 << (rows % 64)) - 1;
     }
     words
+}
+
+/// The bits of `rows` rows from `first` on; only the words that hold them are copied.
+pub fn part(words: &[u64], first: usize, rows: usize) -> BooleanBuffer {
+    let words = words[first / 64..(first + rows).div_ceil(64)].to_vec();
+    BooleanBuffer::new(Buffer::from_vec(words), first % 64, rows)
 }
 
 /// Is the bit of a row set?
@@ -92,14 +100,18 @@ impl Overlay {
         self.killed.is_some() || ts >= self.min_until
     }
 
-    /// The rows that a read at `ts` sees as far as the delta is concerned: the mask of the end
-    /// of time, where rows that ended later than `ts` are put back.
-    pub fn visible(&self, ts: u64) -> Vec<u64> {
-        let mut mask = self.latest.clone();
+    /// Which of `rows` rows from `first` on a read at `ts` sees as far as the delta is concerned:
+    /// the mask of the end of time, where rows that ended later than `ts` are put back.
+    pub fn visible(&self, ts: u64, first: usize, rows: usize) -> BooleanBuffer {
+        let start = first / 64;
+        let mut words = self.latest[start..(first + rows).div_ceil(64)].to_vec();
         for (row, _) in self.ended.iter().rev().take_while(|entry| entry.1 > ts) {
-            set(&mut mask, *row as usize);
+            let row = *row as usize;
+            if (first..first + rows).contains(&row) {
+                set(&mut words, row - start * 64);
+            }
         }
-        mask
+        BooleanBuffer::new(Buffer::from_vec(words), first % 64, rows)
     }
 }
 
@@ -108,8 +120,12 @@ mod tests {
     use super::*;
 
     fn visible(overlay: &Overlay, rows: usize, ts: u64) -> Vec<usize> {
-        let mask = overlay.visible(ts);
-        (0..rows).filter(|row| get(&mask, *row)).collect()
+        let mask = overlay.visible(ts, 0, rows);
+        for first in 0..rows {
+            let part = overlay.visible(ts, first, rows - first);
+            assert_eq!(part, mask.slice(first, rows - first), "from row {first} on");
+        }
+        mask.set_indices().collect()
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! each, found once. It must never skip a pack or chunk that holds a row of the answer.
 
 use super::bounds::Bounds;
+use super::chunk::Chunk;
 use super::segment::View;
 use super::stable::Stable;
 use super::unit::{Unit, Visible, covers, touches};
@@ -99,11 +100,7 @@ pub fn units(views: &[Arc<View>], ranges: &[HandleRange], ts: u64) -> Result<Vec
             }
         }
         for (index, chunk) in view.chunks.iter().enumerate() {
-            let rows = &chunk.rows;
-            if rows.min_version <= ts && touches(ranges, rows.first, rows.last) {
-                let (view, first, rows) = (view_index, 0, rows.len());
-                units.push(Unit { view, index, is_chunk: true, first, rows });
-            }
+            chunk_units(chunk, (view_index, index), ranges, ts, &mut units);
         }
     }
     Ok(units)
@@ -122,21 +119,53 @@ fn pack_units(
     if gone || !touches(ranges, pack.first, pack.last) {
         return Ok(());
     }
-    let mut unit = Unit { view, index, is_chunk: false, first: 0, rows: pack.rows };
-    if covers(ranges, pack.first, pack.last) {
-        units.push(unit);
-        return Ok(());
-    }
-    let handles = stable.keys(index)?.handles;
-    let from = ranges.partition_point(|range| range.last < pack.first);
-    for range in ranges[from..].iter().take_while(|range| range.first <= pack.last) {
-        unit.first = handles.partition_point(|h| *h < range.first);
-        unit.rows = handles.partition_point(|h| *h <= range.last) - unit.first;
-        if unit.rows > 0 {
-            units.push(unit);
-        }
+    let unit = Unit { view, index, is_chunk: false, first: 0, rows: pack.rows };
+    match covers(ranges, pack.first, pack.last) {
+        true => units.push(unit),
+        false => cut(unit, stable.keys(index)?.handles, ranges, units),
     }
     Ok(())
+}
+
+fn chunk_units(
+    chunk: &Chunk,
+    (view, index): (usize, usize),
+    ranges: &[HandleRange],
+    ts: u64,
+    units: &mut Vec<Unit>,
+) {
+    let rows = &chunk.rows;
+    if rows.min_version > ts || !touches(ranges, rows.first, rows.last) {
+        return;
+    }
+    let unit = Unit { view, index, is_chunk: true, first: 0, rows: rows.len() };
+    match covers(ranges, rows.first, rows.last) {
+        true => units.push(unit),
+        false => cut(unit, rows.handles.values(), ranges, units),
+    }
+}
+
+/// The parts of a whole pack or chunk, whose handles ascend, that lie in the ranges. Parts that
+/// touch are one.
+fn cut(mut unit: Unit, handles: &[i64], ranges: &[HandleRange], units: &mut Vec<Unit>) {
+    let (Some(first), Some(last)) = (handles.first(), handles.last()) else { return };
+    let from = ranges.partition_point(|range| range.last < *first);
+    let (known, mut end) = (units.len(), 0);
+    for range in ranges[from..].iter().take_while(|range| range.first <= *last) {
+        let start = end + handles[end..].partition_point(|handle| *handle < range.first);
+        if handles.get(start).is_none_or(|handle| *handle > range.last) {
+            end = start;
+            continue;
+        }
+        end = start + handles[start..].partition_point(|handle| *handle <= range.last);
+        match units[known..].last_mut().filter(|before| before.first + before.rows == start) {
+            Some(before) => before.rows = end - before.first,
+            None => {
+                (unit.first, unit.rows) = (start, end - start);
+                units.push(unit);
+            }
+        }
+    }
 }
 
 fn places(view: &View, request: &ScanRequest) -> Vec<Place> {
@@ -243,7 +272,7 @@ impl Plan {
     /// touched, and of those only where bounds leave a doubt and a row is left.
     pub fn visible(&self, unit: &Unit) -> Result<Visible> {
         let view = &self.views[unit.view];
-        let mut visible = unit.visible(view, &self.request.ranges, self.ts)?;
+        let mut visible = unit.visible(view, self.ts)?;
         for (condition, column) in self.filter.columns().enumerate() {
             let mask = match visible {
                 Visible::Nothing => return Ok(Visible::Nothing),
@@ -321,4 +350,27 @@ impl Plan {
 /// A value, repeated.
 pub fn repeat(value: &ArrayRef, rows: usize) -> Result<ArrayRef> {
     Ok(take(value, &UInt32Array::from(vec![0; rows]), None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_cut_at_the_edges_of_ranges() {
+        let handles = [0, 2, 4, 4, 6, 8];
+        let parts = |ranges: &[(i64, i64)]| {
+            let range = |(first, last): &(i64, i64)| HandleRange { first: *first, last: *last };
+            let ranges: Vec<_> = ranges.iter().map(range).collect();
+            let unit = Unit { view: 0, index: 0, is_chunk: true, first: 0, rows: 6 };
+            let mut units = vec![unit];
+            cut(unit, &handles, &ranges, &mut units);
+            units[1..].iter().map(|unit| (unit.first, unit.rows)).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(&[(4, 4)]), [(2, 2)]);
+        assert_eq!(parts(&[(1, 1), (3, 3), (7, 7)]), []);
+        assert_eq!(parts(&[(-5, -1), (0, 0), (5, 5), (6, 6), (9, 9)]), [(0, 1), (4, 1)]);
+        assert_eq!(parts(&[(0, 2), (3, 5), (6, 6)]), [(0, 5)]);
+        assert_eq!(parts(&[(i64::MIN, 2), (8, i64::MAX)]), [(0, 2), (5, 1)]);
+    }
 }

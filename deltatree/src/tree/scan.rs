@@ -74,7 +74,7 @@ impl ColumnSnapshot for Snapshot {
         let ts = clamp(ts);
         let mut count = 0;
         for unit in units(&self.views, ranges, ts)? {
-            count += unit.visible(&self.views[unit.view], ranges, ts)?.count(&unit) as u64;
+            count += unit.visible(&self.views[unit.view], ts)?.count(&unit) as u64;
         }
         Ok(count)
     }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!              (handle, version) ─► position           in-memory B+ tree over the delta
-//!  delta       chunk │ chunk │ chunk ...               rows as they came, each with its `until`
+//!  delta       chunk │ chunk │ chunk ...               each by handle, rows with their `until`
 //!  overlays    .  o  .  .  o                           per pack: rows that the delta ended
 //!  stable      base packs        │ history packs       immutable
 //! ```
@@ -116,7 +116,7 @@ impl View {
     /// The chunk and row at a position.
     pub fn at(&self, position: u32) -> (usize, usize) {
         let chunk = self.chunks.partition_point(|c| c.start <= position) - 1;
-        (chunk, (position - self.chunks[chunk].start) as usize)
+        (chunk, self.chunks[chunk].row(position - self.chunks[chunk].start))
     }
 
     fn overlay(&mut self, pack: usize, rows: usize) -> &mut Overlay {

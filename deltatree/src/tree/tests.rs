@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use damask_env::{MemoryDisk, RealDisk};
 
 mod load;
+mod narrow;
 mod pushed;
 mod traps;
 

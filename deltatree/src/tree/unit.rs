@@ -1,13 +1,13 @@
 //! Units of a scan: neighbouring rows of one pack or chunk, and which of them a read sees. It
-//! must never look at the versions of a pack or chunk that is older than the read.
+//! must never look at the versions of a pack or chunk that is older than the read, nor at rows
+//! outside of the unit.
 
 use super::chunk::Seen;
-use super::overlay::ones;
 use super::segment::View;
 use crate::error::Result;
 use crate::store::HandleRange;
 use crate::values::pack_bits;
-use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::buffer::BooleanBuffer;
 
 /// Neighbouring rows that are read together.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +56,6 @@ impl Visible {
     }
 }
 
-fn bits(words: Vec<u64>, rows: usize) -> BooleanBuffer {
-    BooleanBuffer::new(Buffer::from_vec(words), 0, rows)
-}
-
 /// The ranges hold all handles in `first..=last`.
 pub fn covers(ranges: &[HandleRange], first: i64, last: i64) -> bool {
     let at = ranges.partition_point(|range| range.last < first);
@@ -73,17 +69,21 @@ pub fn touches(ranges: &[HandleRange], first: i64, last: i64) -> bool {
 }
 
 impl Unit {
-    /// The rows that a read at `ts` sees; of a chunk, those inside the ranges.
-    pub fn visible(&self, view: &View, ranges: &[HandleRange], ts: u64) -> Result<Visible> {
-        let mask = match self.is_chunk {
-            true => match self.chunk_mask(view, ranges, ts) {
-                Seen::Nothing => return Ok(Visible::Nothing),
-                Seen::All => None,
-                Seen::Some(words) => Some(bits(words, view.chunks[self.index].rows.len())),
-            },
-            false => self.pack_mask(view, ts)?,
-        };
-        Ok(Visible::of(mask.map(|mask| mask.slice(self.first, self.rows))))
+    /// The rows that a read at `ts` sees.
+    pub fn visible(&self, view: &View, ts: u64) -> Result<Visible> {
+        Ok(match self.seen(view, ts)? {
+            Seen::Nothing => Visible::Nothing,
+            Seen::All => Visible::All,
+            Seen::Some(mask) => Visible::of(Some(mask)),
+        })
+    }
+
+    /// As `visible`, with the mask that it took to find out.
+    pub fn seen(&self, view: &View, ts: u64) -> Result<Seen> {
+        match self.is_chunk {
+            true => Ok(view.chunks[self.index].seen(ts, self.first, self.rows)),
+            false => Ok(self.pack_mask(view, ts)?.map_or(Seen::All, Seen::Some)),
+        }
     }
 
     fn pack_mask(&self, view: &View, ts: u64) -> Result<Option<BooleanBuffer>> {
@@ -91,39 +91,24 @@ impl Unit {
         let pack = &stable.packs[self.index];
         let overlay = view.overlays[self.index].as_ref().filter(|overlay| overlay.hides(ts));
         let is_base = self.index < stable.base_packs;
-        let mask = overlay.map(|overlay| bits(overlay.visible(ts), pack.rows));
+        let mask = overlay.map(|overlay| overlay.visible(ts, self.first, self.rows));
         if is_base && pack.max_version <= ts {
             return Ok(mask);
         }
         let keys = stable.keys(self.index)?;
-        let mut mask = mask.unwrap_or_else(|| bits(ones(pack.rows), pack.rows));
+        let rows = self.first..self.first + self.rows;
+        let both = |mask: Option<BooleanBuffer>, other: BooleanBuffer| match mask {
+            Some(mask) => &mask & &other,
+            None => other,
+        };
+        let mut mask = mask;
         if pack.max_version > ts {
-            mask = &mask & &pack_bits(keys.versions, |version| version <= ts);
+            let versions = pack_bits(&keys.versions[rows.clone()], |version| version <= ts);
+            mask = Some(both(mask, versions));
         }
         if let Some(untils) = keys.untils {
-            mask = &mask & &pack_bits(untils, |until| ts < until);
+            mask = Some(both(mask, pack_bits(&untils[rows], |until| ts < until)));
         }
-        Ok(Some(mask))
-    }
-
-    fn chunk_mask(&self, view: &View, ranges: &[HandleRange], ts: u64) -> Seen {
-        let chunk = &view.chunks[self.index];
-        let seen = chunk.seen(ts);
-        if seen == Seen::Nothing || covers(ranges, chunk.rows.first, chunk.rows.last) {
-            return seen;
-        }
-        let mut mask = match seen {
-            Seen::Some(words) => words,
-            _ => ones(chunk.rows.len()),
-        };
-        for (word, handles) in mask.iter_mut().zip(chunk.rows.handles.values().chunks(64)) {
-            if *word != 0 {
-                let inside = handles.iter().enumerate();
-                *word &= inside.fold(0, |word, (bit, handle)| {
-                    word | u64::from(touches(ranges, *handle, *handle)) << bit
-                });
-            }
-        }
-        Seen::Some(mask)
+        Ok(mask)
     }
 }
