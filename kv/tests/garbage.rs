@@ -12,7 +12,7 @@ use damask_types::{
     Write, WriteKind, WriteRef, key,
 };
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A valid engine key, or anything.
 fn engine_key() -> impl Strategy<Value = Vec<u8>> {
@@ -130,7 +130,11 @@ proptest! {
         let cells: BTreeMap<ColumnId, Datum> =
             cells.into_iter().map(|(id, datum)| (ColumnId(id), datum)).collect();
         let of_row: Vec<(ColumnId, &Datum)> = cells.iter().map(|(id, d)| (*id, d)).collect();
-        if let Ok(row) = RowView::new(&spoil(encode_row(&of_row))) {
+        let row = encode_row(&of_row);
+        let whole = RowView::new(&row).expect("it was just made");
+        let ids: BTreeSet<ColumnId> = whole.column_ids().collect();
+        prop_assert!(ids.iter().eq(cells.keys()));
+        if let Ok(row) = RowView::new(&spoil(row)) {
             for id in row.column_ids() {
                 let Cell::Value(value) = row.get(id) else { continue };
                 for ty in [
@@ -145,7 +149,10 @@ proptest! {
             }
         }
         let values: Vec<Datum> = cells.into_values().collect();
-        let index = spoil(key::index_key(TableId(1), IndexId(2), &values, Some(7)));
+        let index = key::index_key(TableId(1), IndexId(2), &values, Some(7));
+        let (found, handle) = key::decode_index_key(&index, values.len()).expect("just made");
+        prop_assert_eq!((found.len(), handle), (values.len(), Some(7)));
+        let index = spoil(index);
         key::decode_index_key(&index, values.len()).ok();
         key::decode_row_key(&index);
         key::decode_table(&index);
@@ -153,9 +160,20 @@ proptest! {
         let mut log = Vec::new();
         Record::Value { key: index.clone(), start_ts: Timestamp(1), value }.put(&mut log);
         Record::Unlock { key: index }.put(&mut log);
-        let log = spoil(log);
-        let mut rest = log.as_slice();
-        while !rest.is_empty() && Record::take(&mut rest).is_ok() {}
+        let taken = |mut rest: &[u8]| -> (usize, bool) {
+            let mut records = 0;
+            while !rest.is_empty() {
+                let before = rest.len();
+                if Record::take(&mut rest).is_err() {
+                    return (records, false);
+                }
+                assert!(rest.len() < before, "a record has bytes");
+                records += 1;
+            }
+            (records, true)
+        };
+        prop_assert_eq!(taken(&log), (2, true));
+        taken(&spoil(log));
     }
 
     #[test]

@@ -331,18 +331,18 @@ fn pushed_work_agrees_with_rows_looked_at_one_by_one() {
         let mut numbers = Numbers(seed);
         let tree = DeltaTree::open(Arc::new(MemoryDisk::new()), Config::small()).expect("open");
         let model = MemoryColumnStore::new();
-        for now in 1..40 {
-            let batch = changes(&mut numbers, now);
+        for ts in 1..40 {
+            let batch = changes(&mut numbers, ts);
             tree.apply(&batch).expect("applied");
             model.apply(&batch).expect("applied");
             if numbers.below(6) == 0 {
                 tree.sync(&[]).expect("synced");
-                tree.maintain(Timestamp(now.saturating_sub(8)), u64::MAX).expect("merged");
+                tree.maintain(Timestamp(ts.saturating_sub(8)), u64::MAX).expect("merged");
             }
             let (tree, model) = (tree.snapshot(TABLE), model.snapshot(TABLE));
             let (tree, model) = (tree.expect("a snapshot"), model.expect("a snapshot"));
             for _ in 0..3 {
-                let query = query(&mut numbers, now);
+                let query = query(&mut numbers, ts);
                 let rows = expected(&*model, &query);
                 check_rows(&*tree, &query, &rows);
                 check_folds(&*tree, &mut numbers, &query, &rows);

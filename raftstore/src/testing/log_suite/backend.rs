@@ -10,23 +10,33 @@ use std::sync::Arc;
 /// How many of a file's n unsynced bytes survive.
 pub type Keep<'a> = &'a mut dyn FnMut(usize) -> usize;
 
-/// The storage of a log store under test.
+/// The storage of a log store under test. What it cannot do stays as it is here.
 pub trait LogBackend {
     /// Opens what is there; the store before has been dropped.
     fn open(&self) -> Result<Arc<dyn LogStore>>;
     /// Is anything there once a store is dropped?
     fn is_durable(&self) -> bool;
     /// What a power cut now would leave; `None`: this storage cannot lose what was written.
-    fn power_cut(&self, keep: Keep<'_>) -> Option<Box<dyn LogBackend>>;
-    /// Lets the n-th operation of the disk from now on fail, once (`None`: none). False: cannot.
-    fn fail_at(&self, n: Option<u64>) -> bool;
+    fn power_cut(&self, _: Keep<'_>) -> Option<Box<dyn LogBackend>> {
+        None
+    }
+    /// Lets the given operation of the disk from now on fail, once (`None`: none). False: cannot.
+    fn fail_at(&self, _: Option<u64>) -> bool {
+        false
+    }
     /// Operations of the disk since the last `fail_at`.
-    fn operations(&self) -> u64;
-    /// Flips a bit of what is stored, the `at`-th modulo all there are; again: flips it back.
+    fn operations(&self) -> u64 {
+        0
+    }
+    /// Flips the given bit of what is stored, modulo all there are; again: flips it back.
     /// False: cannot, or nothing is stored.
-    fn flip(&self, at: u64) -> bool;
+    fn flip(&self, _: u64) -> bool {
+        false
+    }
     /// Bits that `flip` can flip.
-    fn bits(&self) -> u64;
+    fn bits(&self) -> u64 {
+        0
+    }
 }
 
 /// A store whose content is gone when it is dropped.
@@ -39,26 +49,6 @@ impl<O: Fn() -> Arc<dyn LogStore>> LogBackend for InMemory<O> {
 
     fn is_durable(&self) -> bool {
         false
-    }
-
-    fn power_cut(&self, _: Keep<'_>) -> Option<Box<dyn LogBackend>> {
-        None
-    }
-
-    fn fail_at(&self, _: Option<u64>) -> bool {
-        false
-    }
-
-    fn operations(&self) -> u64 {
-        0
-    }
-
-    fn flip(&self, _: u64) -> bool {
-        false
-    }
-
-    fn bits(&self) -> u64 {
-        0
     }
 }
 
@@ -144,25 +134,5 @@ impl<O: Fn(&std::path::Path) -> Result<Arc<dyn LogStore>>> LogBackend for InFold
 
     fn is_durable(&self) -> bool {
         true
-    }
-
-    fn power_cut(&self, _: Keep<'_>) -> Option<Box<dyn LogBackend>> {
-        None
-    }
-
-    fn fail_at(&self, _: Option<u64>) -> bool {
-        false
-    }
-
-    fn operations(&self) -> u64 {
-        0
-    }
-
-    fn flip(&self, _: u64) -> bool {
-        false
-    }
-
-    fn bits(&self) -> u64 {
-        0
     }
 }
