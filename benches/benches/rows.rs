@@ -5,6 +5,11 @@
 //! `cargo bench -p damask-benches --bench rows -- [NAME]`; names: `get`, `scan`, `bookkeeping`,
 //! `oracle`, `commit`, `hot`, `bytes`. See README.md beside this crate's manifest.
 
+#[path = "rows/reads.rs"]
+mod reads;
+#[path = "rows/written.rs"]
+mod written;
+
 use damask_benches::arguments::Arguments;
 use damask_benches::measure::{Spread, Stopwatch, median_of_calls};
 use damask_benches::report::{Line, Target, render};
@@ -12,13 +17,13 @@ use damask_benches::{Error, machine};
 use damask_cluster::config::Raft;
 use damask_cluster::{Cluster, Config};
 use damask_env::{Disk, RealClock, RealDisk};
-use damask_kv::{Engine, EngineConfig, EngineKind, MvccReader, Read, records_to_batch};
+use damask_kv::{Engine, MvccReader, records_to_batch};
 use damask_tso::{LocalOracle, Oracle};
 use damask_txn::percolator::decide;
 use damask_txn::testing::counter::{count_up_together, read_count};
 use damask_txn::{Client, Mutation, Prewrite, Request};
+use damask_types::Timestamp;
 use damask_types::codec::encode_key;
-use damask_types::{KeyRange, Record, Timestamp, Write, WriteKind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,16 +31,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of each value.
 const VALUE_BYTES: usize = 100;
-/// Pairs of one scan.
-const SCAN_PAIRS: usize = 1_000;
 /// Keys of one bookkeeping round.
 const BOOK_KEYS: usize = 1_000;
 /// Clients on the hot key.
 const HOT_CLIENTS: usize = 64;
 /// Timestamps of one batch.
 const TS_BATCH: u32 = 1_024;
-/// The version of everything that is loaded.
-const LOADED: Timestamp = Timestamp(10);
 
 fn main() -> ExitCode {
     match run() {
@@ -76,65 +77,23 @@ fn key(n: u64) -> Vec<u8> {
     damask_types::key::row_key(damask_types::TableId(1), n as i64)
 }
 
+/// Nothing of it can be compressed, so bytes on the disk are bytes of data.
 fn value(n: u64) -> Vec<u8> {
     let mut value = n.to_le_bytes().to_vec();
-    value.resize(VALUE_BYTES, b'v');
+    let mut state = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    while value.len() < VALUE_BYTES {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        value.extend_from_slice(&state.to_le_bytes());
+    }
+    value.truncate(VALUE_BYTES);
     value
 }
 
 /// Keys in an order that looks random and is the same in every run.
 fn shuffled(count: u64) -> impl Iterator<Item = u64> {
     (0..count).map(move |i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11) % count)
-}
-
-/// The same pairs twice: as versions in an engine, and plain in a bare RocksDB.
-struct Twins {
-    engine: Arc<dyn Engine>,
-    bare: rocksdb::DB,
-    rows: u64,
-    _folder: tempfile::TempDir,
-}
-
-impl Twins {
-    fn load(run: &Run) -> Result<Twins, Error> {
-        let folder = run.folder("twins")?;
-        let engine = open_engine(&folder.path().join("engine"))?;
-        let bare = open_bare(&folder.path().join("bare"))?;
-        let rows = run.arguments.pick(200_000, 2_000);
-        for first in (0..rows).step_by(1_000) {
-            let range = first..(first + 1_000).min(rows);
-            engine.write(records_to_batch(&range.clone().map(committed).collect::<Vec<_>>()))?;
-            let mut batch = rocksdb::WriteBatch::default();
-            range.for_each(|n| batch.put(encode_key(&key(n)), value(n)));
-            bare.write(batch)?;
-        }
-        engine.sync()?;
-        bare.flush()?;
-        Ok(Twins { engine, bare, rows, _folder: folder })
-    }
-}
-
-fn committed(n: u64) -> Record {
-    let write = Write::new(WriteKind::Put, LOADED.prev(), Some(value(n)));
-    Record::Write { key: key(n), commit_ts: LOADED, write }
-}
-
-fn open_engine(folder: &Path) -> Result<Arc<dyn Engine>, Error> {
-    Ok(damask_kv::open(EngineKind::Rocks, folder, &EngineConfig::default())?)
-}
-
-/// With the memory and the filters that the engine has.
-fn open_bare(folder: &Path) -> Result<rocksdb::DB, Error> {
-    let config = EngineConfig::default();
-    let mut blocks = rocksdb::BlockBasedOptions::default();
-    blocks.set_block_cache(&rocksdb::Cache::new_lru_cache(config.block_cache_bytes as usize));
-    blocks.set_bloom_filter(10.0, false);
-    let mut options = rocksdb::Options::default();
-    options.create_if_missing(true);
-    options.set_block_based_table_factory(&blocks);
-    options.set_write_buffer_size(config.write_buffer_bytes as usize);
-    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-    Ok(rocksdb::DB::open(&options, folder)?)
 }
 
 impl Run {
@@ -148,13 +107,18 @@ impl Run {
         println!("{}\n", render(title, unit, &ours, target, peers));
     }
 
-    /// Units per second of `count` of them, ours and the peer's by turns; the ratio of each pair.
-    fn race(
+    fn show_ratio(&self, title: &str, ratio: Spread, target: f64) {
+        let target = Some(Target::AtLeast(target));
+        self.show(title, "x", Line::new("ratio, pair by pair", ratio), target, &[]);
+    }
+
+    /// Units per second of `count` of them, ours and the peer's by turns.
+    fn rates(
         &self,
         count: f64,
         mut ours: impl FnMut() -> Result<(), Error>,
         mut peer: impl FnMut() -> Result<(), Error>,
-    ) -> Result<[Spread; 3], Error> {
+    ) -> Result<[Spread; 2], Error> {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for round in 0..self.arguments.pick(8, 2) {
             let (done, our_seconds) = self.stopwatch.time(&mut ours);
@@ -166,85 +130,7 @@ impl Run {
                 b.push(count / peer_seconds);
             }
         }
-        let ratios: Vec<f64> = a.iter().zip(&b).map(|(ours, peer)| ours / peer).collect();
-        Ok([Spread::of(&a), Spread::of(&b), Spread::of(&ratios)])
-    }
-
-    fn get(&self) -> Result<(), Error> {
-        let twins = Twins::load(self)?;
-        let gets = self.arguments.pick(100_000, 1_000).min(twins.rows);
-        let order: Vec<(Vec<u8>, Vec<u8>)> =
-            shuffled(twins.rows).take(gets as usize).map(|n| (key(n), value(n))).collect();
-        let [ours, peer, ratio] = self.race(
-            gets as f64,
-            || {
-                for (key, value) in &order {
-                    // As the server does for each request.
-                    let reader = MvccReader::new(twins.engine.snapshot());
-                    match reader.get(key, Timestamp::MAX)? {
-                        Read::Ok(Some(found)) if found == value[..] => {}
-                        other => return Err(format!("get: {other:?}").into()),
-                    }
-                }
-                Ok(())
-            },
-            || {
-                for (key, value) in &order {
-                    match twins.bare.get_pinned(encode_key(key))? {
-                        Some(found) if found[..] == value[..] => {}
-                        _ => return Err("bare get: not found".into()),
-                    }
-                }
-                Ok(())
-            },
-        )?;
-        let peer = [Line::new("peer: bare RocksDB get of the same bytes", peer)];
-        self.show("get: one of 200,000 rows", "gets/s", Line::new("MVCC get", ours), None, &peer);
-        self.show_ratio("get: part of the bare rate", ratio, 0.6);
-        Ok(())
-    }
-
-    fn show_ratio(&self, title: &str, ratio: Spread, target: f64) {
-        let target = Some(Target::AtLeast(target));
-        self.show(title, "x", Line::new("ratio, pair by pair", ratio), target, &[]);
-    }
-
-    fn scan(&self) -> Result<(), Error> {
-        let twins = Twins::load(self)?;
-        let reader = MvccReader::new(twins.engine.snapshot());
-        let scans = self.arguments.pick(200, 1);
-        let last = twins.rows - SCAN_PAIRS as u64;
-        let starts: Vec<u64> = shuffled(last.max(1)).take(scans).collect();
-        let [ours, peer, ratio] = self.race(
-            (scans * SCAN_PAIRS) as f64,
-            || {
-                for start in &starts {
-                    let range = KeyRange { start: key(*start), end: key(twins.rows) };
-                    let Read::Ok(pairs) = reader.scan(&range, Timestamp::MAX, SCAN_PAIRS, false)?
-                    else {
-                        return Err("scan: blocked".into());
-                    };
-                    check_scan(pairs.len(), &pairs[SCAN_PAIRS - 1].1, *start)?;
-                }
-                Ok(())
-            },
-            || {
-                for start in &starts {
-                    let from = encode_key(&key(*start));
-                    let mode = rocksdb::IteratorMode::From(&from, rocksdb::Direction::Forward);
-                    let pairs: Result<Vec<_>, _> =
-                        twins.bare.iterator(mode).take(SCAN_PAIRS).collect();
-                    let pairs = pairs?;
-                    check_scan(pairs.len(), &pairs[SCAN_PAIRS - 1].1, *start)?;
-                }
-                Ok(())
-            },
-        )?;
-        let peer = [Line::new("peer: bare RocksDB iterator", peer)];
-        let ours = Line::new("MVCC scan of 1,000", ours);
-        self.show("scan: 1,000 rows, keys and values copied out", "rows/s", ours, None, &peer);
-        self.show_ratio("scan: part of the bare rate", ratio, 0.5);
-        Ok(())
+        Ok([Spread::of(&a), Spread::of(&b)])
     }
 
     /// Prewrite and commit as decisions: an engine in memory is read, nothing is replicated.
@@ -291,7 +177,7 @@ impl Run {
         let batches = self.arguments.pick(20_000u64, 100);
         let stamps = batches * u64::from(TS_BATCH);
         let counter = AtomicU64::new(0);
-        let [ours, peer, _] = self.race(
+        let [ours, peer] = self.rates(
             stamps as f64,
             || (0..batches).try_for_each(|_| oracle.get(TS_BATCH).map(drop)).map_err(Into::into),
             || {
@@ -314,7 +200,7 @@ impl Run {
                 run().and(other.join().expect("the other thread does not panic"))
             })
         };
-        let [ours, peer, _] = self.race(
+        let [ours, peer] = self.rates(
             (2 * each) as f64,
             || {
                 two(&|| {
@@ -341,7 +227,7 @@ impl Run {
         let folder = self.folder("commit")?;
         let one = start(&folder.path().join("one"), 1)?;
         let three = start(&folder.path().join("three"), 3)?;
-        let bare = open_bare(&folder.path().join("bare"))?;
+        let bare = reads::open_alike(&folder.path().join("bare"))?;
         let mut synced = rocksdb::WriteOptions::default();
         synced.set_sync(true);
         let calls = self.arguments.pick(500, 5);
@@ -413,36 +299,6 @@ impl Run {
         self.show_ratio("hot: part of one client's rate", Spread::of(&ratios), 0.8);
         Ok(())
     }
-
-    /// What the disk gets for a byte of user data.
-    fn bytes(&self) -> Result<(), Error> {
-        let folder = self.folder("bytes")?;
-        let mut cluster = start(folder.path(), 1)?;
-        let rows = self.arguments.pick(200_000u64, 1_000);
-        let before = machine::written_bytes()?;
-        for first in (0..rows).step_by(500) {
-            let mut txn = cluster.client().begin()?;
-            for n in first..first + 500 {
-                txn.put(key(n), value(n))?;
-            }
-            txn.commit()?;
-        }
-        cluster.client().flush();
-        cluster.stop();
-        let written = machine::written_bytes()? - before;
-        let user = rows * (key(0).len() + VALUE_BYTES) as u64;
-        let ours = Spread::of(&[written as f64 / user as f64]);
-        let ours = Line::new("one replica, 500 rows a transaction", ours);
-        self.show("bytes: written for a byte of keys and values", "x", ours, None, &[]);
-        Ok(())
-    }
-}
-
-fn check_scan(count: usize, last: &[u8], start: u64) -> Result<(), Error> {
-    if count != SCAN_PAIRS || last != value(start + SCAN_PAIRS as u64 - 1) {
-        return Err(format!("scan from {start}: wrong rows").into());
-    }
-    Ok(())
 }
 
 fn start(folder: &Path, stores: usize) -> Result<Cluster, Error> {

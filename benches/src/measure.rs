@@ -4,6 +4,9 @@
 use damask_env::{Clock, RealClock};
 use std::time::Duration;
 
+/// Shorter work is not measured by the time on a processor.
+const PROCESSOR_SECONDS_MIN: f64 = 0.02;
+
 /// One clock for a whole run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stopwatch(RealClock);
@@ -20,6 +23,27 @@ impl Stopwatch {
         let value = work();
         (value, (self.0.monotonic() - start).as_secs_f64())
     }
+}
+
+impl Stopwatch {
+    /// What `work` gives, and the seconds that this thread was on a processor for it: what others
+    /// take of a busy machine does not count. Elsewhere than on Linux, the seconds it took.
+    pub fn processor<T>(&self, work: impl FnOnce() -> T) -> (T, f64) {
+        let start = processor_seconds();
+        let (value, seconds) = self.time(work);
+        match (start, processor_seconds()) {
+            // The kernel counts in ticks of some milliseconds: less than a few say nothing.
+            (Some(start), Some(end)) if end - start >= PROCESSOR_SECONDS_MIN => {
+                (value, end - start)
+            }
+            _ => (value, seconds),
+        }
+    }
+}
+
+fn processor_seconds() -> Option<f64> {
+    let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(schedule.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
 }
 
 /// Many measurements of one thing, in any unit.

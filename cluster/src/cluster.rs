@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::network::Network;
 use crate::nodes::{self, Content, Error, Memory, Node, Shared, Transactions};
 use crate::placement::{Members, Reporter};
+use crate::quarantine::Ward;
 use crate::reads::ask_leader;
 use crate::replicas::Replicas;
 use crate::schemas::CatalogSchemas;
@@ -48,7 +49,8 @@ pub struct Parts {
     pub members: Members,
     /// Stores that could not be started with the others, and why.
     pub down: RwLock<BTreeMap<StoreId, String>>,
-    room: Arc<Room>,
+    /// Is there room on the disk?
+    pub(crate) room: Arc<Room>,
     services: RwLock<HashMap<StoreId, Arc<dyn Service>>>,
     endpoints: RwLock<HashMap<StoreId, Arc<dyn Endpoint>>>,
 }
@@ -158,11 +160,15 @@ impl Cluster {
             clock.clone(),
             shared.config.columns as u32,
         ));
+        let waits = Arc::downgrade(&shared);
         let database = damask_sql_lite::Database::open(damask_sql_lite::Services {
             client: client.clone(),
             dispatch,
             replicas: facts.clone(),
             facts: facts.clone(),
+            lock_waits: Arc::new(move || {
+                waits.upgrade().map_or_else(Vec::new, |shared| shared.transactions.lock_waits())
+            }),
             runtime: runtime.handle().clone(),
             clock,
             cores,
@@ -299,6 +305,11 @@ impl Cluster {
         self.parts.down.read().clone()
     }
 
+    /// Why a running store cannot be relied on, if so.
+    pub fn failed(&self, id: StoreId) -> Option<String> {
+        self.nodes.get(&id).and_then(|node| node.member.failed())
+    }
+
     /// Stops everything, clients first.
     pub fn stop(&mut self) {
         if let Some(mysql) = self.mysql.take() {
@@ -362,6 +373,7 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
     let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
     let memory = Memory::default();
     let disk = nodes::open_disk(&config, &memory, PD_FOLDER)?;
+    topology::check_pd_folder(&config, disk.as_ref())?;
     let oracle = open_oracle(clock.clone(), disk.clone())?;
     let pd = Arc::new(topology::open_pd(&config, clock.as_ref(), disk)?);
     let members = Members::default();
@@ -369,7 +381,9 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
     let announce = reporter.announce();
     let network = Arc::new(Network::default());
     let transactions = Transactions::new(oracle, clock.clone());
-    let shared = Shared { config, clock, network, pd: pd.clone(), announce, transactions, memory };
+    let ward = Arc::new(Ward::new(network.clone(), members.clone(), config.stores));
+    let shared =
+        Shared { config, clock, network, pd: pd.clone(), announce, transactions, ward, memory };
     let (services, endpoints) = (RwLock::default(), RwLock::default());
     let (down, room) = (RwLock::default(), Arc::default());
     let parts = Parts { pd, members, down, room, services, endpoints };
@@ -432,7 +446,7 @@ fn open_runtime(cores: usize) -> Result<tokio::runtime::Runtime, Error> {
 }
 
 fn open_oracle(clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Result<Arc<dyn Oracle>, Error> {
-    let local = LocalOracle::open(clock, disk, "timestamp")?;
+    let local = LocalOracle::open(clock, disk, topology::PD_TIMESTAMP)?;
     Ok(Arc::new(BatchingOracle::new(Arc::new(local))))
 }
 

@@ -78,6 +78,11 @@ pub enum ColumnStoreName {
     Memory,
     /// Delta and stable packs.
     Deltatree,
+    /// The columnar LSM that DeltaTree is measured against; on disk it needs RocksDB.
+    Lsm,
+    /// DeltaTree with the LSM beside it: fed alike, every answer compared, a difference is an
+    /// error. For those who change either.
+    Shadow,
 }
 
 /// Names of row engines in configuration.
@@ -217,6 +222,15 @@ impl Config {
         }
         if self.raft.log == Some(LogName::Rocksdb) && self.data.is_none() {
             return Err("raft: log = 'rocksdb' needs a data folder".into());
+        }
+        let with_lsm = [ColumnStoreName::Lsm, ColumnStoreName::Shadow];
+        if with_lsm.contains(&self.column_store)
+            && self.data.is_some()
+            && !cfg!(feature = "rocksdb")
+        {
+            return Err("this build has no RocksDB (it was built with --light): \
+                        column_store = 'deltatree'"
+                .into());
         }
         let forgets = self.kv.engine == EngineName::Memory
             || self.raft.log == Some(LogName::Memory)

@@ -16,8 +16,8 @@
 //! * a cluster in memory and one on disk differ only in the disks and engines they are given;
 //! * a store that has held data never starts empty, and no store that the cluster had is left out.
 //!
-//! Reading order: `config`, `cluster`, `topology`, `nodes`, `placement`, `network`, `replicas`,
-//! `schemas`, `reads`, `collector`, `space`, `status`, `cli`.
+//! Reading order: `config`, `cluster`, `topology`, `nodes`, `placement`, `network`, `quarantine`,
+//! `replicas`, `schemas`, `reads`, `collector`, `space`, `status`, `cli`.
 
 pub mod cli;
 pub mod cluster;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod network;
 pub mod nodes;
 pub mod placement;
+pub mod quarantine;
 pub mod reads;
 pub mod replicas;
 pub mod schemas;

@@ -1,4 +1,4 @@
-//! The `damask` binary: a cluster in one process, a loader, and a control. Wiring only.
+//! The `damask` binary: a cluster in one process, a loader, a control, a simulator. Wiring only.
 
 use clap::{Parser, Subcommand};
 use damask_cluster::cli::{ctl, load, playground};
@@ -19,6 +19,13 @@ enum Command {
     /// Load a data set into a running cluster.
     #[command(subcommand)]
     Load(LoadCommand),
+    /// Run a whole cluster from a seed, with faults, and check everything it did.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// See `damask sim --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Look at a running cluster's stores, regions and operators, and have some done.
     Ctl(ctl::Options),
 }
@@ -37,6 +44,9 @@ fn main() -> ExitCode {
         Command::Playground(options) => playground::run(options),
         Command::Load(LoadCommand::Tpch(options)) => load::run(&options),
         Command::Ctl(options) => ctl::run(&options),
+        Command::Sim { arguments } => {
+            return ExitCode::from(damask_sim::main(&arguments).clamp(0, 255) as u8);
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

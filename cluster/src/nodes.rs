@@ -4,25 +4,28 @@
 use crate::config::{ColumnStoreName, Config, LogName};
 use crate::network::Network;
 use crate::placement::{Announce, Member};
+use crate::quarantine::{Fault, Guarded, Ward};
 use crate::reads::RowReads;
 use damask_coprocessor::{ColumnEndpoint, Endpoint, RowEndpoint};
+use damask_deltatree::rivals::{LsmColumns, LsmConfig, ShadowColumns};
 use damask_deltatree::{ColumnStore, DeltaTree, MemoryColumnStore};
 use damask_env::{Clock, Disk, MemoryDisk, RealDisk, Task, spawn};
 use damask_kv::gc::Budget;
-use damask_kv::{Engine, EngineConfig, GcSafePoint, MemoryEngine};
+use damask_kv::{Engine, EngineConfig, EngineKind, GcSafePoint, MemoryEngine};
 use damask_learner::{AskLeader, ColumnMachine, LearnerRead, SchemaSource, StoreReads};
 use damask_pd::{Pd, Placement};
 use damask_raftstore::{
     FileLogConfig, FileLogStore, LogStore, MemoryLogStore, RowMachine, StateMachine, Store,
     StoreOptions,
 };
+use damask_sql_lite::database::LockWait;
 use damask_tso::Oracle;
 use damask_txn::{Deadlocks, LocalDeadlocks, Service, TxnServer};
 use damask_types::{ErrorKind, KeyRange, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Bytes that one round of a column store's background work may write.
@@ -30,6 +33,13 @@ const MAINTAIN_BYTES: u64 = 256 << 20;
 /// Where a store has its Raft log, below its folder, by kind.
 const FILE_LOG: &str = "raft";
 const ROCKS_LOG: &str = "raft-rocksdb";
+/// What an engine's folder has, and no other engine's.
+const ENGINE_FILES: [(EngineKind, &str, &str); 2] =
+    [(EngineKind::Rocks, "rocksdb", "CURRENT"), (EngineKind::Fjall, "fjall", "version")];
+/// Where a columnar LSM is, below its store's folder.
+const LSM_FOLDER: &str = "lsm";
+/// Bytes of decoded columns that it keeps in memory.
+const LSM_CACHE_BYTES: usize = 512 << 20;
 /// Between two rounds when there is nothing to do.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(200);
 /// Between two rounds that fail, at most; the pause doubles up to it.
@@ -56,6 +66,8 @@ pub struct Shared {
     pub announce: Announce,
     /// What their transaction servers share.
     pub transactions: Transactions,
+    /// Where stores go that find damage in what they keep.
+    pub ward: Arc<Ward>,
     /// What takes the place of the data folder when there is none.
     pub memory: Memory,
 }
@@ -68,13 +80,24 @@ pub struct Transactions {
     pub deadlocks: Arc<dyn Deadlocks>,
     /// Versions below it may be collected, and are not read.
     pub safe_point: GcSafePoint,
+    /// The servers of row stores, to ask who waits for a lock.
+    pub servers: Mutex<HashMap<StoreId, Weak<TxnServer>>>,
 }
 
 impl Transactions {
     /// With an oracle; nobody waits, and nothing is collected yet.
     pub fn new(oracle: Arc<dyn Oracle>, clock: Arc<dyn Clock>) -> Transactions {
         let deadlocks = Arc::new(LocalDeadlocks::new(clock));
-        Transactions { oracle, deadlocks, safe_point: GcSafePoint::new() }
+        let (safe_point, servers) = (GcSafePoint::new(), Mutex::default());
+        Transactions { oracle, deadlocks, safe_point, servers }
+    }
+
+    /// Who waits for whose row lock, on every store that runs.
+    pub fn lock_waits(&self) -> Vec<LockWait> {
+        let servers: Vec<_> = self.servers.lock().values().filter_map(Weak::upgrade).collect();
+        let waits = servers.iter().flat_map(|server| server.lock_waits());
+        let told = waits.map(|w| LockWait { key: w.key, waiter: w.waiter, holder: w.holder });
+        told.collect()
     }
 }
 
@@ -82,7 +105,7 @@ impl Transactions {
 /// so that a store which stopped finds what it had acknowledged.
 #[derive(Default)]
 pub struct Memory {
-    columns: Mutex<HashMap<StoreId, Arc<MemoryColumnStore>>>,
+    columns: Mutex<HashMap<StoreId, Arc<dyn ColumnStore>>>,
     disks: Mutex<HashMap<String, Arc<MemoryDisk>>>,
     logs: Mutex<HashMap<String, Arc<MemoryLogStore>>>,
     engines: Mutex<HashMap<StoreId, Arc<MemoryEngine>>>,
@@ -149,6 +172,7 @@ impl Shared {
         Ok(match self.folder(&(row_folder(id) + "/engine")) {
             Some(folder) => {
                 let kind = self.config.kv.engine.kind();
+                check_engine(kind, &folder)?;
                 let safe_point = &self.transactions.safe_point;
                 damask_kv::open_with_gc(kind, &folder, &EngineConfig::default(), safe_point)?
             }
@@ -158,12 +182,42 @@ impl Shared {
 
     fn columns(&self, id: StoreId) -> Result<Arc<dyn ColumnStore>, Error> {
         Ok(match self.config.column_store {
-            ColumnStoreName::Deltatree => {
-                let disk = self.disk(&column_folder(id))?;
-                Arc::new(DeltaTree::open(disk, damask_deltatree::Config::default())?)
+            ColumnStoreName::Deltatree => self.deltatree(id)?,
+            ColumnStoreName::Lsm => self.lsm(id)?,
+            ColumnStoreName::Shadow => {
+                Arc::new(ShadowColumns::new(self.deltatree(id)?, self.lsm(id)?))
             }
-            ColumnStoreName::Memory => self.memory.columns.lock().entry(id).or_default().clone(),
+            ColumnStoreName::Memory => self.kept(id, || Arc::new(MemoryColumnStore::default())),
         })
+    }
+
+    /// A column store in memory: the one that was there before its node stopped, or a new one.
+    fn kept(
+        &self,
+        id: StoreId,
+        new: impl FnOnce() -> Arc<dyn ColumnStore>,
+    ) -> Arc<dyn ColumnStore> {
+        self.memory.columns.lock().entry(id).or_insert_with(new).clone()
+    }
+
+    fn deltatree(&self, id: StoreId) -> Result<Arc<dyn ColumnStore>, Error> {
+        let disk = self.disk(&column_folder(id))?;
+        Ok(Arc::new(DeltaTree::open(disk, damask_deltatree::Config::default())?))
+    }
+
+    fn lsm(&self, id: StoreId) -> Result<Arc<dyn ColumnStore>, Error> {
+        let config = LsmConfig { cache_bytes: LSM_CACHE_BYTES, ..LsmConfig::default() };
+        match self.folder(&column_folder(id)) {
+            Some(store) => {
+                let folder = store.join(LSM_FOLDER);
+                // An empty LSM beside an old log would lack what the log no longer has.
+                if store.join(FILE_LOG).exists() && !folder.exists() {
+                    return Err(format!("it has no {LSM_FOLDER}/: column_store was changed").into());
+                }
+                lsm_on_disk(&folder, config)
+            }
+            None => Ok(self.kept(id, || Arc::new(LsmColumns::in_memory(config)))),
+        }
     }
 
     /// Makes the first region in a row store that never held anything, before the store says a
@@ -198,6 +252,28 @@ impl Shared {
     }
 }
 
+/// Was the folder made by another engine? This one would begin beside what it does not know.
+fn check_engine(kind: EngineKind, folder: &Path) -> Result<(), Error> {
+    let mut others = ENGINE_FILES.iter().filter(|(other, _, _)| *other != kind);
+    match others.find(|(_, _, file)| folder.join(file).exists()) {
+        Some((_, name, _)) => {
+            Err(format!("its rows were written by {name}: [kv] engine was changed").into())
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+fn lsm_on_disk(folder: &Path, config: LsmConfig) -> Result<Arc<dyn ColumnStore>, Error> {
+    std::fs::create_dir_all(folder)?;
+    Ok(Arc::new(LsmColumns::open(folder, config)?))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn lsm_on_disk(_: &Path, _: LsmConfig) -> Result<Arc<dyn ColumnStore>, Error> {
+    Err("this build has no RocksDB".into())
+}
+
 /// What a store keeps, to look at.
 #[derive(Clone)]
 pub enum Content {
@@ -219,6 +295,7 @@ pub struct Node {
     pub endpoint: Arc<dyn Endpoint>,
     store: Option<Store>,
     network: Arc<Network>,
+    fault: Arc<Fault>,
     maintain: Option<(crossbeam_channel::Sender<()>, Task)>,
 }
 
@@ -235,6 +312,7 @@ impl Node {
         {
             tracing::warn!(store = %self.id, "stop: {e}");
         }
+        self.fault.discharge();
     }
 }
 
@@ -262,28 +340,32 @@ pub fn start_rows(shared: &Shared, id: StoreId) -> Result<Node, Error> {
     shared.bootstrap(id, machine.as_ref())?;
     let store = shared.start(id, log, machine.clone())?;
     let handle = store.handle();
-    let fault = Arc::<OnceLock<String>>::default();
-    let collect = collect(id, machine.clone(), shared.transactions.safe_point.clone(), &fault);
-    let Transactions { oracle, deadlocks, safe_point } = &shared.transactions;
+    let fault = Arc::new(Fault::of_rows(id, shared.ward.clone()));
+    let safe_point = shared.transactions.safe_point.clone();
+    let collect = collect(machine.clone(), safe_point, fault.clone());
+    let Transactions { oracle, deadlocks, safe_point, servers } = &shared.transactions;
     let server = TxnServer::new(handle.clone(), engine.clone())
         .with_oracle(oracle.clone())
         .with_deadlocks(deadlocks.clone())
         .with_safe_point(safe_point.clone())
         .with_clock(shared.clock.clone());
     let service = Arc::new(server);
+    servers.lock().insert(id, Arc::downgrade(&service));
     let reader = handle.clone();
     let endpoint = RowEndpoint::new(
         engine.clone(),
         Box::new(move |region, epoch, done| reader.read_index(region, epoch, done)),
     )
     .admitted_by(Arc::new(RowReads(service.clone())));
+    let content = Content::Rows(engine);
     Ok(Node {
         id,
-        member: Member { handle, machine, content: Content::Rows(engine), fault },
-        service: Some(service),
-        endpoint: Arc::new(endpoint),
+        member: Member { handle, machine, content, fault: fault.clone() },
+        service: Some(Arc::new(Guarded::new(service, fault.clone()))),
+        endpoint: Arc::new(Guarded::new(endpoint, fault.clone())),
         store: Some(store),
         network: shared.network.clone(),
+        fault,
         maintain: Some(collect),
     })
 }
@@ -303,29 +385,29 @@ pub fn start_columns(
     let reads = Arc::new(StoreReads::new(handle.clone(), ask));
     let read = LearnerRead::new(reads, machine.clone(), LEARNER_WAIT);
     let endpoint = ColumnEndpoint::new(read);
-    let fault = Arc::<OnceLock<String>>::default();
+    let fault = Arc::new(Fault::of_columns(id, shared.ward.clone()));
     let content = Content::Columns(columns.clone());
+    let safe_point = shared.transactions.safe_point.clone();
     Ok(Node {
         id,
         member: Member { handle, machine, content, fault: fault.clone() },
         service: None,
-        endpoint: Arc::new(endpoint),
+        endpoint: Arc::new(Guarded::new(endpoint, fault.clone())),
         store: Some(store),
         network: shared.network.clone(),
-        maintain: Some(maintain(id, columns, shared.transactions.safe_point.clone(), fault)),
+        maintain: Some(maintain(id, columns, safe_point, fault.clone())),
+        fault,
     })
 }
 
 /// Removes old versions of rows in the background, once for each safe point, until the sender is
-/// dropped. An error ends it, and is kept in `fault`.
+/// dropped. An error ends it, and is the store's fault.
 fn collect(
-    id: StoreId,
     rows: Arc<RowMachine>,
     safe_point: GcSafePoint,
-    fault: &Arc<OnceLock<String>>,
+    fault: Arc<Fault>,
 ) -> (crossbeam_channel::Sender<()>, Task) {
     let (stop, stopped) = crossbeam_channel::bounded(0);
-    let fault = fault.clone();
     let body = move || {
         let mut done = Timestamp::ZERO;
         let mut range = KeyRange::all();
@@ -346,8 +428,7 @@ fn collect(
                     MAINTAIN_EVERY
                 }
                 Err(e) => {
-                    tracing::error!(store = %id, "garbage collection ends: {e}");
-                    fault.get_or_init(|| format!("garbage collection ended: {e}"));
+                    fault.found(&format!("garbage collection ended: {e}"));
                     return;
                 }
             };
@@ -356,13 +437,13 @@ fn collect(
     (stop, spawn("collect", body))
 }
 
-/// Merges deltas in the background until the sender is dropped. Damage ends it, and is kept in
-/// `fault`: trying again would not mend it.
+/// Merges deltas in the background until the sender is dropped. Damage ends it, and is the store's
+/// fault: trying again would not mend it.
 fn maintain(
     id: StoreId,
     columns: Arc<dyn ColumnStore>,
     safe_point: GcSafePoint,
-    fault: Arc<OnceLock<String>>,
+    fault: Arc<Fault>,
 ) -> (crossbeam_channel::Sender<()>, Task) {
     let (stop, stopped) = crossbeam_channel::bounded(0);
     let body = move || {
@@ -372,8 +453,7 @@ fn maintain(
                 Ok(true) => Duration::ZERO,
                 Ok(false) => MAINTAIN_EVERY,
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    tracing::error!(store = %id, "column maintenance ends: {e}");
-                    fault.get_or_init(|| format!("column maintenance ended: {e}"));
+                    fault.found(&format!("column maintenance ended: {e}"));
                     return;
                 }
                 Err(e) => {

@@ -3,14 +3,15 @@
 //! `damask_pd::plan`'s.
 
 use crate::nodes::Content;
+use crate::quarantine::Fault;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use damask_env::{Clock, RealClock, Task, spawn};
 use damask_pd::{Flow, Pd, Placement, RegionReport, SplitIds, Step, StoreReport};
-use damask_raftstore::{PeerChange, ReplicaStatus, SplitChild, StateMachine, StoreHandle};
+use damask_raftstore::{Done, PeerChange, ReplicaStatus, SplitChild, StateMachine, StoreHandle};
 use damask_types::{Region, RegionId, StoreId};
 use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time between reports of a quiet region: a real cluster's minute, shortened for one process.
@@ -30,15 +31,15 @@ pub struct Member {
     pub machine: Arc<dyn StateMachine>,
     /// What it keeps.
     pub content: Content,
-    /// Why its background work gave up; the store itself may run on.
-    pub fault: Arc<OnceLock<String>>,
+    /// What was found to be wrong with it; the store itself may run on.
+    pub fault: Arc<Fault>,
 }
 
 impl Member {
     /// Why it cannot be relied on, if so.
     pub fn failed(&self) -> Option<String> {
         let stopped = self.handle.failed().map(|e| format!("the store stopped: {e}"));
-        stopped.or_else(|| self.fault.get().cloned())
+        stopped.or_else(|| self.fault.get())
     }
 }
 
@@ -146,12 +147,11 @@ impl Reports {
         self.rounds += 1;
         let members: Vec<_> = self.members.read().iter().map(|(id, m)| (*id, m.clone())).collect();
         for (store, member) in members {
-            if member.failed().is_none() {
-                // Nobody says yet how large the stores' disks are.
-                let report = StoreReport { store, capacity: 0, available: 0 };
-                if let Err(e) = self.pd.store_heartbeat(report) {
-                    tracing::debug!(%store, "report refused: {e}");
-                }
+            // Nobody says yet how large the stores' disks are.
+            let failed = member.failed().is_some();
+            let report = StoreReport { store, capacity: 0, available: 0, failed };
+            if let Err(e) = self.pd.store_heartbeat(report) {
+                tracing::debug!(%store, "report refused: {e}");
             }
             for status in member.handle.replicas() {
                 if status.is_leader && self.rounds % SIZE_EVERY_ROUNDS == 1 {
@@ -200,6 +200,7 @@ impl Reports {
             // Reads are not counted by stores yet.
             flow: Flow { read: 0, write: self.flows.get(&status.region.id).map_or(0, |f| f.rate) },
             pending: status.pending.iter().map(|p| p.id).collect(),
+            merging: status.merging,
         };
         match self.pd.region_heartbeat(report) {
             Ok(Some(step)) => self.carry_out(store, &status.region, step),
@@ -232,19 +233,12 @@ impl Reports {
                 self.split(&member, region, keys);
                 return;
             }
-            Step::Merge(_) => {
-                // Never planned: `Config::merge` is off.
-                tracing::error!(region = %region.id, "stores cannot merge regions");
+            Step::Merge(into) => {
+                member.handle.merge(region.id, region.epoch, into, refused_later("merge", region));
                 return;
             }
         };
-        let id = region.id;
-        let done = Box::new(move |result: damask_raftstore::Result<Region>| {
-            if let Err(e) = result {
-                // The next report asks again.
-                tracing::debug!(region = %id, "change of replicas: {e}");
-            }
-        });
+        let done = refused_later("change of replicas", region);
         member.handle.change_peer(region.id, region.epoch, change, done);
     }
 
@@ -266,4 +260,14 @@ impl Reports {
         });
         member.handle.split(region.id, region.epoch, keys, children, done);
     }
+}
+
+/// What a leader refuses now, the next report asks for again.
+fn refused_later(what: &'static str, region: &Region) -> Done<Region> {
+    let id = region.id;
+    Box::new(move |result| {
+        if let Err(e) = result {
+            tracing::debug!(region = %id, "{what}: {e}");
+        }
+    })
 }

@@ -10,7 +10,7 @@ use damask_sql_lite::database::ColumnReplicas;
 use damask_sql_lite::query::{TableFacts, TableSize};
 use damask_types::codec::encode_key;
 use damask_types::key::row_range;
-use damask_types::{KeyRange, StoreId, TableId, TableSchema};
+use damask_types::{KeyRange, RegionId, StoreId, TableId, TableSchema};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,6 +24,10 @@ const ROWS_UNKNOWN: f64 = 1000.0;
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// … nor before so many times what it took: some engines can only count.
 const MEASURE_COST: u32 = 50;
+/// Columns that lag more are not waited for, to tell by how much.
+const LAG_MAX: Duration = Duration::from_secs(1);
+/// Between two looks at columns that lag.
+const LAG_LOOK: Duration = Duration::from_millis(1);
 /// Tables whose size is remembered.
 const MEASURED_MAX: usize = 4096;
 
@@ -55,6 +59,13 @@ struct Measured {
     next: Duration,
 }
 
+/// Column replicas that are to apply a region's log up to an index.
+struct Goal {
+    region: RegionId,
+    index: u64,
+    stores: Vec<StoreId>,
+}
+
 impl Replicas {
     /// For a cluster with so many column stores.
     pub fn new(
@@ -79,11 +90,35 @@ impl Replicas {
 
     /// Has each region a learner on a store that runs?
     fn every_region_is_served(&self, range: &KeyRange) -> bool {
+        self.pd.regions_in(range).iter().all(|region| self.is_served(region))
+    }
+
+    fn is_served(&self, status: &RegionStatus) -> bool {
         let runs = |store: StoreId| {
             self.members.read().get(&store).is_some_and(|member| member.failed().is_none())
         };
-        let regions = self.pd.regions_in(range);
-        regions.iter().all(|r| r.region.learners().any(|peer| runs(peer.store)))
+        status.region.learners().any(|peer| runs(peer.store))
+    }
+
+    /// What is committed now in the regions of a range, and who is to have it; `None`: a region
+    /// has no leader or no column replica.
+    fn goals(&self, range: &KeyRange) -> Option<Vec<Goal>> {
+        let goal = |status: &RegionStatus| {
+            let (region, leader) = (status.region.id, status.leader?.store);
+            let member = self.members.read().get(&leader).cloned()?;
+            let index = member.handle.replica(region)?.commit;
+            let stores: Vec<_> = status.region.learners().map(|peer| peer.store).collect();
+            (!stores.is_empty()).then_some(Goal { region, index, stores })
+        };
+        self.pd.regions_in(range).iter().map(goal).collect()
+    }
+
+    fn is_reached(&self, goal: &Goal) -> bool {
+        let members = self.members.read();
+        goal.stores.iter().all(|store| {
+            let replica = members.get(store).and_then(|member| member.handle.replica(goal.region));
+            replica.is_some_and(|replica| replica.applied.index >= goal.index)
+        })
     }
 
     /// Rows in the columns, of every version that is still kept in the delta.
@@ -131,9 +166,10 @@ impl Replicas {
 impl ColumnReplicas for Replicas {
     fn set(&self, range: KeyRange, replicas: u32) -> Result<(), String> {
         if replicas > self.stores {
+            let nodes = if self.stores == 1 { "node" } else { "nodes" };
             return Err(format!(
-                "the tiflash replica count: {replicas} should be less than the total tiflash \
-                 server count: {}",
+                "{replicas} were asked for, each on a column node of its own, and the cluster has \
+                 {} column {nodes} (--columns)",
                 self.stores
             ));
         }
@@ -159,6 +195,22 @@ impl ColumnReplicas for Replicas {
             false => progress.ready.min(progress.wanted.saturating_sub(1)),
         };
         (ready as u32, progress.wanted as u32)
+    }
+
+    fn lag_ms(&self, range: &KeyRange) -> Option<u64> {
+        let asked = self.clock.monotonic();
+        let goals = self.goals(range)?;
+        // Ends: after LAG_MAX at the latest.
+        loop {
+            let waited = self.clock.monotonic().saturating_sub(asked);
+            match () {
+                () if goals.iter().all(|goal| self.is_reached(goal)) => {
+                    return Some(waited.as_millis() as u64);
+                }
+                () if waited > LAG_MAX => return None,
+                () => std::thread::park_timeout(LAG_LOOK),
+            }
+        }
     }
 }
 
@@ -189,5 +241,11 @@ impl TableFacts for Replicas {
 
     fn columns_ready(&self, table: &TableSchema) -> bool {
         table.column_replicas > 0 && self.is_available(&row_range(table.id))
+    }
+
+    fn columns_stopped(&self, table: &TableSchema) -> bool {
+        let regions = self.pd.regions_in(&row_range(table.id));
+        let has_any = |r: &RegionStatus| r.region.learners().next().is_some();
+        regions.iter().any(|r| has_any(r) && !self.is_served(r))
     }
 }

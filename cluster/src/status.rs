@@ -2,7 +2,7 @@
 //! change anything: orders are `control`'s.
 //!
 //! A store is `up`, `stopped` (by its owner), or `failed` (it could not be started, stopped itself,
-//! or its background work did; the reason is said).
+//! or found damage; the reason is said).
 
 mod control;
 
@@ -31,6 +31,7 @@ async fn status(State(parts): State<Arc<Parts>>) -> Json<Value> {
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "cluster_id": parts.pd.cluster_id().to_string(),
+        "disk": if parts.room.is_little() { "nearly full" } else { "ok" },
         "stores": stores,
         "regions": parts.pd.regions().len(),
     }))
@@ -87,6 +88,9 @@ async fn metrics(State(parts): State<Arc<Parts>>) -> String {
     );
     let bytes = regions.iter().map(|r| r.bytes as f64).sum();
     gauge("row_bytes", "Rough bytes of all regions' rows.", vec![(String::new(), bytes)]);
+    let room = f64::from(u8::from(!parts.room.is_little()));
+    let help = "1: new rows are taken; 0: the disk is nearly full, and they are refused.";
+    gauge("disk_has_room", help, vec![(String::new(), room)]);
     let members = parts.members.read().clone();
     let up = parts.pd.stores().into_iter().map(|info| {
         let runs = members.get(&info.id).is_some_and(|member| member.failed().is_none());

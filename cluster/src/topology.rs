@@ -18,6 +18,8 @@ const FIRST_IDS: u64 = 10;
 const VOTERS: usize = 3;
 /// The file of the placement driver's state.
 const PD_STATE: &str = "state";
+/// The file of the timestamp oracle's bound, beside it.
+pub const PD_TIMESTAMP: &str = "timestamp";
 
 struct PdFile(Arc<dyn Disk>);
 
@@ -42,29 +44,45 @@ pub fn voters(config: &Config) -> usize {
     if config.stores >= VOTERS { VOTERS } else { 1 }
 }
 
+/// Is what the placement driver and the oracle keep as old as the stores? Asked before either is
+/// opened: they would begin anew.
+///
+/// # Errors
+/// In words for the user, if a file is missing while data of stores is there.
+pub fn check_pd_folder(config: &Config, disk: &dyn Disk) -> Result<(), Error> {
+    let Some(data) = &config.data else { return Ok(()) };
+    let Some(folder) = store_folder(config, data) else { return Ok(()) };
+    for (file, what) in
+        [(PD_STATE, "the placement driver's state"), (PD_TIMESTAMP, "the timestamp oracle's bound")]
+    {
+        match disk.map(file) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(format!(
+                    "{}: {what} (pd/{file}) is missing, but {folder} is there: without it ids or \
+                     timestamps could be given out twice. Restore pd/ from a copy, or start with \
+                     an empty folder",
+                    data.display()
+                )
+                .into());
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Opens the placement driver's state, makes sure that every store it knows of is there, and
 /// registers those of the configuration. More stores than before are welcome: they begin empty.
 ///
 /// # Errors
-/// In words for the user, if a store is missing, or the state is while data of stores is there.
+/// In words for the user, if a store is missing.
 pub fn open_pd(config: &Config, clock: &dyn Clock, disk: Arc<dyn Disk>) -> Result<Pd, Error> {
     let saved = match disk.map(PD_STATE) {
         Ok(content) => Some(content.to_vec()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e.into()),
     };
-    if saved.is_none()
-        && let Some(data) = &config.data
-        && let Some(folder) = store_folder(config, data)
-    {
-        return Err(format!(
-            "{}: the placement driver's state is missing, but {folder} is there: without the state \
-             ids and timestamps would be given out twice. Restore pd/ from a copy, or start with an \
-             empty folder",
-            data.display()
-        )
-        .into());
-    }
     let planner = damask_pd::Config {
         region_bytes_max: config.raft.region_bytes_max,
         voters: voters(config),

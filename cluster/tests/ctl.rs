@@ -87,7 +87,7 @@ fn a_cluster_does_what_it_is_told() {
         accepted(addr, &json!({"move": {"region": id, "from": 2, "to": 4}}));
         until("the leader's replica to move", || stores_of(&last(addr)) == [1, 3, 4]);
         refused(addr, &json!({"move": {"region": id, "from": 1, "to": 101}}), "kind");
-        refused(addr, &json!({"merge": {"region": id, "into": 1}}), "cannot merge");
+        refused(addr, &json!({"merge": {"region": id, "into": id}}), "not neighbours");
         refused(addr, &json!({"cancel": {"region": 77}}), "no operator");
         let operators = get(addr, "/operators");
         assert!(operators.as_array().is_some_and(|list| list.len() >= 3), "{operators}");

@@ -6,6 +6,11 @@
 mod support;
 
 use damask_cluster::Cluster;
+use damask_cluster::nodes::Content;
+use damask_kv::engine::versions_end;
+use damask_kv::{Cf, WriteBatch};
+use damask_types::codec::encode_key;
+use damask_types::key::row_key;
 use damask_types::{StoreId, TableSchema};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -150,6 +155,50 @@ fn columns_that_are_cut_off_are_never_old() {
         assert_eq!(reader.join().expect("an answer"), "20");
         caught_up(&cluster, COLUMNS);
         both(&mut client, "SELECT sum(v) FROM t", "20");
+    });
+}
+
+/// Makes a record of the row unreadable, on one store.
+fn spoil(cluster: &Cluster, store: StoreId, table: &TableSchema, handle: i64) {
+    let Some(Content::Rows(engine)) = cluster.content(store) else { panic!("a row store") };
+    let start = encode_key(&row_key(table.id, handle));
+    let mut end = start.clone();
+    versions_end(&mut end);
+    let snapshot = engine.snapshot();
+    let mut cursor = snapshot.cursor(Cf::Write, &start, &end).expect("a cursor");
+    let (key, _) = cursor.seek(&start).expect("read").expect("the row was written");
+    let mut batch = WriteBatch::default();
+    batch.put(Cf::Write, key, [0xEE]);
+    engine.write(batch).expect("written");
+}
+
+#[test]
+fn a_store_that_finds_damage_leaves_when_the_others_suffice() {
+    bounded(|| {
+        let (mut cluster, mut client, table) = start();
+        client.run("SET damask_isolation_read_engines = 'row'");
+        let first = leader(&cluster, &table);
+        spoil(&cluster, first, &table, 2);
+        // Nobody notices: neither who reads the row, nor who writes it, nor who scans.
+        assert_eq!(client.value("SELECT v FROM t WHERE id = 2"), "1");
+        let why = cluster.failed(first).expect("it is named");
+        assert!(why.contains("write type"), "{why}");
+        client.run("UPDATE t SET v = v + 1 WHERE id = 2");
+        until("others to lead", || leader(&cluster, &table) != first);
+        assert_eq!(client.value("SELECT sum(v) FROM t"), "11");
+        // A majority needs the next one: it goes on, and says what it found.
+        let second = leader(&cluster, &table);
+        spoil(&cluster, second, &table, 3);
+        let refusal = client.try_rows("SELECT v FROM t WHERE id = 3").expect_err("damaged");
+        assert!(refusal.to_string().contains("write type"), "{refusal}");
+        assert!(cluster.failed(second).is_some());
+        assert_eq!(client.value("SELECT v FROM t WHERE id = 2"), "2");
+        client.run("UPDATE t SET v = v + 1 WHERE id = 1");
+        // Whatever starts in its place is heard again.
+        cluster.stop_store(first);
+        assert!(!cluster.network().is_cut(first));
+        cluster.start_store(first).expect("starts again");
+        caught_up(&cluster, first);
     });
 }
 

@@ -7,7 +7,10 @@ use crate::spec::*;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Schema};
-use damask_deltatree::{HandleRange, Prune, ScanRequest};
+use damask_deltatree::{
+    Aggregate, BatchIter, Derived, Grouping, HandleRange, Masked, MaskedIter, Predicate, Prune,
+    Query, ScanRequest, Test,
+};
 use damask_learner::{ColumnView, LearnerRead, ReadError};
 use damask_types::{Epoch, ErrorKind, KeyRange, RegionId, Timestamp};
 use std::sync::Arc;
@@ -65,6 +68,17 @@ impl Shape {
     }
 }
 
+impl ColumnEndpoint {
+    fn view(
+        &self,
+        context: RegionContext,
+        ranges: &[KeyRange],
+        spec: &ScanSpec,
+    ) -> Result<ColumnView, EndpointError> {
+        (self.view)(context.region, context.epoch, ranges, spec.ts).map_err(refused)
+    }
+}
+
 impl Endpoint for ColumnEndpoint {
     fn open(
         &self,
@@ -72,8 +86,7 @@ impl Endpoint for ColumnEndpoint {
         ranges: &[KeyRange],
         spec: &Arc<ScanSpec>,
     ) -> Result<Vec<Part>, EndpointError> {
-        let view = (self.view)(context.region, context.epoch, ranges, spec.ts);
-        let ColumnView { snapshot, handles, .. } = view.map_err(refused)?;
+        let ColumnView { snapshot, handles, .. } = self.view(context, ranges, spec)?;
         if handles.is_empty() {
             return Ok(Vec::new());
         }
@@ -86,7 +99,7 @@ impl Endpoint for ColumnEndpoint {
         let (request, take) = request(spec, handles)?;
         let shape = Arc::new(Shape { spec: spec.clone(), take });
         let parts = snapshot.scan(&request, spec.parts.max(1))?;
-        let part = |batches: damask_deltatree::BatchIter| -> Part {
+        let part = |batches: BatchIter| -> Part {
             let shape = shape.clone();
             let mut left = shape.spec.limit.unwrap_or(usize::MAX);
             let batches = batches.map(move |batch| shape.apply(&batch?));
@@ -105,6 +118,136 @@ impl Endpoint for ColumnEndpoint {
         };
         Ok(parts.into_iter().map(part).collect())
     }
+
+    fn select(
+        &self,
+        context: RegionContext,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+        filter: &[Predicate],
+    ) -> Result<Option<Vec<MaskedPart>>, EndpointError> {
+        // A limit is one of rows that are kept; only whole batches are counted here.
+        if spec.columns.is_empty() || spec.limit.is_some() {
+            return Ok(None);
+        }
+        let ColumnView { snapshot, handles, .. } = self.view(context, ranges, spec)?;
+        if handles.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let (query, take) = query(spec, handles, filter)?;
+        let shape = Arc::new(Shape { spec: spec.clone(), take });
+        let part = |batches: MaskedIter| -> MaskedPart {
+            let shape = shape.clone();
+            Box::new(batches.map(move |masked| {
+                let Masked { batch, mask } = masked?;
+                Ok(Masked { batch: shape.apply(&batch)?, mask })
+            }))
+        };
+        let parts = snapshot.select(&query, spec.parts.max(1))?;
+        Ok(Some(parts.into_iter().map(part).collect()))
+    }
+
+    fn ordered(
+        &self,
+        context: RegionContext,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+        filter: &[Predicate],
+    ) -> Result<Option<Part>, EndpointError> {
+        if spec.columns.is_empty() || spec.limit.is_some() {
+            return Ok(None);
+        }
+        let ColumnView { snapshot, handles, .. } = self.view(context, ranges, spec)?;
+        let (query, take) = query(spec, handles, filter)?;
+        let shape = Shape { spec: spec.clone(), take };
+        let batches = snapshot.ordered(&query)?;
+        Ok(Some(Box::new(batches.map(move |batch| shape.apply(&batch?)))))
+    }
+
+    fn fold(
+        &self,
+        context: RegionContext,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+        work: &FoldWork,
+    ) -> Result<Option<RecordBatch>, EndpointError> {
+        let ColumnView { snapshot, handles, .. } = self.view(context, ranges, spec)?;
+        let (query, take) = query(spec, handles, &work.filter)?;
+        let grouping = grouping(spec, &work.grouping, query.scan.schema.fields().len(), &take);
+        // Half of the parts are there to balance the work; here it balances itself.
+        let threads = spec.parts.div_ceil(2).max(1);
+        match snapshot.aggregate(&query, &grouping, threads) {
+            // A sum that is too large, an expression that fails: the rows must tell.
+            Err(e) if e.kind() == ErrorKind::Invalid => Ok(None),
+            answer => Ok(answer?),
+        }
+    }
+}
+
+/// The store's query, and where each field of the answer is in its batches.
+fn query(
+    spec: &ScanSpec,
+    handles: Vec<HandleRange>,
+    filter: &[Predicate],
+) -> Result<(Query, Vec<usize>), EndpointError> {
+    let (scan, take) = request(spec, handles)?;
+    let typed =
+        |array: &ArrayRef, column: usize| retyped(array, scan.schema.field(column).data_type());
+    let predicate = |predicate: &Predicate| {
+        let column = take[predicate.column];
+        let test = match &predicate.test {
+            Test::Equal(v) => Test::Equal(typed(v, column)?),
+            Test::NotEqual(v) => Test::NotEqual(typed(v, column)?),
+            Test::Less(v) => Test::Less(typed(v, column)?),
+            Test::LessEqual(v) => Test::LessEqual(typed(v, column)?),
+            Test::Greater(v) => Test::Greater(typed(v, column)?),
+            Test::GreaterEqual(v) => Test::GreaterEqual(typed(v, column)?),
+            Test::In(v) => Test::In(typed(v, column)?),
+            Test::Null => Test::Null,
+            Test::NotNull => Test::NotNull,
+        };
+        Ok(Predicate { column, test })
+    };
+    let filter = filter.iter().map(predicate).collect::<Result<_, EndpointError>>()?;
+    Ok((Query { scan, filter }, take))
+}
+
+/// A grouping of the spec's columns as one of the `base` columns of a request.
+fn grouping(spec: &Arc<ScanSpec>, asked: &Grouping, base: usize, take: &[usize]) -> Grouping {
+    let own = spec.columns.len();
+    let at = |column: usize| if column < own { take[column] } else { base + column - own };
+    let derived = asked.derived.iter().map(|derived| {
+        let (inputs, spec, derive) = (derived.inputs.clone(), spec.clone(), derived.derive.clone());
+        let typed = inputs.clone();
+        Derived {
+            inputs: inputs.into_iter().map(at).collect(),
+            data_type: derived.data_type.clone(),
+            derive: Arc::new(move |arrays, rows| {
+                let arrays = arrays.iter().zip(&typed).map(|(array, column)| {
+                    match spec.schema.fields().get(*column) {
+                        Some(field) => retyped(array, field.data_type()).map_err(derive_error),
+                        None => Ok(array.clone()),
+                    }
+                });
+                derive(&arrays.collect::<Result<Vec<_>, _>>()?, rows)
+            }),
+        }
+    });
+    Grouping {
+        derived: derived.collect(),
+        keep: asked.keep.map(at),
+        groups: asked.groups.iter().map(|column| at(*column)).collect(),
+        aggregates: asked
+            .aggregates
+            .iter()
+            .map(|a| Aggregate { column: a.column.map(at), ..*a })
+            .collect(),
+        groups_max: asked.groups_max,
+    }
+}
+
+fn derive_error(e: EndpointError) -> damask_deltatree::Error {
+    damask_deltatree::Error::new("derive", e.kind(), e)
 }
 
 /// The column in a type that holds the same values: a DECIMAL column is stored with more digits

@@ -3,6 +3,8 @@
 //! return part of a unit: a unit is opened as a whole or asked for again.
 
 use crate::spec::*;
+use arrow::array::RecordBatch;
+use damask_deltatree::{Masked, Predicate};
 use damask_env::Clock;
 use damask_pd::Locate;
 use damask_raftstore::Error as RegionError;
@@ -50,6 +52,47 @@ pub struct Unit {
     /// Ascending ranges inside it.
     pub ranges: Vec<KeyRange>,
 }
+
+/// A part of a unit that was opened with a filter.
+pub enum Opened {
+    /// The filter is still to be applied.
+    Plain(Part),
+    /// The store has applied it.
+    Selected(MaskedPart),
+}
+
+/// The first rows of a part.
+struct First {
+    part: Part,
+    left: usize,
+}
+
+impl Iterator for First {
+    type Item = Result<Masked, EndpointError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let batch = self.part.next()?;
+        Some(batch.map(|batch| {
+            let rows = batch.num_rows().min(self.left);
+            self.left -= rows;
+            Masked { batch: batch.slice(0, rows), mask: None }
+        }))
+    }
+}
+
+/// What came of folding a unit.
+pub enum Folded {
+    /// Its groups.
+    Batch(RecordBatch),
+    /// The store does not fold these ranges: they are to be scanned.
+    Refused(Vec<KeyRange>),
+}
+
+/// What an endpoint is asked for a unit.
+type Ask<'a, T> = &'a dyn Fn(&dyn Endpoint, RegionContext, &[KeyRange]) -> Result<T, EndpointError>;
 
 /// Sends scans to where the data is.
 pub struct Dispatch {
@@ -112,7 +155,78 @@ impl Dispatch {
         ranges: &[KeyRange],
         spec: &Arc<ScanSpec>,
     ) -> Result<Vec<Part>, DispatchError> {
-        let mut parts = Vec::new();
+        let open = |endpoint: &dyn Endpoint, context, ranges: &[KeyRange]| {
+            endpoint.open(context, ranges, spec)
+        };
+        let opened = self.each(ranges, spec, &open)?;
+        Ok(opened.into_iter().flatten().collect())
+    }
+
+    /// As `open`, of the rows that pass `filter`, where a store can tell.
+    pub fn select(
+        &self,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+        filter: &[Predicate],
+    ) -> Result<Vec<Opened>, DispatchError> {
+        let select = |endpoint: &dyn Endpoint, context, ranges: &[KeyRange]| {
+            Ok(match endpoint.select(context, ranges, spec, filter)? {
+                Some(parts) => parts.into_iter().map(Opened::Selected).collect(),
+                None => {
+                    let parts = endpoint.open(context, ranges, spec)?;
+                    parts.into_iter().map(Opened::Plain).collect::<Vec<_>>()
+                }
+            })
+        };
+        let opened = self.each(ranges, spec, &select)?;
+        Ok(opened.into_iter().flatten().collect())
+    }
+
+    /// As `select`, of each unit at least the first rows by handle, where a store can tell.
+    pub fn first(
+        &self,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+        filter: &[Predicate],
+        rows: usize,
+    ) -> Result<Vec<Opened>, DispatchError> {
+        let first = |endpoint: &dyn Endpoint, context, ranges: &[KeyRange]| {
+            Ok(match endpoint.ordered(context, ranges, spec, filter)? {
+                // A mask says that the filter has been applied.
+                Some(part) => vec![Opened::Selected(Box::new(First { part, left: rows }))],
+                None => {
+                    let parts = endpoint.open(context, ranges, spec)?;
+                    parts.into_iter().map(Opened::Plain).collect()
+                }
+            })
+        };
+        let opened = self.each(ranges, spec, &first)?;
+        Ok(opened.into_iter().flatten().collect())
+    }
+
+    /// Folds every unit of `ranges`, one after the other. Blocks.
+    pub fn fold(
+        &self,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+        work: &FoldWork,
+    ) -> Result<Vec<Folded>, DispatchError> {
+        self.each(ranges, spec, &|endpoint: &dyn Endpoint, context, ranges: &[KeyRange]| {
+            Ok(match endpoint.fold(context, ranges, spec, work)? {
+                Some(batch) => Folded::Batch(batch),
+                None => Folded::Refused(ranges.to_vec()),
+            })
+        })
+    }
+
+    /// Asks for every unit of `ranges`, one after the other, until each is answered.
+    fn each<T>(
+        &self,
+        ranges: &[KeyRange],
+        spec: &Arc<ScanSpec>,
+        ask: Ask<'_, T>,
+    ) -> Result<Vec<T>, DispatchError> {
+        let mut answers = Vec::new();
         let mut pending = vec![ranges.to_vec()];
         let mut backoff = self.backoff();
         let mut lock_rounds = 0;
@@ -123,9 +237,9 @@ impl Dispatch {
                 continue;
             };
             for unit in units {
-                let error = match self.send(&unit, spec, backoff.attempts) {
-                    Ok(opened) => {
-                        parts.extend(opened);
+                let error = match self.send(&unit, spec, backoff.attempts, ask) {
+                    Ok(answer) => {
+                        answers.push(answer);
                         continue;
                     }
                     Err(error) => error,
@@ -135,6 +249,8 @@ impl Dispatch {
                         lock_rounds += 1;
                         self.resolve(locks, spec.ts, &mut backoff)?;
                     }
+                    // No other store knows better.
+                    error if error.kind() == ErrorKind::TooOld => return Err(failed(&error)),
                     EndpointError::Region(ref region_error) => {
                         self.learn(&unit, spec.source, region_error);
                         self.wait(&mut backoff, &error)?;
@@ -145,16 +261,17 @@ impl Dispatch {
                 pending.push(unit.ranges);
             }
         }
-        Ok(parts)
+        Ok(answers)
     }
 
     /// Asks the store that should know. Without a known leader every voter has its turn.
-    fn send(
+    fn send<T>(
         &self,
         unit: &Unit,
         spec: &Arc<ScanSpec>,
         attempts: usize,
-    ) -> Result<Vec<Part>, EndpointError> {
+        ask: Ask<'_, T>,
+    ) -> Result<T, EndpointError> {
         let context = RegionContext { region: unit.region.id, epoch: unit.region.epoch };
         let absent = || EndpointError::Region(RegionError::RegionNotFound(unit.region.id));
         if spec.source != Source::Columns {
@@ -163,13 +280,13 @@ impl Dispatch {
             let peer = leader.or_else(|| unit.region.voters().nth(turn).copied());
             let store = peer.ok_or_else(absent)?.store;
             let endpoint = self.endpoints.endpoint(store).ok_or_else(absent)?;
-            return endpoint.open(context, &unit.ranges, spec);
+            return ask(&*endpoint, context, &unit.ranges);
         }
         let mut error = EndpointError::Region(RegionError::Busy("no column replica yet"));
         for peer in unit.region.learners() {
             let Some(endpoint) = self.endpoints.endpoint(peer.store) else { continue };
-            match endpoint.open(context, &unit.ranges, spec) {
-                Ok(parts) => return Ok(parts),
+            match ask(&*endpoint, context, &unit.ranges) {
+                Ok(answer) => return Ok(answer),
                 Err(e @ EndpointError::Locked(_)) => return Err(e),
                 Err(e) => error = e,
             }

@@ -10,12 +10,15 @@
 //!       RegionScan
 //! ```
 
+use crate::fold::{FoldExec, folded};
 use crate::lookup::IndexLookupExec;
+use crate::push::is_handle;
 use crate::scan::RegionScanExec;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, Statistics};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -29,6 +32,9 @@ use datafusion::physical_plan::{
 };
 use std::fmt;
 use std::sync::Arc;
+
+/// More rows than these are not the first ones, but most: in order of handles they cost more.
+const FIRST_ROWS_MAX: usize = 16_384;
 
 /// A plan that runs beside the data, as one leaf.
 #[derive(Debug)]
@@ -45,11 +51,7 @@ impl FragmentExec {
     /// The fragment in one line, as `EXPLAIN` shows it.
     pub fn describe(&self) -> Description {
         let mut description = Description::default();
-        // The visit never fails: the closure does not.
-        let _ = self.inner.apply(|plan| {
-            description.add(plan);
-            Ok(TreeNodeRecursion::Continue)
-        });
+        description.add_all(&self.inner);
         description
     }
 }
@@ -76,8 +78,18 @@ pub struct Description {
 }
 
 impl Description {
+    fn add_all(&mut self, plan: &Arc<dyn ExecutionPlan>) {
+        // The visit never fails: the closure does not.
+        let _ = plan.apply(|plan| {
+            self.add(plan);
+            Ok(TreeNodeRecursion::Continue)
+        });
+    }
+
     fn add(&mut self, plan: &Arc<dyn ExecutionPlan>) {
-        if let Some(scan) = plan.downcast_ref::<RegionScanExec>() {
+        if let Some(fold) = plan.downcast_ref::<FoldExec>() {
+            self.add_all(fold.general());
+        } else if let Some(scan) = plan.downcast_ref::<RegionScanExec>() {
             self.engine = scan.plan().spec.source.name().to_owned();
             self.table = scan.plan().spec.table.name.clone();
             self.regions = scan.regions();
@@ -198,12 +210,35 @@ fn one_partition(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    if plan.is::<RegionScanExec>() {
+    if plan.is::<RegionScanExec>() || plan.is::<FoldExec>() {
         return true;
     }
     match plan.children().as_slice() {
         [child] => belongs(plan) && is_fragment(child),
         _ => false,
+    }
+}
+
+/// The first rows by handle, of which a store gives only those; `None`: it is another sort.
+fn first_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let Some(sort) = plan.downcast_ref::<SortExec>() else { return Ok(None) };
+    let Some(rows) = sort.fetch().filter(|rows| *rows <= FIRST_ROWS_MAX) else { return Ok(None) };
+    let mut input = sort.input();
+    while let Some(cooperative) = input.downcast_ref::<CooperativeExec>() {
+        input = cooperative.input();
+    }
+    let Some(scan) = input.downcast_ref::<RegionScanExec>() else { return Ok(None) };
+    let by = sort.expr().first();
+    let Some(column) = by.expr.downcast_ref::<Column>().filter(|_| !by.options.descending) else {
+        return Ok(None);
+    };
+    let given = scan.plan().projection.as_ref();
+    let at = given.map_or(Some(column.index()), |given| given.get(column.index()).copied());
+    // Handles are unique: nothing that is sorted by after one matters.
+    let is_handle = at.is_some_and(|at| is_handle(&scan.plan().spec, at));
+    match scan.first(rows).filter(|_| is_handle) {
+        Some(scan) => plan.clone().with_new_children(vec![Arc::new(scan)]).map(Some),
+        None => Ok(None),
     }
 }
 
@@ -213,7 +248,17 @@ impl PhysicalOptimizerRule for CutFragments {
         plan: Arc<dyn ExecutionPlan>,
         _: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let cut = plan.transform_down(|plan| match is_fragment(&plan) {
+        let pushed = plan.transform_down(|plan| {
+            let better = match folded(&plan)? {
+                Some(fold) => Some(fold),
+                None => first_rows(&plan)?,
+            };
+            Ok(match better {
+                Some(better) => Transformed::new(better, true, TreeNodeRecursion::Jump),
+                None => Transformed::no(plan),
+            })
+        });
+        let cut = pushed?.data.transform_down(|plan| match is_fragment(&plan) {
             true => {
                 let fragment: Arc<dyn ExecutionPlan> = Arc::new(FragmentExec { inner: plan });
                 Ok(Transformed::new(fragment, true, TreeNodeRecursion::Jump))

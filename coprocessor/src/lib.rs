@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   plan:   … ◄─ Final aggregate ◄─ exchange ◄─ Fragment[ Partial aggregate ◄─ RegionScan ]
+//!                                                   │      or, on columns: [ Fold ]
 //!                                                   │ units: (region, ranges), a shared queue
 //!   Dispatch ── locate ──► unit ── wire ──► Endpoint ── read index, snapshot, lock check ──► parts
 //!       ▲                                   RowEndpoint    (leader, engine snapshot)
@@ -14,15 +15,20 @@
 //! * an endpoint checks locks before it returns a part, so a part that was opened never meets one;
 //! * every row of a range is returned by exactly one part, whatever splits meanwhile: a unit that
 //!   fails is located again and returns nothing before it succeeds as a whole;
-//! * a fragment holds only operators that need no row of another partition.
+//! * a fragment holds only operators that need no row of another partition;
+//! * what a store filters or folds itself (`push`, `fold`) gives what the operators would give;
+//!   what it declines is scanned.
 //!
-//! Reading order: `spec`, `decode`, `rows`, `columns`, `dispatch`, `scan`, `lookup`, `fragment`.
+//! Reading order: `spec`, `decode`, `rows`, `columns`, `dispatch`, `push`, `scan`, `lookup`,
+//! `fold`, `fragment`.
 
 pub mod columns;
 pub mod decode;
 pub mod dispatch;
+pub mod fold;
 pub mod fragment;
 pub mod lookup;
+mod push;
 mod queue;
 pub mod rows;
 pub mod scan;
@@ -34,11 +40,13 @@ mod tests;
 pub use columns::ColumnEndpoint;
 pub use damask_deltatree::types::{arrow_type, storage_type};
 pub use decode::{ColumnBuilder, RowBatchBuilder};
-pub use dispatch::{Dispatch, DispatchError, Endpoints, ResolveLocks, Unit};
+pub use dispatch::{Dispatch, DispatchError, Endpoints, Folded, Opened, ResolveLocks, Unit};
+pub use fold::FoldExec;
 pub use fragment::{CutFragments, FragmentExec};
 pub use lookup::IndexLookupExec;
 pub use rows::{Admission, RowEndpoint};
 pub use scan::{RegionScanExec, ScanPlan};
 pub use spec::{
-    Endpoint, EndpointError, Part, PruneBound, RegionContext, ScanColumn, ScanSpec, Source,
+    Endpoint, EndpointError, FoldWork, MaskedPart, Part, PruneBound, RegionContext, ScanColumn,
+    ScanSpec, Source,
 };

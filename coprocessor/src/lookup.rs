@@ -2,7 +2,7 @@
 //! batch by batch. It must never assume that a handle's row is in the index entry's region.
 
 use crate::dispatch::DispatchError;
-use crate::scan::{ScanPlan, Sieve, sift, to_datafusion};
+use crate::scan::{Input, ScanPlan, Sieve, sift, to_datafusion};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int64Type, SchemaRef};
@@ -105,6 +105,7 @@ impl ExecutionPlan for IndexLookupExec {
         let sieve = Sieve {
             schema: self.schema.clone(),
             filter: self.plan.filter.clone(),
+            rest: None,
             projection: self.plan.projection.clone(),
             late: None,
         };
@@ -151,7 +152,7 @@ impl Lookup {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
         while self.left > 0 {
             if let Some(batch) = self.ready.pop() {
-                if let Some(batch) = sift(&self.sieve, &mut self.coalescer, batch)? {
+                if let Some(batch) = sift(&self.sieve, &mut self.coalescer, Input::Plain(batch))? {
                     return Ok(Some(self.give(batch)));
                 }
                 continue;

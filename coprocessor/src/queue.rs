@@ -1,8 +1,7 @@
 //! The shared queue of one scan: units that are not open yet and parts that are. Partitions take
 //! from it as they finish, so that work balances itself. It must never lose a waiting partition.
 
-use crate::dispatch::Unit;
-use crate::spec::Part;
+use crate::dispatch::{Opened, Unit};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use tokio::sync::Notify;
@@ -10,7 +9,7 @@ use tokio::sync::Notify;
 #[derive(Default)]
 struct State {
     units: VecDeque<Unit>,
-    parts: VecDeque<Part>,
+    parts: VecDeque<Opened>,
     /// Units being opened: their parts are still to come.
     opening: usize,
     /// An open failed: the partition that saw it reports it, the others stop.
@@ -26,7 +25,7 @@ pub(crate) struct Queue {
 /// The next thing to do.
 pub(crate) enum Work {
     /// Read this.
-    Part(Part),
+    Part(Opened),
     /// Open this, then call [`Opening::done`].
     Open(Unit),
     /// Nothing now, perhaps later.
@@ -85,7 +84,7 @@ impl<'a> Opening<'a> {
         Opening { queue, open: true }
     }
 
-    pub(crate) fn done(mut self, parts: Vec<Part>) {
+    pub(crate) fn done(mut self, parts: Vec<Opened>) {
         self.open = false;
         let mut state = self.queue.state.lock();
         state.opening -= 1;

@@ -6,7 +6,7 @@ use crate::spec::*;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use damask_kv::mvcc::{MvccReader, Read, Rows};
 use damask_kv::{Cf, Engine, Snapshot};
-use damask_raftstore::{Done, ReadPermit};
+use damask_raftstore::{Done, Error as RegionError, ReadPermit};
 use damask_types::codec::{DecodeError, decode_key, encode_key, split_key_ts};
 use damask_types::key::{self, decode_handle, decode_index_key, decode_row_key};
 use damask_types::{Datum, Epoch, ErrorKind, KeyRange, RegionId, Timestamp};
@@ -24,9 +24,9 @@ const PART_HANDLES_MIN: i64 = 4096;
 /// Lets a read of a store's rows happen, and speak for all that was there (`damask-txn`'s server).
 pub trait Admission: Send + Sync + 'static {
     /// Announces a read at `ts`, before its snapshot is taken; refuses it when an unfinished write
-    /// could commit at or below `ts`, or when versions there have been collected.
+    /// could commit at or below `ts`, or (`TooOld`) when versions there may have been collected.
     fn begin(&self, ranges: &[KeyRange], ts: Timestamp) -> Result<(), EndpointError>;
-    /// Asked after each part of what was read: has nothing been collected meanwhile?
+    /// Asked after each part of what was read: has nothing been collected meanwhile (`TooOld`)?
     fn confirm(&self, ts: Timestamp) -> Result<(), EndpointError>;
 }
 
@@ -64,7 +64,7 @@ impl RowEndpoint {
         (self.read_index)(context.region, context.epoch, done);
         match receive.recv_timeout(READ_INDEX_WAIT) {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(damask_raftstore::Error::Busy("no read index in time").into()),
+            Err(_) => Err(RegionError::Busy("no read index in time").into()),
         }
     }
 }
@@ -77,7 +77,7 @@ impl Endpoint for RowEndpoint {
         spec: &Arc<ScanSpec>,
     ) -> Result<Vec<Part>, EndpointError> {
         if let Some(admission) = &self.admission {
-            admission.begin(ranges, spec.ts)?;
+            admission.begin(ranges, spec.ts).map_err(refused)?;
         }
         let reader = MvccReader::new(self.snapshot(context)?);
         let mut locks = Vec::new();
@@ -285,9 +285,23 @@ impl RowPart {
         self.ranges.drain(..done);
         self.left -= self.block.len();
         match &self.admission {
-            Some(admission) => admission.confirm(self.ts),
+            Some(admission) => admission.confirm(self.ts).map_err(refused),
             None => Ok(()),
         }
+    }
+}
+
+/// What is refused for good: neither waiting nor another store helps, so it must not look like a
+/// matter of the region.
+fn refused(error: EndpointError) -> EndpointError {
+    match error {
+        EndpointError::Region(RegionError::Storage { kind: kind @ ErrorKind::TooOld, detail }) => {
+            EndpointError::Storage { kind, detail }
+        }
+        EndpointError::Region(RegionError::Invalid(detail)) => {
+            EndpointError::Storage { kind: ErrorKind::Invalid, detail }
+        }
+        other => other,
     }
 }
 
@@ -318,5 +332,65 @@ impl Iterator for RowPart {
         });
         self.failed = batch.is_err();
         batch.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! A read that is refused for good is not asked for again.
+
+    use super::*;
+    use arrow::datatypes::Schema;
+    use damask_kv::MemoryEngine;
+    use damask_types::{TableId, TableSchema};
+
+    struct Collected;
+
+    impl Admission for Collected {
+        fn begin(&self, _: &[KeyRange], ts: Timestamp) -> Result<(), EndpointError> {
+            self.confirm(ts)
+        }
+
+        fn confirm(&self, _: Timestamp) -> Result<(), EndpointError> {
+            let (kind, detail) = (ErrorKind::TooOld, "collected".to_owned());
+            Err(RegionError::Storage { kind, detail }.into())
+        }
+    }
+
+    #[test]
+    fn below_the_safe_point_is_no_matter_of_the_region() {
+        let table = TableSchema {
+            id: TableId(1),
+            database: "d".into(),
+            name: "t".into(),
+            version: 1,
+            columns: Vec::new(),
+            handle_column: None,
+            indexes: Vec::new(),
+            column_replicas: 0,
+            max_column_id: damask_types::ColumnId(0),
+            max_index_id: damask_types::IndexId(0),
+            comment: String::new(),
+        };
+        let spec = ScanSpec {
+            table: Arc::new(table),
+            source: Source::Rows,
+            columns: Vec::new(),
+            schema: Arc::new(Schema::empty()),
+            ts: Timestamp(5),
+            prune: Vec::new(),
+            limit: None,
+            batch_rows: 1,
+            parts: 1,
+        };
+        let read_index: ReadIndex = Box::new(|_, _, _| unreachable!("nothing is read"));
+        let endpoint = RowEndpoint::new(Arc::new(MemoryEngine::new()), read_index)
+            .admitted_by(Arc::new(Collected));
+        let context = RegionContext { region: RegionId(1), epoch: Epoch::default() };
+        let refused = endpoint.open(context, &[KeyRange::all()], &Arc::new(spec));
+        let refused = refused.err().expect("refused");
+        assert_eq!(refused.kind(), ErrorKind::TooOld);
+        // A region's error is waited for and asked again; this is not.
+        assert!(matches!(refused, EndpointError::Storage { .. }), "{refused}");
     }
 }

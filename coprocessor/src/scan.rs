@@ -1,18 +1,23 @@
 //! The leaf of a fragment: reads the units of a scan, filters and projects beside the data. Its
 //! partitions share one queue of units and parts. It must never hold a batch back from a limit.
 
-use crate::dispatch::{Dispatch, DispatchError, Unit};
+use crate::dispatch::{Dispatch, DispatchError, Opened, Unit};
+use crate::fold::is_optional;
+use crate::push::{Split, split};
 use crate::queue::{Opening, Queue, Work};
-use crate::spec::{Part, ScanSpec};
+use crate::spec::{EndpointError, ScanSpec, Source};
 use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::BatchCoalescer;
+use arrow::compute::{BatchCoalescer, filter_record_batch};
 use arrow::datatypes::SchemaRef;
+use damask_deltatree::Masked;
 use damask_types::KeyRange;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, conjunction};
+use datafusion::physical_expr::{
+    EquivalenceProperties, PhysicalExpr, conjunction, split_conjunction,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
@@ -57,6 +62,10 @@ pub struct RegionScanExec {
     plan: ScanPlan,
     /// Conditions that came down at run time (joins, TopK), over the columns given out.
     late: Option<Arc<dyn PhysicalExpr>>,
+    /// The filter, as far as a column store checks it, and what is left of it.
+    split: Arc<Split>,
+    /// So many rows of each unit, the first by handle, are enough.
+    first: Option<usize>,
     units: Vec<Unit>,
     queue: Arc<Queue>,
     schema: SchemaRef,
@@ -97,7 +106,13 @@ impl RegionScanExec {
             None => plan.spec.schema.clone(),
         };
         let partitions = partitions.clamp(1, (units.len() * plan.spec.parts.max(1)).max(1));
+        let split = match plan.spec.source {
+            Source::Columns => split(plan.filter.as_ref(), &plan.spec),
+            _ => Split { tests: Vec::new(), rest: plan.filter.clone() },
+        };
         Ok(RegionScanExec {
+            split: Arc::new(split),
+            first: None,
             properties: properties(&schema, partitions),
             queue: Arc::new(Queue::new(units.clone())),
             late: None,
@@ -124,10 +139,45 @@ impl RegionScanExec {
         all.map(|filter| filter.to_string()).collect()
     }
 
-    fn copy(&self) -> RegionScanExec {
+    /// What came down at run time, over the columns given out.
+    pub(crate) fn late(&self) -> Option<&Arc<dyn PhysicalExpr>> {
+        self.late.as_ref()
+    }
+
+    /// The filter by who checks it.
+    pub(crate) fn split(&self) -> &Split {
+        &self.split
+    }
+
+    pub(crate) fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// The same scan of other ranges, as one stream.
+    pub(crate) fn of(&self, ranges: Vec<KeyRange>) -> Result<RegionScanExec> {
+        let plan = ScanPlan { ranges, ..self.plan.clone() };
+        let scan = RegionScanExec::new(plan, 1)?;
+        Ok(RegionScanExec { late: self.late.clone(), ..scan })
+    }
+
+    /// The same scan, of which the first rows of each unit by handle are enough; `None`: only a
+    /// store that checks the whole filter can tell which these are.
+    pub(crate) fn first(&self, rows: usize) -> Option<RegionScanExec> {
+        let mut late = self.late.iter().flat_map(|late| split_conjunction(late));
+        let is_whole = self.split.rest.is_none() && late.all(is_optional);
+        let spec = &self.plan.spec;
+        let is_columns = spec.source == Source::Columns && !spec.columns.is_empty();
+        let may = is_whole && is_columns && self.plan.fetch.is_none();
+        may.then(|| RegionScanExec { first: Some(rows), late: None, ..self.copy() })
+    }
+
+    /// The same scan, not begun.
+    pub(crate) fn copy(&self) -> RegionScanExec {
         RegionScanExec {
             plan: self.plan.clone(),
             late: self.late.clone(),
+            split: self.split.clone(),
+            first: self.first,
             units: self.units.clone(),
             queue: Arc::new(Queue::new(self.units.clone())),
             schema: self.schema.clone(),
@@ -192,7 +242,9 @@ impl ExecutionPlan for RegionScanExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let batch_rows = context.session_config().batch_size();
-        let filtered = self.plan.filter.is_some() || self.late.is_some();
+        // Columns come with masks, whatever is asked of them.
+        let is_columns = self.plan.spec.source == Source::Columns;
+        let filtered = is_columns || self.plan.filter.is_some() || self.late.is_some();
         // A batch is complete at the limit at the latest.
         let target = batch_rows.min(self.plan.fetch.unwrap_or(usize::MAX)).max(1);
         let mut coalescer = BatchCoalescer::new(self.schema.clone(), target);
@@ -205,9 +257,12 @@ impl ExecutionPlan for RegionScanExec {
             sieve: Sieve {
                 schema: self.schema.clone(),
                 filter: self.plan.filter.clone(),
+                rest: self.split.rest.clone(),
                 projection: self.plan.projection.clone(),
                 late: self.late.clone(),
             },
+            split: self.split.clone(),
+            first: self.first,
             coalescer: (filtered && !self.schema.fields().is_empty()).then_some(coalescer),
             left: self.plan.fetch.unwrap_or(usize::MAX),
             ended: false,
@@ -267,22 +322,63 @@ impl ExecutionPlan for RegionScanExec {
 pub(crate) struct Sieve {
     pub(crate) schema: SchemaRef,
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
+    /// What is left of the filter for rows that a store selected.
+    pub(crate) rest: Option<Arc<dyn PhysicalExpr>>,
     pub(crate) projection: Option<Vec<usize>>,
     pub(crate) late: Option<Arc<dyn PhysicalExpr>>,
 }
 
+/// When a store keeps fewer than one row of so many, they are copied before they are filtered on.
+const SPARSE: usize = 4;
+
+/// A batch before the sieve.
+pub(crate) enum Input {
+    /// As it is stored.
+    Plain(RecordBatch),
+    /// With what a store has selected of it.
+    Selected(Masked),
+}
+
 impl Sieve {
     /// The columns to give out, and which rows to keep (`None` = all).
-    pub(crate) fn apply(&self, batch: &RecordBatch) -> Result<(RecordBatch, Option<BooleanArray>)> {
-        let mask = self.filter.as_ref().map(|filter| mask(filter, batch)).transpose()?;
-        let batch = match &self.projection {
-            None => batch.clone(),
-            Some(projection) => {
-                let columns = projection.iter().map(|&i| batch.column(i).clone()).collect();
-                let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-                RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)?
-            }
+    pub(crate) fn apply(&self, input: Input) -> Result<(RecordBatch, Option<BooleanArray>)> {
+        let (batch, filter, selected) = match input {
+            Input::Plain(batch) => (batch, &self.filter, None),
+            Input::Selected(Masked { batch, mask }) => (batch, &self.rest, mask),
         };
+        let Some(selected) = selected.map(|mask| BooleanArray::new(mask, None)) else {
+            return self.filtered(&batch, filter);
+        };
+        if filter.is_none() && self.late.is_none() {
+            return Ok((self.projected(&batch)?, Some(selected)));
+        }
+        // Rows that were not selected may be anything, also what an expression stumbles over.
+        if selected.true_count() * SPARSE >= batch.num_rows()
+            && let Ok((batch, mask)) = self.filtered(&batch, filter)
+        {
+            let mask = match mask {
+                Some(mask) => arrow::compute::and_kleene(&selected, &mask)?,
+                None => selected,
+            };
+            return Ok((batch, Some(mask)));
+        }
+        self.filtered(&filter_record_batch(&batch, &selected)?, filter)
+    }
+
+    fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let Some(projection) = &self.projection else { return Ok(batch.clone()) };
+        let columns = projection.iter().map(|&i| batch.column(i).clone()).collect();
+        let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)?)
+    }
+
+    fn filtered(
+        &self,
+        batch: &RecordBatch,
+        filter: &Option<Arc<dyn PhysicalExpr>>,
+    ) -> Result<(RecordBatch, Option<BooleanArray>)> {
+        let mask = filter.as_ref().map(|filter| mask(filter, batch)).transpose()?;
+        let batch = self.projected(batch)?;
         let late = self.late.as_ref().map(|filter| self::mask(filter, &batch)).transpose()?;
         let mask = match (mask, late) {
             (Some(a), Some(b)) => Some(arrow::compute::and_kleene(&a, &b)?),
@@ -297,13 +393,24 @@ fn mask(filter: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<BooleanAr
     Ok(values.as_boolean().clone())
 }
 
+impl Opened {
+    fn next(&mut self) -> Option<std::result::Result<Input, EndpointError>> {
+        match self {
+            Opened::Plain(part) => Some(part.next()?.map(Input::Plain)),
+            Opened::Selected(part) => Some(part.next()?.map(Input::Selected)),
+        }
+    }
+}
+
 /// One partition of a scan while it runs.
 struct Stream {
     dispatch: Arc<Dispatch>,
     spec: Arc<ScanSpec>,
     queue: Arc<Queue>,
-    part: Option<Part>,
+    part: Option<Opened>,
     sieve: Sieve,
+    split: Arc<Split>,
+    first: Option<usize>,
     coalescer: Option<BatchCoalescer>,
     left: usize,
     ended: bool,
@@ -318,14 +425,14 @@ impl Stream {
             }
             if let Some(part) = &mut self.part {
                 let _timer = self.metrics.elapsed_compute().timer();
-                let Some(batch) = part.next() else {
+                let Some(input) = part.next() else {
                     self.part = None;
                     continue;
                 };
-                let batch = batch.map_err(|e| {
+                let input = input.map_err(|e| {
                     to_datafusion(DispatchError { kind: e.kind(), detail: e.to_string() })
                 })?;
-                if let Some(batch) = sift(&self.sieve, &mut self.coalescer, batch)? {
+                if let Some(batch) = sift(&self.sieve, &mut self.coalescer, input)? {
                     drop(_timer);
                     return Ok(Some(self.give(batch)));
                 }
@@ -349,7 +456,11 @@ impl Stream {
         let queue = self.queue.clone();
         let opening = Opening::new(&queue);
         let (dispatch, spec) = (self.dispatch.clone(), self.spec.clone());
-        let task = SpawnedTask::spawn_blocking(move || dispatch.open(&unit.ranges, &spec));
+        let (split, first) = (self.split.clone(), self.first);
+        let task = SpawnedTask::spawn_blocking(move || match first {
+            Some(rows) => dispatch.first(&unit.ranges, &spec, &split.tests, rows),
+            None => dispatch.select(&unit.ranges, &spec, &split.tests),
+        });
         let parts = task.join().await.map_err(|e| DataFusionError::External(Box::new(e)))?;
         opening.done(parts.map_err(to_datafusion)?);
         Ok(())
@@ -368,12 +479,12 @@ impl Stream {
 pub(crate) fn sift(
     sieve: &Sieve,
     coalescer: &mut Option<BatchCoalescer>,
-    batch: RecordBatch,
+    input: Input,
 ) -> Result<Option<RecordBatch>> {
-    let (batch, mask) = sieve.apply(&batch)?;
+    let (batch, mask) = sieve.apply(input)?;
     let Some(coalescer) = coalescer else {
         let batch = match mask {
-            Some(mask) => arrow::compute::filter_record_batch(&batch, &mask)?,
+            Some(mask) => filter_record_batch(&batch, &mask)?,
             None => batch,
         };
         return Ok((batch.num_rows() > 0).then_some(batch));

@@ -3,6 +3,7 @@
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use damask_deltatree::{Grouping, Masked, Predicate};
 use damask_types::{
     ColumnId, Epoch, ErrorKind, IndexId, KeyLock, KeyRange, RegionId, TableSchema, Timestamp,
 };
@@ -82,6 +83,16 @@ pub struct ScanSpec {
     pub parts: usize,
 }
 
+/// What is folded beside the data.
+#[derive(Clone, Debug)]
+pub struct FoldWork {
+    /// All must hold; columns are those of the spec, with its types.
+    pub filter: Vec<Predicate>,
+    /// Columns below the number of the spec's are those; what derived columns are made of has the
+    /// spec's types too.
+    pub grouping: Grouping,
+}
+
 /// Why an endpoint did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
@@ -144,7 +155,11 @@ impl From<arrow::error::ArrowError> for EndpointError {
 /// Batches of one part of a region, in no promised order. A part never meets a lock.
 pub type Part = Box<dyn Iterator<Item = Result<RecordBatch, EndpointError>> + Send>;
 
-/// A store's read side.
+/// Masked batches of one part of a region, in no promised order. A part never meets a lock.
+pub type MaskedPart = Box<dyn Iterator<Item = Result<Masked, EndpointError>> + Send>;
+
+/// A store's read side. What it can do beyond handing out rows it says by its answers: `None` is
+/// "no better than `open`", and the caller does the work itself.
 pub trait Endpoint: Send + Sync + 'static {
     /// Opens a consistent view of part of a region at `spec.ts` and returns parts which together
     /// give each visible row of `ranges` (ascending, not overlapping, all inside the region) once.
@@ -155,4 +170,40 @@ pub trait Endpoint: Send + Sync + 'static {
         ranges: &[KeyRange],
         spec: &Arc<ScanSpec>,
     ) -> Result<Vec<Part>, EndpointError>;
+
+    /// As `open`, of the rows that pass `filter` (whose columns are those of the spec, with its
+    /// types); masks stand in for copies.
+    fn select(
+        &self,
+        _context: RegionContext,
+        _ranges: &[KeyRange],
+        _spec: &Arc<ScanSpec>,
+        _filter: &[Predicate],
+    ) -> Result<Option<Vec<MaskedPart>>, EndpointError> {
+        Ok(None)
+    }
+
+    /// As `select`, ascending by handle, in one part.
+    fn ordered(
+        &self,
+        _context: RegionContext,
+        _ranges: &[KeyRange],
+        _spec: &Arc<ScanSpec>,
+        _filter: &[Predicate],
+    ) -> Result<Option<Part>, EndpointError> {
+        Ok(None)
+    }
+
+    /// The rows that pass the filter, folded: columns as [`damask_deltatree::ColumnSnapshot`]'s
+    /// `aggregate` gives them. `None` also where that gives up: too many groups, or a sum or a
+    /// derived column that cannot be made so.
+    fn fold(
+        &self,
+        _context: RegionContext,
+        _ranges: &[KeyRange],
+        _spec: &Arc<ScanSpec>,
+        _work: &FoldWork,
+    ) -> Result<Option<RecordBatch>, EndpointError> {
+        Ok(None)
+    }
 }

@@ -1,6 +1,7 @@
 //! The read path over in-memory doubles: units, retries, queues, fragments, both endpoints.
 
 mod admission;
+mod pushed;
 
 use crate::testing::*;
 use crate::*;

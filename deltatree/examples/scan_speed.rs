@@ -190,7 +190,12 @@ fn narrow_scans(tree: &DeltaTree, rows: i64, what: &str, bound: &[f64; 2]) -> Re
     for (columns, bound) in [(2, bound[0]), (COUNT, bound[1])] {
         let query = Query { scan: narrow_request(columns, 100), filter: Vec::new() };
         let sums = (0..columns).map(|at| Aggregate { fold: Fold::Sum, column: Some(at) });
-        let grouping = Grouping { groups: Vec::new(), aggregates: sums.collect(), groups_max: 1 };
+        let grouping = Grouping {
+            groups: Vec::new(),
+            aggregates: sums.collect(),
+            groups_max: 1,
+            ..Grouping::default()
+        };
         for threads in [1, 2] {
             let run = || {
                 let snapshot = tree.snapshot(TableId(100))?;
@@ -218,7 +223,8 @@ fn narrow_scans(tree: &DeltaTree, rows: i64, what: &str, bound: &[f64; 2]) -> Re
 /// A filter, a group-by and an ordered scan.
 fn pushed(tree: &DeltaTree, rows: i64, what: &str, bound: f64) -> Result<(), Failure> {
     let sums = vec![Aggregate { fold: Fold::Sum, column: Some(1) }];
-    let grouping = Grouping { groups: Vec::new(), aggregates: sums, groups_max: 1000 };
+    let grouping =
+        Grouping { groups: Vec::new(), aggregates: sums, groups_max: 1000, ..Grouping::default() };
     for percent in [1, 10, 50] {
         let limit: ArrayRef = Arc::new(Int64Array::from(vec![10_000 * percent]));
         let filter = vec![Predicate { column: 0, test: Test::Less(limit) }];

@@ -2,13 +2,13 @@
 //! what a store does that knows nothing better, and what a better one must agree with.
 
 use crate::error::{Error, Result};
-use crate::fold::Folder;
+use crate::fold::{Folder, Rows};
 use crate::predicate::Filter;
 use crate::store::{
     BatchIter, ColumnSnapshot, ColumnStore, Grouping, HandleRange, Masked, MaskedIter, Query,
     RowsIter, ScanRequest,
 };
-use crate::values::invalid;
+use crate::values::{count, invalid};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch, sort_to_indices, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -74,7 +74,7 @@ pub fn select<S: ColumnSnapshot + ?Sized>(
 
 fn masked(batch: RecordBatch, filter: &Filter) -> Result<Option<Masked>> {
     let mask = filter.rows(|column| Ok(batch.column(column).clone()))?;
-    let rows = mask.as_ref().map_or(batch.num_rows(), |mask| mask.count_set_bits());
+    let rows = mask.as_ref().map_or(batch.num_rows(), count);
     let mask = mask.filter(|_| rows < batch.num_rows());
     Ok((rows > 0).then_some(Masked { batch, mask }))
 }
@@ -135,8 +135,8 @@ pub fn aggregate<S: ColumnSnapshot + ?Sized>(
     for part in snapshot.select(query, 1)? {
         for masked in part {
             let Masked { batch, mask } = masked?;
-            let column = |at: usize| Ok(batch.column(at).clone());
-            if !folder.update(batch.num_rows(), mask.as_ref(), column)? {
+            let rows = Rows::of(batch.num_rows(), mask);
+            if !folder.update(rows, |at| Ok(batch.column(at).clone()))? {
                 return Ok(None);
             }
         }

@@ -4,14 +4,16 @@
 use crate::error::Result;
 use crate::store::{Predicate, Test};
 use crate::tree::bounds::Bounds;
-use crate::values::{Texts, Values, both, invalid, pack_bits};
+use crate::values::{Texts, Values, both, count, for_words, invalid, pack_bits};
 use arrow::array::{Array, ArrayRef};
-use arrow::buffer::BooleanBuffer;
+use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, SchemaRef};
 use std::cmp::Ordering;
 
 /// Longest list of `In` that is compared value by value instead of searched.
 const SHORT_LIST: usize = 8;
+/// When at most one row of so many is left, the others are not looked at.
+const SPARSE: usize = 6;
 
 /// What a comparison accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +165,21 @@ impl Condition {
         Ok(Condition { column: predicate.column, check })
     }
 
+    /// Takes another condition in, if both are intervals of one column.
+    fn narrow(&mut self, other: &Condition) -> bool {
+        let same = self.column == other.column;
+        match (&mut self.check, &other.check) {
+            (
+                Check::Numbers { low, high, negated: false },
+                Check::Numbers { low: more, high: less, negated: false },
+            ) if same => {
+                (*low, *high) = ((*low).max(*more), (*high).min(*less));
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The rows whose value passes; `None`: all. NULLs pass only `Null`.
     fn rows(&self, array: &dyn Array) -> Result<Option<BooleanBuffer>> {
         let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
@@ -197,6 +214,28 @@ impl Condition {
         Ok(both(Some(passes), nulls))
     }
 
+    /// The rows of a sparse mask whose value passes; `None`: this check is only made on all rows.
+    fn some_rows(&self, array: &dyn Array, mask: &BooleanBuffer) -> Result<Option<BooleanBuffer>> {
+        let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
+        let mask = nulls.map_or_else(|| mask.clone(), |nulls| mask & nulls.inner());
+        Ok(match (&self.check, Values::of(array)?) {
+            (Check::Numbers { low, high, negated }, values) => {
+                let inside = |v: i128| ((*low <= v) & (v <= *high)) != *negated;
+                Some(match values {
+                    Values::I64(all) => under(&mask, |row| inside(all[row].into())),
+                    Values::U64(all) => under(&mask, |row| inside(all[row].into())),
+                    Values::I32(all) => under(&mask, |row| inside(all[row].into())),
+                    Values::I128(all) => under(&mask, |row| inside(all[row])),
+                    Values::F64(_) | Values::Texts(_) => return Err(another_type()),
+                })
+            }
+            (Check::Text(accept, value), Values::Texts(texts)) => {
+                Some(under(&mask, |row| accept.takes(Some(texts.get(row).cmp(value)))))
+            }
+            _ => None,
+        })
+    }
+
     fn rough(&self, bounds: &Bounds) -> Rough {
         match (&self.check, bounds) {
             (Check::Numbers { low, high, negated }, Bounds::Numbers(min, max)) => {
@@ -224,6 +263,21 @@ impl Condition {
             _ => Rough::Some,
         }
     }
+}
+
+/// The rows of a mask that pass a test, which is asked of no other row.
+fn under(mask: &BooleanBuffer, test: impl Fn(usize) -> bool) -> BooleanBuffer {
+    let mut words = Vec::with_capacity(mask.len().div_ceil(64));
+    for_words(mask, |base, mut bits| {
+        let mut kept = 0;
+        while bits != 0 {
+            let bit = bits.trailing_zeros();
+            kept |= u64::from(test(base + bit as usize)) << bit;
+            bits &= bits - 1;
+        }
+        words.push(kept);
+    });
+    BooleanBuffer::new(Buffer::from_vec(words), 0, mask.len())
 }
 
 fn another_type() -> crate::error::Error {
@@ -342,8 +396,14 @@ fn rough_text(accept: Accept, value: &[u8], min: &[u8], max: Option<&[u8]>) -> R
 impl Filter {
     /// Checks predicates against the columns of a request.
     pub fn new(schema: &SchemaRef, predicates: &[Predicate]) -> Result<Filter> {
-        let conditions = predicates.iter().map(|p| Condition::new(schema, p));
-        Ok(Filter { conditions: conditions.collect::<Result<_>>()? })
+        let mut conditions: Vec<Condition> = Vec::with_capacity(predicates.len());
+        for predicate in predicates {
+            let condition = Condition::new(schema, predicate)?;
+            if !conditions.iter_mut().any(|before| before.narrow(&condition)) {
+                conditions.push(condition);
+            }
+        }
+        Ok(Filter { conditions })
     }
 
     /// The column of each condition.
@@ -356,14 +416,21 @@ impl Filter {
         self.conditions[condition].rough(bounds)
     }
 
-    /// The rows of `mask` that pass one condition.
+    /// The rows of `mask`, of which so many bits are set, that pass one condition.
     pub fn refine(
         &self,
         condition: usize,
         array: &dyn Array,
-        mask: Option<BooleanBuffer>,
+        mask: Option<(BooleanBuffer, usize)>,
     ) -> Result<Option<BooleanBuffer>> {
-        Ok(both(mask, self.conditions[condition].rows(array)?))
+        let condition = &self.conditions[condition];
+        if let Some((mask, set)) = &mask
+            && set * SPARSE <= mask.len()
+            && let Some(passing) = condition.some_rows(array, mask)?
+        {
+            return Ok(Some(passing));
+        }
+        Ok(both(mask.map(|(mask, _)| mask), condition.rows(array)?))
     }
 
     /// The rows that pass every condition; `None`: all of them. `column` gives a column of the
@@ -372,9 +439,13 @@ impl Filter {
         &self,
         mut column: impl FnMut(usize) -> Result<ArrayRef>,
     ) -> Result<Option<BooleanBuffer>> {
-        let mut mask = None;
+        let mut mask: Option<BooleanBuffer> = None;
         for (index, condition) in self.conditions.iter().enumerate() {
-            mask = self.refine(index, &column(condition.column)?, mask)?;
+            let counted = mask.map(|mask| {
+                let set = count(&mask);
+                (mask, set)
+            });
+            mask = self.refine(index, &column(condition.column)?, counted)?;
         }
         Ok(mask)
     }

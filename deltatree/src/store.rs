@@ -8,7 +8,7 @@
 use crate::error::Result;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt64Array};
 use arrow::buffer::BooleanBuffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use damask_types::{TableId, Timestamp};
 use std::sync::Arc;
 
@@ -177,9 +177,36 @@ pub struct Aggregate {
     pub column: Option<usize>,
 }
 
+/// One value for each row, out of the columns that a [`Derived`] is made of, and how many rows.
+pub type Derive = Arc<dyn Fn(&[ArrayRef], usize) -> Result<ArrayRef> + Send + Sync>;
+
+/// A column made of others of the same rows, by the caller.
+#[derive(Clone)]
+pub struct Derived {
+    /// What it is made of: indexes into [`ScanRequest::schema`] or, behind those, of earlier
+    /// derived columns.
+    pub inputs: Vec<usize>,
+    /// Its type; `Boolean` is good for `keep` alone.
+    pub data_type: DataType,
+    /// Makes it. Rows that do not belong to the answer may be among those it is given; if it fails
+    /// then, it is asked again without them. Only that failure is one of the answer.
+    pub derive: Derive,
+}
+
+impl std::fmt::Debug for Derived {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Derived({} of {:?})", self.data_type, self.inputs)
+    }
+}
+
 /// What is to be folded, and by what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Grouping {
+    /// Columns made of the request's, which stand behind those for `keep`, `groups` and
+    /// `aggregates`; as fields they are named `d0`, `d1`, ...
+    pub derived: Vec<Derived>,
+    /// A derived column of truths: only rows where it is true are folded.
+    pub keep: Option<usize>,
     /// Columns whose values make a group, as indexes into [`ScanRequest::schema`]; NULLs are
     /// equal. None: all rows are one group, which is there even without a row.
     pub groups: Vec<usize>,

@@ -2,8 +2,9 @@
 //! last row of a mask.
 
 use crate::error::{Error, Result};
+use crate::fold::wide::ones;
 use arrow::array::{Array, AsArray};
-use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, DurationMicrosecondType, Float64Type, Int64Type,
     TimeUnit, TimestampMicrosecondType, UInt64Type,
@@ -109,6 +110,27 @@ pub(crate) fn pack_bits<T: Copy>(values: &[T], test: impl Fn(T) -> bool) -> Bool
     BooleanBuffer::new(Buffer::from_vec(words), 0, values.len())
 }
 
+/// The words of a mask as they lie in memory, if they do; bits behind the last row are anything.
+pub(crate) fn words(mask: &BooleanBuffer) -> Option<ScalarBuffer<u64>> {
+    let (buffer, words) = (mask.inner(), mask.len().div_ceil(64));
+    let whole = mask.offset().is_multiple_of(64)
+        && (mask.offset() / 64 + words) * 8 <= buffer.len()
+        && (buffer.as_ptr() as usize).is_multiple_of(align_of::<u64>());
+    whole.then(|| ScalarBuffer::new(buffer.clone(), mask.offset() / 64, words))
+}
+
+/// How many bits of a mask are set.
+pub(crate) fn count(mask: &BooleanBuffer) -> usize {
+    let Some(words) = words(mask) else { return mask.count_set_bits() };
+    match mask.len() % 64 {
+        0 => ones(&words),
+        rest => {
+            let (last, whole) = words.split_last().expect("a rest has a word");
+            ones(whole) + (last & ((1 << rest) - 1)).count_ones() as usize
+        }
+    }
+}
+
 /// Calls back for each row of a mask, or for all, in order.
 pub(crate) fn for_rows(rows: usize, mask: Option<&BooleanBuffer>, mut each: impl FnMut(usize)) {
     match mask {
@@ -157,7 +179,9 @@ mod tests {
                 assert_eq!(mask.value(row), row % 3 == 1, "row {row} of {len}");
             }
             if len > 5 {
+                assert_eq!(count(&mask), mask.count_set_bits());
                 let part = mask.slice(5, len - 5);
+                assert_eq!(count(&part), part.count_set_bits());
                 let mut rows = Vec::new();
                 for_rows(len - 5, Some(&part), |row| rows.push(row + 5));
                 assert_eq!(rows, (5..len).filter(|v| v % 3 == 1).collect::<Vec<_>>());

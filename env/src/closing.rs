@@ -1,7 +1,8 @@
 //! The end of something, which its threads can wait for. A wait ends early only when the owner
 //! closes, never by chance: a pause that is cut short by nothing would become a busy loop.
 
-use parking_lot::{Condvar, Mutex};
+use crate::condition::Condvar;
+use parking_lot::Mutex;
 use std::time::Duration;
 
 /// Open until it is closed, once and for all. Threads share it by `Arc`.

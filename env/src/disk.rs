@@ -14,9 +14,15 @@ pub trait File: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Reads exactly `len` bytes at `offset`.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
-    /// Bytes in the file.
+    /// Reserves room up to `len` bytes of the file: a sync of what is appended into it need not
+    /// write down another size of the file. The room reads as zeros until then, and is a part of
+    /// the file for whoever opens it later. A hint: a disk that cannot does nothing.
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+    /// Bytes in the file, without room that was reserved since it was opened.
     fn len(&self) -> io::Result<u64>;
-    /// Cuts the file to `len` bytes.
+    /// Cuts the file to `len` bytes; room that was reserved is given back.
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Nothing in the file.
     fn is_empty(&self) -> io::Result<bool> {

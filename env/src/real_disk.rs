@@ -3,6 +3,8 @@
 #![allow(unsafe_code)] // one mmap
 
 use crate::disk::{Content, Disk, File};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use std::fs;
 use std::io::{self, Write};
 use std::ops::Deref;
@@ -41,14 +43,14 @@ impl RealDisk {
 
 struct RealFile {
     file: fs::File,
+    /// Where the next append goes: before the end of the file, if room is reserved.
     len: AtomicU64,
 }
 
 impl File for RealFile {
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        (&self.file).write_all(bytes)?;
-        self.len.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-        Ok(())
+        let at = self.len.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        self.file.write_all_at(bytes, at)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -59,6 +61,18 @@ impl File for RealFile {
         let mut bytes = vec![0; len];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let from = self.len.load(Ordering::SeqCst);
+        let more = len.saturating_sub(from);
+        if more == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, more) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -84,7 +98,8 @@ impl Deref for Mapped {
 impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let path = self.path(name)?;
-        let file = fs::OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).read(true).open(path)?;
         let len = AtomicU64::new(file.metadata()?.len());
         Ok(Arc::new(RealFile { file, len }))
     }
@@ -139,5 +154,31 @@ impl Disk for RealDisk {
         let path = self.root.join(folder);
         fs::create_dir_all(&path)?;
         fs::File::open(path)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appends_go_into_reserved_room() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let disk = RealDisk::open(folder.path()).expect("it can be opened");
+        let file = disk.open("a").expect("it can be made");
+        file.append(b"one").expect("appends");
+        file.allocate(4096).expect("a hint");
+        file.append(b"two").expect("appends");
+        file.allocate(2).expect("less than there is");
+        assert_eq!(file.len().expect("known"), 6);
+        assert_eq!(file.read_at(0, 6).expect("reads"), b"onetwo");
+        let on_disk = disk.map("a").expect("maps");
+        assert!(on_disk.starts_with(b"onetwo") && on_disk[6..].iter().all(|byte| *byte == 0));
+        file.truncate(6).expect("cuts");
+        file.append(b"three").expect("appends");
+        file.sync().expect("syncs");
+        let again = disk.open("a").expect("opens");
+        assert_eq!(again.len().expect("known"), 11);
+        assert_eq!(again.read_at(0, 11).expect("reads"), b"onetwothree");
     }
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use damask_types::ErrorKind;
 use filter::GcFilterFactory;
 use fjall::compaction::filter::Factory;
+use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{
     Database, Iter, Keyspace, KeyspaceCreateOptions, KvPair, PersistMode, Readable, UserKey,
 };
@@ -29,6 +30,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Blocks of a family that is mostly scanned.
+const SCAN_BLOCK_BYTES: u32 = 16 << 10;
 /// Smallest journal limit that fjall accepts. Bytes.
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
 
@@ -44,6 +47,8 @@ struct Inner {
     config: EngineConfig,
     /// Records that compaction removed below the safe point.
     collected: Arc<AtomicU64>,
+    /// Bytes of keys and values written through this handle.
+    written: AtomicU64,
     /// Held over a write: a range delete reads what it removes.
     writing: Mutex<()>,
 }
@@ -83,17 +88,14 @@ impl FjallEngine {
             }
         };
         let family = |cf: Cf| {
-            let bytes = match cf {
-                Cf::Default | Cf::Write => config.write_buffer_bytes,
-                Cf::Lock | Cf::Meta => config.small_write_buffer_bytes,
-            };
-            let options = || KeyspaceCreateOptions::default().max_memtable_size(bytes);
+            let options = || options(cf, config);
             database.keyspace(cf.name(), options).map_err(|e| classify("open", e))
         };
         let families =
             [family(Cf::Default)?, family(Cf::Lock)?, family(Cf::Write)?, family(Cf::Meta)?];
         let config = config.clone();
-        let inner = Inner { database, families, config, collected, writing: Mutex::new(()) };
+        let (written, writing) = (AtomicU64::new(0), Mutex::new(()));
+        let inner = Inner { database, families, config, collected, written, writing };
         Ok(FjallEngine { inner: Arc::new(inner) })
     }
 
@@ -103,6 +105,24 @@ impl FjallEngine {
         let family = self.inner.family(cf);
         family.rotate_memtable_and_wait().map_err(|e| classify("compact", e))?;
         family.major_compact().map_err(|e| classify("compact", e))
+    }
+}
+
+/// What a family is made with; an existing one keeps what it has.
+fn options(cf: Cf, config: &EngineConfig) -> KeyspaceCreateOptions {
+    let bytes = match cf {
+        Cf::Default | Cf::Write => config.write_buffer_bytes,
+        Cf::Lock | Cf::Meta => config.small_write_buffer_bytes,
+    };
+    let options = KeyspaceCreateOptions::default().max_memtable_size(bytes);
+    match cf {
+        // Write records are sought, never got by their whole key: a filter of those is no use.
+        Cf::Write => options
+            .filter_policy(FilterPolicy::disabled())
+            .data_block_size_policy(BlockSizePolicy::all(SCAN_BLOCK_BYTES)),
+        // A value is got because its record says that it is there.
+        Cf::Default => options.expect_point_read_hits(true),
+        Cf::Lock | Cf::Meta => options,
     }
 }
 
@@ -150,6 +170,7 @@ impl Engine for FjallEngine {
     fn write(&self, batch: WriteBatch) -> Result<()> {
         batch.validate()?;
         let _writing = self.inner.writing.lock();
+        self.inner.written.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
         let changes = self.inner.resolve(batch.ops)?;
         let mut out = self.inner.database.batch();
         for ((cf, key), value) in changes {
@@ -213,17 +234,31 @@ impl Engine for FjallEngine {
 
     fn statistics(&self) -> Vec<(String, u64)> {
         let database = &self.inner.database;
-        let mut all: Vec<(String, u64)> = vec![
-            ("write_buffer_bytes".into(), database.write_buffer_size()),
-            ("cache_bytes".into(), database.cache_size()),
-            ("journals".into(), database.journal_count() as u64),
-            ("compactions_active".into(), database.active_compactions() as u64),
-            ("gc_removed_records".into(), self.inner.collected.load(Ordering::Relaxed)),
-        ];
+        let compacting_us = database.time_compacting().as_micros() as u64;
+        let mut all: Vec<(String, u64)> = [
+            ("written_bytes", self.inner.written.load(Ordering::Relaxed)),
+            ("write_buffer_bytes", database.write_buffer_size()),
+            ("cache_bytes", database.cache_size()),
+            ("journals", database.journal_count() as u64),
+            ("flushes_waiting", database.outstanding_flushes() as u64),
+            ("compactions_active", database.active_compactions() as u64),
+            ("compactions_done", database.compactions_completed() as u64),
+            ("compacting_us", compacting_us),
+            ("gc_removed_records", self.inner.collected.load(Ordering::Relaxed)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
         for cf in Cf::ALL {
             let family = self.inner.family(cf);
-            all.push((format!("{}.disk_bytes", cf.name()), family.disk_space()));
-            all.push((format!("{}.tables", cf.name()), family.table_count() as u64));
+            for (name, value) in [
+                ("file_bytes", family.disk_space()),
+                ("files", family.table_count() as u64),
+                ("level0_files", family.l0_table_count() as u64),
+                ("memtables_waiting", family.sealed_memtable_count() as u64),
+                ("keys", family.approximate_len() as u64),
+            ] {
+                all.push((format!("{}.{name}", cf.name()), value));
+            }
         }
         all
     }
@@ -355,18 +390,19 @@ impl FjallCursor<'_> {
         let Some((key, _)) = &self.current else { return Ok(None) };
         if self.iter.as_ref().is_none_or(|(now, _)| *now != way) {
             let key: UserKey = key.clone();
-            let (start, end) = (self.start.clone(), self.end.clone());
+            let (start, end) = self.take_bounds();
             let (low, high) = bounds(&start, &end);
             match way {
                 Way::Forward => self.open(way, Bound::Excluded(&key), high),
                 Way::Backward => self.open(way, low, Bound::Excluded(&key)),
             }
+            (self.start, self.end) = (start, end);
         }
         self.advance()
     }
 
     fn seek_from(&mut self, way: Way, key: Option<&[u8]>) -> Result<Option<Pair<'_>>> {
-        let (start, end) = (self.start.clone(), self.end.clone());
+        let (start, end) = self.take_bounds();
         let (low, high) = bounds(&start, &end);
         match (way, key) {
             _ if is_empty_range(&start, &end) => self.iter = None,
@@ -378,7 +414,13 @@ impl FjallCursor<'_> {
             }
             _ => self.open(way, low, high),
         }
+        (self.start, self.end) = (start, end);
         self.advance()
+    }
+
+    /// To be put back: they are taken only while an iterator is made of them.
+    fn take_bounds(&mut self) -> (Vec<u8>, Vec<u8>) {
+        (std::mem::take(&mut self.start), std::mem::take(&mut self.end))
     }
 }
 
@@ -435,4 +477,29 @@ fn classify(op: &'static str, error: fjall::Error) -> Error {
         _ => ErrorKind::Io,
     };
     Error::new(op, kind, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scratch;
+
+    #[test]
+    fn counters_move() {
+        let scratch = Scratch::new();
+        let engine = FjallEngine::open(&scratch.path("engine"), &EngineConfig::default());
+        let engine = engine.expect("opens");
+        let read = |name: &str| {
+            let all = engine.statistics();
+            all.into_iter().find(|(found, _)| found == name).expect("a known name").1
+        };
+        let mut batch = WriteBatch::default();
+        (0..100u8).for_each(|n| batch.put(Cf::Write, [n; 9], [n; 100]));
+        engine.write(batch).expect("writes");
+        assert_eq!(read("written_bytes"), 100 * 109);
+        assert_eq!((read("write.keys"), read("write.files")), (100, 0));
+        engine.compact(Cf::Write).expect("compacts");
+        assert!(read("write.files") > 0 && read("write.file_bytes") > 0);
+        assert_eq!(read("lock.keys"), 0);
+    }
 }

@@ -49,7 +49,7 @@ pub struct BelowSafePoint {
 
 impl From<BelowSafePoint> for Error {
     fn from(e: BelowSafePoint) -> Error {
-        Error::new("read", ErrorKind::Invalid, e)
+        Error::new("read", ErrorKind::TooOld, e)
     }
 }
 

@@ -111,16 +111,15 @@ impl MvccReader {
 
     /// The value of `key` at `ts`; [`Timestamp::MAX`] reads the latest.
     pub fn get(&self, key: &[u8], ts: Timestamp) -> Result<Read<Option<Bytes>>> {
-        let mut encoded = encode_key(key);
-        if let Some(bytes) = self.snapshot.get(Cf::Lock, &encoded)? {
+        let point = Point::new(key, ts);
+        if let Some(bytes) = self.snapshot.get(Cf::Lock, point.key())? {
             let lock = Lock::decode(&bytes)?;
             if self.visibility(ts).blocked_by(key, &lock) {
                 return Ok(blocked(key, lock));
             }
         }
-        let mut cursor = versions_cursor(&*self.snapshot, &encoded)?;
-        codec::put_ts_desc(&mut encoded, ts);
-        let mut pair = cursor.seek(&encoded)?;
+        let mut cursor = self.snapshot.cursor(Cf::Write, point.key(), point.end())?;
+        let mut pair = cursor.seek(point.version())?;
         while let Some((_, value)) = pair {
             let write = WriteRef::decode(value)?;
             if matches!(write.kind, WriteKind::Put | WriteKind::Delete) {
@@ -290,6 +289,43 @@ fn versions_cursor<'a>(snapshot: &'a dyn Snapshot, encoded: &[u8]) -> Result<Box
     end.extend_from_slice(encoded);
     versions_end(&mut end);
     snapshot.cursor(Cf::Write, encoded, &end)
+}
+
+/// What a read of one key asks the engine for, in one buffer.
+///
+/// ```text
+/// enc(key) !ts | enc(key) FF FF FF FF FF FF FF FF
+/// └─ key ─┘
+/// └─ version ┘   └────────── end ───────────────┘
+/// ```
+struct Point {
+    bytes: Vec<u8>,
+    key_bytes: usize,
+}
+
+impl Point {
+    fn new(key: &[u8], ts: Timestamp) -> Point {
+        let groups = key.len() / codec::GROUP + 1;
+        let mut bytes = Vec::with_capacity(2 * (groups * (codec::GROUP + 1) + VERSION_BYTES));
+        codec::put_bytes_sorted(&mut bytes, key);
+        let key_bytes = bytes.len();
+        codec::put_ts_desc(&mut bytes, ts);
+        bytes.extend_from_within(..key_bytes);
+        versions_end(&mut bytes);
+        Point { bytes, key_bytes }
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_bytes]
+    }
+
+    fn version(&self) -> &[u8] {
+        &self.bytes[..self.key_bytes + VERSION_BYTES]
+    }
+
+    fn end(&self) -> &[u8] {
+        &self.bytes[self.key_bytes + VERSION_BYTES..]
+    }
 }
 
 /// Engine bounds of a range of user keys, for any family.

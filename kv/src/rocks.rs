@@ -14,6 +14,7 @@
 
 mod filter;
 mod ingest;
+mod locks;
 mod options;
 mod snapshot;
 
@@ -118,6 +119,12 @@ impl RocksEngine {
             unbounded: Mutex::new(()),
         };
         Ok(RocksEngine { inner: Arc::new(inner), latest: Arc::default() })
+    }
+
+    /// The engine's own options for a bare database of one family that is asked for whole keys: for
+    /// peers in benches, so that they differ in nothing but what is measured.
+    pub fn peer_options(config: &EngineConfig) -> Options {
+        options::of_peer(config)
     }
 
     /// Rewrites the files of `[start, end)` of a family (an empty `end` has no upper bound), down
@@ -321,7 +328,10 @@ impl Engine for RocksEngine {
             self.inner.property(Cf::Default, "rocksdb.block-cache-usage"),
         )];
         for (name, ticker) in [
+            ("gets", Ticker::NumberKeysRead),
+            ("seeks", Ticker::NumberDbSeek),
             ("written_bytes", Ticker::BytesWritten),
+            ("log_bytes", Ticker::WalFileBytes),
             ("flushed_bytes", Ticker::FlushWriteBytes),
             ("compaction_written_bytes", Ticker::CompactWriteBytes),
             ("compaction_read_bytes", Ticker::CompactReadBytes),

@@ -2,21 +2,28 @@
 //! the case's name at the first difference. It must never know which backend it runs.
 //!
 //! ```text
-//! suite(|dir| MyEngine::open(dir))                 contract, reopen, live copies, loads
+//! suite(|dir| MyEngine::open(dir))                 contract, reopen, live copies, loads, bad bytes
+//! process_suite("my_test", |dir| ..)               killed, disk full and freed, no more files
 //! crash_suite(MyEngine::new, |e, keep| ..)         engines that can say what a crash leaves
 //! Faulty::new(engine, nth, kind)                   an engine whose n-th operation fails
 //! ```
 
 mod cases;
+mod corruption;
 mod durability;
 mod faulty;
 #[cfg(test)]
 pub(crate) mod history;
+#[cfg(target_os = "linux")]
+mod processes;
 
 pub use faulty::Faulty;
+#[cfg(target_os = "linux")]
+pub use processes::process_suite;
 
 use crate::engine::{Cf, Engine, Pair, Snapshot, WriteBatch};
 use crate::error::Result;
+use damask_types::ErrorKind;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,9 +43,14 @@ pub fn suite<E: Engine>(open: impl Fn(&Path) -> Result<E>) {
         durability::reopen(&open);
         durability::copy_of_a_live_folder(&open);
         durability::load(&open);
+        corruption::flipped_bytes(&open);
     }
     if probe.checkpoint {
         durability::checkpoint(&open);
+    } else {
+        let engine = open(&scratch.path("none")).expect("opens");
+        let refused = engine.checkpoint(&scratch.path("checkpoint")).expect_err("it said so");
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
     }
 }
 

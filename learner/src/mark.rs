@@ -2,16 +2,17 @@
 //! transaction loses neither the lock nor the long value. It must never be trusted unchecked.
 //!
 //! ```text
-//! 1 (format) | crc32 of the rest, u32 little-endian
+//! 2 (format) | crc32 of the rest, u32 little-endian
 //! region, conf_ver, version: varint | start, end: bytes | peers: n, {id, store: varint; role u8}
 //! applied index, term: varint | tombstone u8
-//! tables: n, {i64 varint} | locks: n, {record 1} | values: n, {record 3}
+//! tables: n, {i64 varint} | locks: n, {record 1} | values: n, {record 3} | merge state
 //! ```
-//! Bytes are a varint length and the bytes; records are those of `types::mutation`.
+//! Format 1 has no merge state (`damask_raftstore::MergeState::put` draws it). Bytes are a varint
+//! length and the bytes; records are those of `types::mutation`.
 
 use crate::error::{Error, Result};
 use crate::region::{Hidden, Seen};
-use damask_raftstore::{Applied, RegionState};
+use damask_raftstore::{Applied, MergeState, RegionState};
 use damask_types::codec::{
     self, DecodeError, put_var_i64, put_var_u64, take_var_i64, take_var_u64,
 };
@@ -21,7 +22,8 @@ use damask_types::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+const FORMAT_WITHOUT_MERGE: u8 = 1;
 
 /// A decoded mark.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +68,7 @@ pub(crate) fn encode(seen: &Seen, hidden: &Hidden) -> Vec<u8> {
         let (key, value) = (key.clone(), value.clone());
         Record::Value { key, start_ts: *start_ts, value }.put(&mut out);
     }
+    state.merge.put(&mut out);
     let crc = crc32fast::hash(&out[5..]);
     out[1..5].copy_from_slice(&crc.to_le_bytes());
     out
@@ -74,14 +77,14 @@ pub(crate) fn encode(seen: &Seen, hidden: &Hidden) -> Vec<u8> {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Mark> {
     let checked = || {
         let (&format, rest) = bytes.split_first().ok_or(DecodeError("empty"))?;
-        if format != FORMAT {
+        if !(FORMAT_WITHOUT_MERGE..=FORMAT).contains(&format) {
             return Err(DecodeError("unknown format"));
         }
         let (crc, rest) = rest.split_at_checked(4).ok_or(DecodeError("too short"))?;
         if crc != crc32fast::hash(rest).to_le_bytes() {
             return Err(DecodeError("the checksum does not match"));
         }
-        take_mark(rest)
+        take_mark(format, rest)
     };
     checked().map_err(|e| Error::Corrupt { what: "a region's mark", detail: e.to_string() })
 }
@@ -103,7 +106,7 @@ fn take_peer(buf: &mut &[u8]) -> codec::Result<Peer> {
     })
 }
 
-fn take_mark(mut buf: &[u8]) -> codec::Result<Mark> {
+fn take_mark(format: u8, mut buf: &[u8]) -> codec::Result<Mark> {
     let buf = &mut buf;
     let id = RegionId(take_var_u64(buf)?);
     let epoch = Epoch { conf_ver: take_var_u64(buf)?, version: take_var_u64(buf)? };
@@ -115,7 +118,12 @@ fn take_mark(mut buf: &[u8]) -> codec::Result<Mark> {
     let n = take_var_u64(buf)?;
     let tables = (0..n).map(|_| take_var_i64(buf).map(TableId)).collect::<codec::Result<_>>()?;
     let mut mark = Mark {
-        state: RegionState { region: Region { id, range, epoch, peers }, applied, tombstone },
+        state: RegionState {
+            region: Region { id, range, epoch, peers },
+            applied,
+            tombstone,
+            merge: MergeState::default(),
+        },
         tables,
         locks: BTreeMap::new(),
         values: HashMap::new(),
@@ -131,6 +139,9 @@ fn take_mark(mut buf: &[u8]) -> codec::Result<Mark> {
             return Err(DecodeError("not a value"));
         };
         mark.values.insert((key, start_ts), value);
+    }
+    if format != FORMAT_WITHOUT_MERGE {
+        mark.state.merge = MergeState::take(buf)?;
     }
     if buf.is_empty() { Ok(mark) } else { Err(DecodeError("bytes after the end")) }
 }
@@ -151,7 +162,7 @@ mod tests {
         let applied = Applied { index: 300, term: 7 };
         let lock = Lock::new(LockKind::Put, b"p".to_vec(), Timestamp(8), 9);
         let seen = Seen {
-            state: RegionState { region, applied, tombstone: false },
+            state: RegionState { region, applied, tombstone: false, merge: MergeState::default() },
             locks: BTreeMap::from([(b"k".to_vec(), lock)]),
             generation: 0,
             ready: true,
@@ -164,11 +175,17 @@ mod tests {
             2, 3, 4, 1, b'a', 0, 1, 5, 6, 1, 0xAC, 2, 7, 0, 1, 2, // region, applied, table
             1, 1, 1, b'k', 5, b'P', 2, b'p', 8, 9, // a lock
             1, 3, 1, b'k', 8, 1, b'v', // a value
+            0, 0, 0, 0, // no merge
         ];
         assert_eq!(bytes[5..], golden);
         let mark = decode(&bytes).expect("valid");
         assert_eq!((&mark.state, &mark.locks), (&seen.state, &seen.locks));
         assert_eq!((&mark.tables, &mark.values), (&hidden.tables, &hidden.values));
+        let mut old = bytes[..bytes.len() - 4].to_vec();
+        old[0] = FORMAT_WITHOUT_MERGE;
+        let crc = crc32fast::hash(&old[5..]);
+        old[1..5].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode(&old).expect("of the format before"), mark);
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

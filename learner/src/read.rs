@@ -14,9 +14,11 @@ use crate::machine::ColumnMachine;
 use crate::ranges::{handles_in, table_of};
 use crate::region::{Seen, Slot};
 use damask_deltatree::{ColumnSnapshot, HandleRange};
+use damask_env::channel::{self, RecvTimeoutError};
+use damask_env::{Mistake, mistaken};
 use damask_raftstore::{Applied, Done, Error, ReadPermit, StoreHandle};
 use damask_types::{Epoch, ErrorKind, KeyLock, KeyRange, RegionId, TableId, Timestamp};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where read permits come from; a running store and its regions' leaders, or a test.
@@ -147,7 +149,10 @@ impl LearnerRead {
         ts: Timestamp,
     ) -> Result<ColumnView, ReadError> {
         let table = one_table(ranges)?;
-        let index = self.index.ask(region, epoch, &self.inside(region, epoch, ranges), ts)?;
+        let index = match mistaken(Mistake::ReadIndexSkipped) {
+            true => 0,
+            false => self.index.ask(region, epoch, &self.inside(region, epoch, ranges), ts)?,
+        };
         let permit = self.permit(region, epoch, index)?;
         let slot = self.machine.slot(region).ok_or(Error::RegionNotFound(region))?;
         let (generation, ranges) = {
@@ -159,7 +164,7 @@ impl LearnerRead {
             let own = &seen.state.region.range;
             let ranges: Vec<_> = ranges.iter().filter_map(|r| r.intersect(own)).collect();
             let locks = seen.blocking(&ranges, ts);
-            if !locks.is_empty() {
+            if !locks.is_empty() && !mistaken(Mistake::LocksIgnored) {
                 return Err(ReadError::Locked(locks));
             }
             (seen.generation, ranges)
@@ -186,7 +191,7 @@ impl LearnerRead {
     }
 
     fn permit(&self, region: RegionId, epoch: Epoch, index: u64) -> Result<ReadPermit, ReadError> {
-        let (sender, receiver) = mpsc::sync_channel(1);
+        let (sender, receiver) = channel::bounded(1);
         let done = Box::new(move |answer| {
             // Nobody waits any more after a timeout.
             let _ = sender.send(answer);
@@ -194,10 +199,10 @@ impl LearnerRead {
         self.index.wait(region, epoch, index, done);
         match receiver.recv_timeout(self.timeout) {
             Ok(answer) => Ok(answer?),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
+            Err(RecvTimeoutError::Timeout) => {
                 Err(ReadError::Timeout { region, waited: self.timeout })
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::Stopped.into()),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Stopped.into()),
         }
     }
 
@@ -205,7 +210,7 @@ impl LearnerRead {
     fn check_again(&self, slot: &Slot, epoch: Epoch, generation: u64) -> Result<(), ReadError> {
         let seen = slot.seen.lock();
         check(&seen, epoch)?;
-        match seen.generation == generation {
+        match seen.generation == generation || mistaken(Mistake::RegionNotCheckedAgain) {
             true => Ok(()),
             false => Err(Error::Busy("the region has changed").into()),
         }

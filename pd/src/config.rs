@@ -31,9 +31,11 @@ pub struct Config {
     pub region_tolerance_percent: u64,
     /// Request units a second above which a region is hot.
     pub hot_flow: u64,
-    /// Can stores merge regions? Merges are planned only then.
+    /// Are regions merged? Else merges are neither planned nor ordered.
     pub merge: bool,
-    /// Rough bytes below which a region is merged with a neighbour (PD: 54 MiB of 144).
+    /// Rough bytes below which a region is merged with a neighbour (PD: 54 MiB of 144). Of more
+    /// than a quarter of `region_bytes_max` only that quarter counts: what was merged would be
+    /// split.
     pub merge_bytes_max: u64,
     /// Milliseconds after a split or merge before the next merge (PD: 1 h).
     pub merge_quiet_ms: u64,
@@ -62,7 +64,7 @@ impl Default for Config {
             leader_tolerance: 5,
             region_tolerance_percent: 5,
             hot_flow: 5_000,
-            merge: false,
+            merge: true,
             merge_bytes_max: 20 << 20,
             merge_quiet_ms: 3_600_000,
             leader_operators_max: 4,
@@ -98,12 +100,12 @@ impl Config {
         if self.quiet_ms > self.down_ms {
             return invalid("quiet_ms must not be above down_ms");
         }
-        if self.merge && self.merge_bytes_max > self.region_bytes_max / 4 {
-            let text = "merge_bytes_max must not be above a quarter of region_bytes_max: what was \
-                        merged would be split";
-            return invalid(text);
-        }
         Ok(())
+    }
+
+    /// Bytes below which a region is merged.
+    pub(crate) fn merge_bytes(&self) -> u64 {
+        self.merge_bytes_max.min(self.region_bytes_max / 4)
     }
 }
 
@@ -114,16 +116,12 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused() {
         Config::default().validate().expect("the defaults work");
-        let bad: [fn(&mut Config); 6] = [
+        let bad: [fn(&mut Config); 5] = [
             |c| c.voters = 2,
             |c| c.leader_tolerance = 1,
             |c| c.free_percent_min = 101,
             |c| c.quiet_ms = c.down_ms + 1,
             |c| c.pending_max = 0,
-            |c| {
-                c.merge = true;
-                c.region_bytes_max = c.merge_bytes_max;
-            },
         ];
         for (i, spoil) in bad.into_iter().enumerate() {
             let mut config = Config::default();

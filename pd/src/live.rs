@@ -112,6 +112,7 @@ impl Live {
             flow: report.flow,
             pending: report.pending.clone(),
             since_ms: same.map_or(self.now_ms, |(_, facts)| facts.since_ms),
+            merging: report.merging,
         };
         self.insert(report.region.clone(), facts)
     }

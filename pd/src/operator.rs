@@ -247,6 +247,10 @@ impl Operator {
                 true => Progress::Do(step.clone()),
                 false => Progress::Stale("the replica cannot lead now"),
             },
+            Step::Merge(_) if facts.merging => Progress::Wait("its neighbour takes it in"),
+            Step::Merge(_) if region.epoch.version > self.version => {
+                Progress::Stale("the region is as it was before, or was split")
+            }
             Step::Merge(target) => merge(view, region, *target, step),
             Step::AddLearner(_) | Step::Split | Step::SplitAt(_) => Progress::Do(step.clone()),
         }
@@ -275,7 +279,9 @@ impl Operator {
             Step::AddLearner(peer) => step.is_visible(region) && !facts.pending.contains(&peer.id),
             Step::AddVoter(_) | Step::RemovePeer(_) => step.is_visible(region),
             Step::TransferLeader(peer) => facts.leader.is_some_and(|l| l.id == peer.id),
-            Step::Split | Step::SplitAt(_) | Step::Merge(_) => region.epoch.version > self.version,
+            Step::Split | Step::SplitAt(_) => region.epoch.version > self.version,
+            // When it is, the region is no more.
+            Step::Merge(_) => false,
         }
     }
 

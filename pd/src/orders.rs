@@ -3,8 +3,9 @@
 
 use crate::error::{Error, Result};
 use crate::operator::{Operator, OperatorKind};
+use crate::planner::merge_steps;
 use crate::values::{Health, Intent, Order, Step, StoreKind};
-use crate::view::{RegionFacts, View, move_steps, same_stores};
+use crate::view::{RegionFacts, View, move_steps};
 use damask_types::{Peer, PeerRole, Region, RegionId, StoreId};
 
 /// The operator for an order.
@@ -124,20 +125,16 @@ fn word(kind: StoreKind) -> &'static str {
 
 fn merge(view: &View<'_>, id: RegionId, into: RegionId) -> Result<Vec<Step>> {
     if !view.config.merge {
-        return refuse("the stores of this cluster cannot merge regions");
+        return refuse("merges are switched off in this cluster");
     }
     let ((region, _), (target, _)) = (known(view, id)?, known(view, into)?);
     let adjacent = |a: &Region, b: &Region| !a.range.end.is_empty() && a.range.end == b.range.start;
     if !adjacent(region, target) && !adjacent(target, region) {
         return refuse(format!("regions {id} and {into} are not neighbours"));
     }
-    if !same_stores(region, target) {
-        return refuse(format!(
-            "regions {id} and {into} are not on the same stores: move one first"
-        ));
-    }
     if view.is_busy(into) {
         return refuse(format!("an operator is in flight for region {into}"));
     }
-    Ok(vec![Step::Merge(into)])
+    let unlike = || format!("regions {id} and {into} do not have the same numbers of replicas");
+    merge_steps(region, target).ok_or_else(|| Error::Invalid(unlike()))
 }

@@ -19,6 +19,7 @@ mod split;
 mod voters;
 
 pub(crate) use columns::{column_replicas, covers};
+pub(crate) use merge::steps as merge_steps;
 
 use crate::operator::{Operator, OperatorKind};
 use crate::view::{Draft, RegionFacts, View};

@@ -37,7 +37,8 @@ pub fn region(id: u64, start: &[u8], end: &[u8], version: u64) -> Region {
 pub fn report(region: &Region, bytes: u64) -> RegionReport {
     let leader = region.peers[0];
     let flow = Flow::default();
-    RegionReport { region: region.clone(), leader, term: 5, bytes, flow, pending: Vec::new() }
+    let (region, pending) = (region.clone(), Vec::new());
+    RegionReport { region, leader, term: 5, bytes, flow, pending, merging: false }
 }
 
 /// Row stores 1, 2, 3 and column stores 4.. .

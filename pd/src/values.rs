@@ -56,6 +56,9 @@ pub struct StoreReport {
     pub capacity: u64,
     /// Bytes of it that are free.
     pub available: u64,
+    /// It has found its data to be damaged, or cannot write: it must not lead, and what it holds
+    /// is replaced.
+    pub failed: bool,
 }
 
 /// Has a store been heard of?
@@ -66,7 +69,7 @@ pub enum Health {
     Up,
     /// Not for a moment: it gets nothing new.
     Quiet,
-    /// Not for so long that its replicas are replaced.
+    /// Not for so long that its replicas are replaced; or it says itself that it has failed.
     Down,
 }
 
@@ -125,6 +128,8 @@ pub struct RegionReport {
     pub flow: Flow,
     /// Replicas that have not caught up (learners waiting for a snapshot, …).
     pub pending: Vec<PeerId>,
+    /// It is about to become a part of its neighbour: nothing else can be done with it.
+    pub merging: bool,
 }
 
 /// A region as the placement driver knows it.
@@ -159,7 +164,7 @@ pub enum Step {
     Split,
     /// Split at exactly these user keys.
     SplitAt(Vec<Vec<u8>>),
-    /// Become a part of this neighbour. Only where stores can (`Config::merge`).
+    /// Become a part of this neighbour, which has replicas on the same stores.
     Merge(RegionId),
 }
 

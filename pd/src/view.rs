@@ -23,6 +23,8 @@ pub struct RegionFacts {
     pub pending: Vec<PeerId>,
     /// When its range was first seen as it is.
     pub since_ms: u64,
+    /// It is about to become a part of its neighbour.
+    pub merging: bool,
 }
 
 /// What the planner sees of the cluster.
@@ -72,8 +74,12 @@ impl View<'_> {
         a == b || self.place(a).is_some_and(|place| Some(place) == self.place(b))
     }
 
-    /// Has a store been heard of? Without a clock: yes.
+    /// Has a store been heard of, and does it say that it is sound? Without a clock: yes, if it
+    /// does not say the contrary.
     pub fn health(&self, store: StoreId) -> Health {
+        if self.reports.get(&store).is_some_and(|(_, report)| report.failed) {
+            return Health::Down;
+        }
         let Some(started) = self.started_ms else { return Health::Up };
         let seen = self.reports.get(&store).map_or(started, |(at, _)| *at);
         match self.now_ms.saturating_sub(seen) {
@@ -157,9 +163,11 @@ impl View<'_> {
         facts.flow.read.max(facts.flow.write) >= self.config.hot_flow
     }
 
-    /// Is an operator in flight for it, or about to merge something into it?
+    /// Is an operator in flight for it, or about to merge something into it, or is it merging?
     pub fn is_busy(&self, region: RegionId) -> bool {
-        self.running.contains_key(&region)
+        let merging = |id| self.regions.get(id).is_some_and(|(_, facts)| facts.merging);
+        merging(region)
+            || self.running.contains_key(&region)
             || self.running.values().any(|op| op.merges_into() == Some(region))
     }
 
@@ -234,6 +242,8 @@ impl<'a> Draft<'a> {
         for operator in view.running.values() {
             draft.take(operator);
         }
+        let merging = view.regions.iter().filter(|(_, facts)| facts.merging);
+        draft.busy.extend(merging.map(|(region, _)| region.id));
         draft
     }
 

@@ -2,15 +2,18 @@
 //! of them costs in syncs, beside the naive path; reads by lease, by index, by a follower and by
 //! the log; and what a thousand idle regions cost. It must never skip a sync.
 //!
-//! `cargo run --release -p damask-raftstore --example raft_speed -- [seconds per part] [folder]`
+//! `cargo run --release -p damask-raftstore --example raft_speed -- [seconds per part] [folder]
+//! [log stores]`: with names of log stores (`file,raft-engine`) only the puts, on each of them.
 #![allow(clippy::unwrap_used)] // a bench stops at the first error
 
-use damask_env::{Clock, RealClock, RealDisk};
+mod logs;
+
+use damask_env::{Clock, RealClock};
 use damask_kv::{Cf, Engine, MemoryEngine};
 use damask_raftstore::testing::LocalNetwork;
 use damask_raftstore::{
-    Error, FileLogConfig, FileLogStore, GroupLog, LogBatch, LogEntry, LogStore, Proposal, ReadMode,
-    Result, RowMachine, SplitChild, Store, StoreConfig, StoreHandle, StoreOptions,
+    Error, GroupLog, LogBatch, LogEntry, LogStore, Proposal, ReadMode, Result, RowMachine,
+    SplitChild, Store, StoreConfig, StoreHandle, StoreOptions,
 };
 use damask_types::codec::encode_key;
 use damask_types::{
@@ -31,7 +34,7 @@ const SPLIT_KEYS: u64 = 100;
 
 /// A log store that counts its syncs.
 struct Counted {
-    log: FileLogStore,
+    log: Arc<dyn LogStore>,
     syncs: Arc<AtomicU64>,
 }
 
@@ -81,7 +84,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(folder: &Path, naive: bool) -> Cluster {
+    /// `None`: there is no such log store.
+    fn start(folder: &Path, naive: bool, log: &str) -> Option<Cluster> {
         let network = LocalNetwork::new();
         let (syncs, clock) = (Arc::new(AtomicU64::new(0)), RealClock::default());
         let role = PeerRole::Voter;
@@ -91,9 +95,9 @@ impl Cluster {
         let first = Region { id, range, epoch, peers: peers.collect() };
         let (mut stores, mut engines) = (Vec::new(), Vec::new());
         for id in 1..=3 {
-            let disk = RealDisk::open(folder.join(id.to_string())).unwrap();
-            let log = FileLogStore::open(Arc::new(disk), "raft", FileLogConfig::default());
-            let log = Counted { log: log.unwrap(), syncs: syncs.clone() };
+            let folder = folder.join(id.to_string());
+            std::fs::create_dir_all(&folder).unwrap();
+            let log = Counted { log: logs::open(log, &folder)?, syncs: syncs.clone() };
             let engine = MemoryEngine::new();
             let mut options = StoreOptions::new(StoreId(id));
             options.config = StoreConfig { naive, ..StoreConfig::default() };
@@ -106,7 +110,7 @@ impl Cluster {
             stores.push(store);
             engines.push(engine);
         }
-        Cluster { stores, engines, syncs, clock }
+        Some(Cluster { stores, engines, syncs, clock })
     }
 
     /// Who leads a region: its place, its handle, and the region.
@@ -250,15 +254,28 @@ fn usage() -> (f64, f64) {
     (ticks / 100.0, pages * 4096.0 / (1 << 20) as f64)
 }
 
+fn puts_on(log: &str, folder: &Path, seconds: Duration) {
+    match Cluster::start(&folder.join(log), false, log) {
+        Some(cluster) => {
+            let (rate, syncs) = cluster.puts(seconds);
+            println!("{log}: {rate:.0} puts/s, {syncs:.3} syncs per put on all three stores");
+        }
+        None => println!("{log}: not in this build, or not known; {:?}", logs::NAMES),
+    }
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let seconds = args.next().map_or(5, |s| s.parse().unwrap());
     let seconds = Duration::from_secs(seconds);
     let base = args.next().map_or_else(std::env::temp_dir, Into::into);
     let folder = tempfile::tempdir_in(base).unwrap();
+    if let Some(names) = args.next() {
+        return names.split(',').for_each(|name| puts_on(name, folder.path(), seconds));
+    }
     let mut rates = Vec::new();
     for (name, naive) in [("naive", true), ("optimised", false)] {
-        let cluster = Cluster::start(&folder.path().join(name), naive);
+        let cluster = Cluster::start(&folder.path().join(name), naive, "file").unwrap();
         let (rate, syncs) = cluster.puts(seconds);
         println!("{name}: {rate:.0} puts/s, {syncs:.3} syncs per put on all three stores");
         rates.push(rate);

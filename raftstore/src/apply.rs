@@ -2,14 +2,18 @@
 //! effects to the state machine, answers. Its decisions depend on the log alone, so that every
 //! replica makes the same; only the machine does I/O.
 
+mod merges;
+
 use crate::answer::Answer;
 use crate::command::{Body, Command};
 use crate::error::{Error, Result};
 use crate::handle::{PeerChange, SplitChild};
 use crate::log_store::{EntryKind, LogEntry, LogOp, LogStore};
 use crate::machine::{Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, StateMachine};
+use crate::merge::MergeState;
+use damask_env::{Mistake, mistaken};
 use damask_types::{KeyRange, Peer, PeerRole, Region, RegionId, StoreId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Where a new region's log starts: 0 means "nothing yet", so newcomers get a snapshot.
@@ -76,22 +80,51 @@ enum Outcome {
 /// What the core must know of what was applied.
 #[derive(Debug)]
 pub(crate) enum ApplyReport {
-    Applied { region: RegionId, applied: Applied, changes: Vec<Change> },
-    Exported { region: Region, at: Applied, chunks: Arc<SnapshotChunks> },
-    Imported(RegionState),
+    Applied {
+        region: RegionId,
+        applied: Applied,
+        changes: Vec<Change>,
+    },
+    Exported {
+        state: RegionState,
+        chunks: Arc<SnapshotChunks>,
+    },
+    /// `replaced`: what went with the content that was there before.
+    Imported {
+        state: RegionState,
+        replaced: Vec<RegionState>,
+    },
     Destroyed(RegionState),
 }
 
 /// A change of a region, in log order.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Replicas { change: PeerChange, region: Region },
-    Split { parent: Region, children: Vec<Region> },
+    Replicas {
+        change: PeerChange,
+        region: Region,
+    },
+    Split {
+        parent: Region,
+        children: Vec<Region>,
+    },
+    /// A merge of this region has begun, or was taken back, or was declined.
+    Merging {
+        region: Region,
+        merge: MergeState,
+    },
+    /// This region has taken in another one, whose tombstone is given.
+    Merged {
+        region: Region,
+        merge: MergeState,
+        source: Box<RegionState>,
+    },
 }
 
 struct Known {
     region: Region,
     applied: Applied,
+    merge: MergeState,
     /// The last split's other regions, for those who come with an old description.
     siblings: Vec<RegionId>,
     /// An entry said that this replica is out: no more entries.
@@ -99,8 +132,14 @@ struct Known {
 }
 
 impl Known {
-    fn new(region: Region, applied: Applied, siblings: Vec<RegionId>) -> Known {
-        Known { region, applied, siblings, removed: false }
+    fn new(state: RegionState, siblings: Vec<RegionId>) -> Known {
+        let RegionState { region, applied, merge, .. } = state;
+        Known { region, applied, merge, siblings, removed: false }
+    }
+
+    fn state(&self) -> RegionState {
+        let (region, applied, merge) = (self.region.clone(), self.applied, self.merge.clone());
+        RegionState { region, applied, tombstone: false, merge }
     }
 }
 
@@ -110,6 +149,8 @@ pub(crate) struct Applier {
     machine: Arc<dyn StateMachine>,
     log: Arc<dyn LogStore>,
     regions: HashMap<RegionId, Known>,
+    /// Regions that have become a part of others here.
+    merged: HashSet<RegionId>,
     batches: Vec<ApplyBatch>,
     outcomes: Vec<(Waiting, Outcome, Applied)>,
     reports: Vec<ApplyReport>,
@@ -124,11 +165,12 @@ impl Applier {
     ) -> Applier {
         let mut regions = HashMap::new();
         for state in states.iter().filter(|s| !s.tombstone) {
-            let (region, applied) = (state.region.clone(), state.applied);
-            regions.insert(region.id, Known::new(region, applied, Vec::new()));
+            regions.insert(state.region.id, Known::new(state.clone(), Vec::new()));
         }
+        let gone = states.iter().filter(|s| s.tombstone && s.merge.into.is_some());
+        let merged = gone.map(|s| s.region.id).collect();
         let (batches, outcomes, reports) = (Vec::new(), Vec::new(), Vec::new());
-        Applier { store, machine, log, regions, batches, outcomes, reports }
+        Applier { store, machine, log, regions, merged, batches, outcomes, reports }
     }
 
     /// Does the tasks; everything is in the machine, and answered, when it returns.
@@ -200,8 +242,9 @@ impl Applier {
             {
                 return self.removed(id, prior, effects, changes);
             }
-            // What a split makes must be durable before anything of it leaves the store.
-            if let Change::Split { .. } = &changes[before] {
+            // What a split makes must be durable before anything of it leaves the store, and a
+            // merge before the source's log goes.
+            if let Change::Split { .. } | Change::Merged { .. } = &changes[before] {
                 let effects = std::mem::take(&mut effects);
                 self.batches.push(ApplyBatch { region: id, applied: at, effects });
                 applied = None;
@@ -258,11 +301,14 @@ impl Applier {
         // §2.8: what each command checks, by equality.
         let same = match &command.body {
             Body::Write(_) => now.version == then.version,
-            Body::Split { .. } => now == then,
             Body::Change(_) => now.conf_ver == then.conf_ver,
+            _ => now == then,
         };
-        if !same {
+        if !same && !mistaken(Mistake::EpochNotChecked) {
             return Ok(Outcome::Refused(Error::EpochNotMatch { current: self.current(id) }));
+        }
+        if known.merge.prepared.is_some() && !matches!(command.body, Body::Rollback { .. }) {
+            return Ok(Outcome::Refused(Error::Merging(id)));
         }
         match command.body {
             Body::Write(records) => {
@@ -286,6 +332,12 @@ impl Applier {
                     Err(why) => Outcome::Refused(Error::Invalid(why)),
                 })
             }
+            Body::Prepare { target, min_index } => {
+                Ok(self.decide_prepare(id, target, min_index, effects, changes))
+            }
+            Body::Commit(commit) => self.decide_commit(id, commit, effects, changes),
+            Body::Rollback { commit } => Ok(self.decide_rollback(id, commit, effects, changes)),
+            Body::Refuse { .. } => Ok(self.decide_refuse(id, effects, changes)),
         }
     }
 
@@ -297,11 +349,10 @@ impl Applier {
     ) -> std::result::Result<Region, String> {
         let known = self.regions.get_mut(&id).expect("its entry is decided");
         let region = change_region(&known.region, change)?;
-        if region.peer_on(self.store).is_some() {
-            let (region, applied) = (region.clone(), known.applied);
-            effects.push(Effect::Regions(vec![RegionState { region, applied, tombstone: false }]));
-        }
         known.region = region.clone();
+        if region.peer_on(self.store).is_some() {
+            effects.push(Effect::Regions(vec![known.state()]));
+        }
         Ok(region)
     }
 
@@ -314,18 +365,17 @@ impl Applier {
     ) -> std::result::Result<(Region, Vec<Region>), String> {
         let known = self.regions.get(&id).expect("its entry is decided");
         let (parent, children) = split_region(&known.region, keys, children)?;
-        let applied = known.applied;
-        let applied_of = |region: &Region| if region.id == id { applied } else { LOG_START };
+        let (applied, merge) = (known.applied, known.merge.inherited());
         let parts = || std::iter::once(&parent).chain(&children);
         let state = |region: &Region| {
-            let (region, applied) = (region.clone(), applied_of(region));
-            RegionState { region, applied, tombstone: false }
+            let (region, merge) = (region.clone(), merge.clone());
+            let applied = if region.id == id { applied } else { LOG_START };
+            RegionState { region, applied, tombstone: false, merge }
         };
         effects.push(Effect::Regions(parts().map(state).collect()));
         for region in parts() {
             let siblings = parts().map(|r| r.id).filter(|r| *r != region.id).collect();
-            let known = Known::new(region.clone(), applied_of(region), siblings);
-            self.regions.insert(region.id, known);
+            self.regions.insert(region.id, Known::new(state(region), siblings));
         }
         Ok((parent, children))
     }
@@ -339,8 +389,7 @@ impl Applier {
     fn export(&mut self, id: RegionId) -> Result<()> {
         if let Some(known) = self.regions.get(&id) {
             let chunks = Arc::new(self.machine.export(&known.region)?);
-            let (region, at) = (known.region.clone(), known.applied);
-            self.reports.push(ApplyReport::Exported { region, at, chunks });
+            self.reports.push(ApplyReport::Exported { state: known.state(), chunks });
         }
         Ok(())
     }
@@ -349,18 +398,31 @@ impl Applier {
     /// first, log second; after a crash the marker says that the second step is due).
     fn import(&mut self, state: RegionState, chunks: Arc<SnapshotChunks>) -> Result<()> {
         let id = state.region.id;
+        if self.merged.contains(&id) {
+            return Ok(()); // an entry of the target's was faster: its content is not this one's
+        }
+        let replaced = self.replaced_by(&state)?;
         self.log.append(vec![(id, LogOp::Restoring(state.applied))])?;
         self.log.sync()?;
-        self.machine.import(&state, Arc::unwrap_or_clone(chunks))?;
-        let (region, applied) = (state.region.clone(), state.applied);
-        self.regions.insert(id, Known::new(region, applied, Vec::new()));
-        self.reports.push(ApplyReport::Imported(state));
+        self.machine.import(&state, &replaced, Arc::unwrap_or_clone(chunks))?;
+        for gone in &replaced {
+            self.regions.remove(&gone.region.id);
+            self.merged.insert(gone.region.id);
+        }
+        self.regions.insert(id, Known::new(state.clone(), Vec::new()));
+        self.reports.push(ApplyReport::Imported { state, replaced });
         Ok(())
     }
 
     /// The core may not know yet of a split that was applied here: only the range as it is now
     /// may go.
     fn destroy(&mut self, mut state: RegionState) -> Result<()> {
+        if self.merged.contains(&state.region.id) {
+            return Ok(()); // its content is another region's by now
+        }
+        if state.merge.into.is_some() {
+            self.merged.insert(state.region.id);
+        }
         if let Some(known) = self.regions.remove(&state.region.id) {
             state.region.range = known.region.range;
             state.region.epoch.version = known.region.epoch.version;

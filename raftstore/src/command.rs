@@ -6,14 +6,20 @@
 //!   1 write   count, record*                             (types::mutation)
 //!   2 split   count, { key length, key, region, peers, peer* }*
 //!   3 change  kind u8 (1 learner, 2 voter, 3 remove), peer, store, role u8
+//!   4 prepare min index, region                        (the target; wire.rs)
+//!   5 commit  commit, region (the source), min index, count, { term, kind u8, context, data }*
+//!   6 rollback  commit
+//!   7 refuse  region id (the source)
 //! ```
 //! Numbers without a width are varints. A split lists the new regions from left to right, each
 //! with the key where it *ends*; the rightmost part keeps the region. A change is the context of
 //! a Raft configuration change.
 
 use crate::handle::{PeerChange, SplitChild};
+use crate::log_store::{EntryKind, LogEntry};
+use crate::wire::{put_bytes, put_region, take_region};
 use damask_types::codec::{DecodeError, put_var_u64, take, take_u8, take_var_u64};
-use damask_types::{Epoch, Peer, PeerId, PeerRole, Record, RegionId, StoreId};
+use damask_types::{Epoch, Peer, PeerId, PeerRole, Record, Region, RegionId, StoreId};
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
@@ -42,6 +48,36 @@ pub enum Body {
     },
     /// A change of one replica.
     Change(PeerChange),
+    /// The region is about to become a part of `target`.
+    Prepare {
+        /// The neighbour as it is, and must still be then.
+        target: Region,
+        /// Entries below are committed, and durable on every replica.
+        min_index: u64,
+    },
+    /// This region takes in a neighbour.
+    Commit(MergeCommit),
+    /// The region is not merged after all.
+    Rollback {
+        /// The entry that prepared it.
+        commit: u64,
+    },
+    /// This region will not take the neighbour in: only its version grows.
+    Refuse {
+        /// The neighbour.
+        source: RegionId,
+    },
+}
+
+/// A merge's commit, in the target's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergeCommit {
+    /// The source as its prepare has left it.
+    pub source: Region,
+    /// The entry that prepared it.
+    pub commit: u64,
+    /// The source's entries up to that one, which some replicas may lack.
+    pub entries: Vec<LogEntry>,
 }
 
 fn head(epoch: Epoch, tag: u8) -> Vec<u8> {
@@ -85,6 +121,71 @@ pub fn encode_change(epoch: Epoch, change: PeerChange) -> Vec<u8> {
     out.push(kind);
     put_peer(&mut out, &peer);
     out
+}
+
+/// Bytes of the command that begins a merge.
+pub fn encode_prepare(epoch: Epoch, target: &Region, min_index: u64) -> Vec<u8> {
+    let mut out = head(epoch, 4);
+    put_var_u64(&mut out, min_index);
+    put_region(&mut out, target);
+    out
+}
+
+/// Bytes of the command that ends a merge; `epoch` is the target's.
+pub fn encode_commit(epoch: Epoch, merge: &MergeCommit) -> Vec<u8> {
+    let mut out = head(epoch, 5);
+    put_var_u64(&mut out, merge.commit);
+    put_region(&mut out, &merge.source);
+    put_var_u64(&mut out, merge.entries.first().map_or(merge.commit + 1, |e| e.index));
+    put_var_u64(&mut out, merge.entries.len() as u64);
+    for entry in &merge.entries {
+        put_var_u64(&mut out, entry.term);
+        out.push(u8::from(entry.kind == EntryKind::Change));
+        put_bytes(&mut out, &entry.context);
+        put_bytes(&mut out, &entry.data);
+    }
+    out
+}
+
+/// Bytes of the command that takes a prepare back.
+pub fn encode_rollback(epoch: Epoch, commit: u64) -> Vec<u8> {
+    let mut out = head(epoch, 6);
+    put_var_u64(&mut out, commit);
+    out
+}
+
+/// Bytes of the command by which a target declines; `epoch` is the target's.
+pub fn encode_refuse(epoch: Epoch, source: RegionId) -> Vec<u8> {
+    let mut out = head(epoch, 7);
+    put_var_u64(&mut out, source.0);
+    out
+}
+
+/// Is it only records, or nothing: no change of the region?
+pub fn is_plain(entry: &LogEntry) -> bool {
+    let is_write = || Command::decode(&entry.data).is_ok_and(|c| matches!(c.body, Body::Write(_)));
+    entry.kind == EntryKind::Normal && (entry.data.is_empty() || is_write())
+}
+
+fn take_commit(buf: &mut &[u8]) -> Result<MergeCommit> {
+    let commit = take_var_u64(buf)?;
+    let source = take_region(buf)?;
+    let first = take_var_u64(buf)?;
+    let end = first.checked_add(take_var_u64(buf)?);
+    let end = end.filter(|end| Some(*end) == commit.checked_add(1));
+    let end = end.ok_or(DecodeError("a merge's entries do not end at its commit"))?;
+    let mut entries = Vec::new();
+    for index in first..end {
+        let term = take_var_u64(buf)?;
+        let kind = match take_u8(buf)? {
+            0 => EntryKind::Normal,
+            1 => EntryKind::Change,
+            _ => return Err(DecodeError("entry kind")),
+        };
+        let (context, data) = (take_bytes(buf)?.to_vec(), take_bytes(buf)?.to_vec());
+        entries.push(LogEntry { index, term, kind, data, context });
+    }
+    Ok(MergeCommit { source, commit, entries })
 }
 
 /// Appends a peer: id, store, role (0 voter, 1 learner).
@@ -143,6 +244,13 @@ impl Command {
                     _ => return Err(DecodeError("change kind")),
                 })
             }
+            4 => {
+                let min_index = take_var_u64(buf)?;
+                Body::Prepare { target: take_region(buf)?, min_index }
+            }
+            5 => Body::Commit(take_commit(buf)?),
+            6 => Body::Rollback { commit: take_var_u64(buf)? },
+            7 => Body::Refuse { source: RegionId(take_var_u64(buf)?) },
             _ => return Err(DecodeError("command tag")),
         };
         if buf.is_empty() { Ok(Command { epoch, body }) } else { Err(DecodeError("after command")) }
@@ -180,5 +288,31 @@ mod tests {
         let peer = Peer { id: PeerId(7), store: StoreId(4), role: PeerRole::Learner };
         let bytes = encode_change(EPOCH, PeerChange::AddLearner(peer));
         golden(&bytes, "0103c8010301070401", Body::Change(PeerChange::AddLearner(peer)));
+    }
+
+    #[test]
+    fn bytes_of_merges_are_fixed() {
+        let range = damask_types::KeyRange::new("a", "m");
+        let region = Region { id: RegionId(9), range, epoch: EPOCH, peers: Vec::new() };
+        let shown = "01090161016d03c80100";
+        let bytes = encode_prepare(EPOCH, &region, 6);
+        let body = Body::Prepare { target: region.clone(), min_index: 6 };
+        golden(&bytes, &format!("0103c8010406{shown}"), body);
+
+        let data = encode_write(EPOCH, &[]);
+        let write = LogEntry { index: 7, term: 6, data, ..LogEntry::default() };
+        let kind = EntryKind::Change;
+        let last = LogEntry { index: 8, term: 300, kind, context: vec![5], ..LogEntry::default() };
+        assert!(is_plain(&write) && is_plain(&LogEntry::default()) && !is_plain(&last));
+        let merge = MergeCommit { source: region, commit: 8, entries: vec![write, last] };
+        let bytes = encode_commit(EPOCH, &merge);
+        let entries = "0702060000060103c8010100ac0201010500";
+        golden(&bytes, &format!("0103c8010508{shown}{entries}"), Body::Commit(merge.clone()));
+        let short = MergeCommit { commit: 9, ..merge };
+        assert!(Command::decode(&encode_commit(EPOCH, &short)).is_err());
+
+        golden(&encode_rollback(EPOCH, 8), "0103c8010608", Body::Rollback { commit: 8 });
+        let refuse = encode_refuse(EPOCH, RegionId(9));
+        golden(&refuse, "0103c8010709", Body::Refuse { source: RegionId(9) });
     }
 }

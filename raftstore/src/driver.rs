@@ -9,15 +9,16 @@
 //!                └──────────────────────────────────────────────────────────────────────┘
 //! ```
 //! While nothing else is to be done, and no other store was heard or spoken to of late, the raft
-//! thread itself syncs and applies: a commit then wakes two threads (this one, and the caller's)
-//! and not five. The order is the same: both speak through the inbox, and only while the thread
-//! whose work it is has none.
+//! thread itself syncs and applies; or the thread that proposes does all three, and a commit wakes
+//! nobody. `turns.rs` has both, and why the order stays the same.
 //!
 //! The inbox takes whatever the store's own threads say; requests are bounded by bytes until they
 //! are answered, messages by bytes until they are stepped.
 
+mod turns;
+
 use crate::answer::{Answer, Charge};
-use crate::apply::{Applier, ApplyTask, LOG_START};
+use crate::apply::{Applier, LOG_START};
 use crate::command;
 use crate::error::{Error, Result};
 use crate::handle::{
@@ -27,38 +28,32 @@ use crate::handle::{
 use crate::local_read::LocalReads;
 use crate::log_store::LogStore;
 use crate::machine::{Applied, ApplyBatch, Effect, RegionState, StateMachine};
-use crate::options::{OnChange, StoreConfig, StoreOptions};
+use crate::options::{StoreConfig, StoreOptions};
 use crate::snapshot;
-use crate::store_core::{Event, StoreCore, Turn, WriteTask};
-use crate::threads::{apply_loop, maintain_loop, send_all, task_bytes, write, write_loop};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crate::store_core::{Event, StoreCore};
+use crate::threads::{Inbox, apply_loop, maintain_loop, write_loop};
+use damask_env::channel::{Sender, bounded, unbounded};
 use damask_env::{Clock, Task, spawn};
 use damask_types::{Epoch, ErrorKind, Peer, Region, RegionId, StoreId};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-/// Events taken in one turn.
-const TURN_EVENTS_MAX: usize = 4096;
-/// For so many ticks after a message to or from another store, the raft thread does no I/O: a slow
-/// disk must not keep it from its heartbeats.
-const ALONE_TICKS: u64 = 50;
-/// Bytes of entries that the raft thread applies itself.
-const INLINE_BYTES_MAX: usize = 64 << 10;
+use turns::Raft;
 
 struct Shared {
     id: StoreId,
     config: StoreConfig,
     clock: Arc<dyn Clock>,
     local: LocalReads,
-    inbox: Sender<Event>,
+    inbox: Inbox,
+    /// Until the store stops.
+    raft: Mutex<Option<Raft>>,
     requests: Arc<AtomicUsize>,
     messages: AtomicUsize,
     applying: AtomicUsize,
-    /// Tasks at the log thread, and at the apply thread: raised by the raft thread only.
+    /// Tasks at the log thread, and at the apply thread: raised only by whoever runs a turn.
     pending_writes: AtomicUsize,
     pending_applies: AtomicUsize,
     statuses: RwLock<BTreeMap<RegionId, ReplicaStatus>>,
@@ -72,12 +67,14 @@ impl Shared {
         clock: Arc<dyn Clock>,
         inbox: Sender<Event>,
     ) -> Shared {
+        let inbox = Inbox::new(inbox);
         Shared {
             id,
             config,
             clock,
             local: LocalReads::default(),
             inbox,
+            raft: Mutex::default(),
             requests: Arc::default(),
             messages: AtomicUsize::new(0),
             applying: AtomicUsize::new(0),
@@ -111,8 +108,7 @@ impl Shared {
             *failed = Some(e);
         }
         drop(failed);
-        // Without a receiver it has stopped already.
-        let _ = self.inbox.send(Event::Stop);
+        self.inbox.send(Event::Stop);
     }
 }
 
@@ -166,7 +162,7 @@ impl Store {
         }
         let (writer, writes) = unbounded();
         let (apply, applies) = unbounded();
-        let (maintenance, works) = crossbeam_channel::bounded(1);
+        let (maintenance, works) = bounded(1);
         let sender = transport.clone();
         let raft = Raft {
             shared: shared.clone(),
@@ -179,12 +175,15 @@ impl Store {
             apply,
             maintenance,
             idle: false,
+            here: None,
             talked: None,
         };
+        *shared.raft.lock() = Some(raft);
         let inbox = shared.inbox.clone();
-        let (at_log, at_apply, synced) = (shared.clone(), shared.clone(), log.clone());
+        let (at_raft, at_log, at_apply) = (shared.clone(), shared.clone(), shared.clone());
+        let synced = log.clone();
         let tasks = vec![
-            shared.spawn("raft", move || raft.run(&events)),
+            shared.spawn("raft", move || turns::run(&at_raft, &events)),
             shared.spawn("log", move || {
                 let Shared { pending_writes, inbox, .. } = &*at_log;
                 write_loop(&writes, synced.as_ref(), sender.as_ref(), pending_writes, inbox)
@@ -217,7 +216,7 @@ impl Store {
     }
 
     fn halt(&mut self) {
-        let _ = self.handle.shared.inbox.send(Event::Stop);
+        self.handle.shared.inbox.send(Event::Stop);
         for task in self.tasks.drain(..) {
             if let Err(panic) = task.join() {
                 self.handle.shared.fail(Error::Invalid(panic));
@@ -244,7 +243,8 @@ pub fn bootstrap(machine: &dyn StateMachine, store: StoreId, first: Region) -> R
         return Ok(false);
     }
     let (region, applied) = (first.id, LOG_START);
-    let state = RegionState { region: first, applied, tombstone: false };
+    let merge = Default::default();
+    let state = RegionState { region: first, applied, tombstone: false, merge };
     let effects = vec![Effect::Regions(vec![state])];
     machine.apply(vec![ApplyBatch { region, applied, effects }])?;
     machine.sync()?;
@@ -260,11 +260,11 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
 
 impl StoreHandle {
     fn send(&self, event: Event) {
-        // Without a receiver the event is dropped, and its answer says `Stopped`.
-        let _ = self.shared.inbox.send(event);
+        self.shared.inbox.send(event);
     }
 
-    /// Replicates and applies records; answered after they are applied here.
+    /// Replicates and applies records; answered after they are applied here. On a store alone all
+    /// of this may be done, and `done` be called, on this thread: hold nothing that `done` needs.
     pub fn propose(&self, proposal: Proposal, done: Done<Applied>) {
         let Proposal { region, epoch, term, records } = proposal;
         let payload = command::encode_write(epoch, &records);
@@ -283,7 +283,10 @@ impl StoreHandle {
             return done(Err(Error::Busy("too many commands are in flight")));
         };
         let answer = Answer::charged(done, charge);
-        self.send(Event::Propose { region, epoch, term, payload, span, answer });
+        let event = Event::Propose { region, epoch, term, payload, span, answer };
+        if let Some(event) = self.shared.serve(event) {
+            self.send(event);
+        }
     }
 
     /// Asks for a linearizable view, on the leader or on a learner, as `StoreConfig::reads` says.
@@ -341,8 +344,8 @@ impl StoreHandle {
         self.propose(proposal, Box::new(then));
     }
 
-    /// A view of this replica as soon as it has applied `index`, which the region's leader has named
-    /// when it was asked for a read (by another way than the log's).
+    /// A view of this replica as soon as it has applied `index`, which the region's leader has
+    /// named when it was asked for a read (by another way than the log's).
     pub fn read_at(&self, region: RegionId, epoch: Epoch, index: u64, done: Done<ReadPermit>) {
         let max = self.shared.config.requests_bytes_max;
         let Some(charge) = Charge::take(&self.shared.requests, 256, max) else {
@@ -374,6 +377,12 @@ impl StoreHandle {
         done: Done<Region>,
     ) {
         self.send(Event::ChangePeer { region, epoch, change, answer: Answer::new(done) });
+    }
+
+    /// Has a region become a part of its neighbour, which has replicas on the same stores. Answered
+    /// once it takes nothing more; from then on it is taken in, or goes on alone.
+    pub fn merge(&self, region: RegionId, epoch: Epoch, into: RegionId, done: Done<Region>) {
+        self.send(Event::Merge { region, epoch, into, answer: Answer::new(done) });
     }
 
     /// Asks the leader to make `to` the leader. Whether it happens shows in `replicas`.
@@ -413,6 +422,19 @@ impl StoreHandle {
         self.shared.failed.lock().clone()
     }
 
+    /// Its data were found to be wrong: it stops, and others lead and serve what it did; but not if
+    /// that leaves some region to nobody. True: it stops.
+    pub fn damaged(&self, why: Error) -> bool {
+        let alone = |s: &ReplicaStatus| s.region.voters().all(|p| p.store == self.shared.id);
+        let needed = self.shared.statuses.read().values().any(alone);
+        if needed {
+            tracing::error!(store = %self.shared.id, error = %why, "damaged, and needed");
+        } else {
+            self.shared.fail(why);
+        }
+        !needed
+    }
+
     /// Which store this is.
     pub fn id(&self) -> StoreId {
         self.shared.id
@@ -421,154 +443,4 @@ impl StoreHandle {
 
 fn message_bytes(envelopes: &[Envelope]) -> usize {
     envelopes.iter().map(|e| e.message.len() + 64).sum()
-}
-
-struct Raft {
-    shared: Arc<Shared>,
-    core: StoreCore,
-    transport: Arc<dyn Transport>,
-    on_change: Option<OnChange>,
-    log: Arc<dyn LogStore>,
-    applier: Arc<Mutex<Applier>>,
-    writer: Sender<WriteTask>,
-    apply: Sender<Vec<ApplyTask>>,
-    maintenance: Sender<()>,
-    /// Nobody waits for this turn to end.
-    idle: bool,
-    /// The tick of the last message to or from another store.
-    talked: Option<u64>,
-}
-
-impl Raft {
-    fn run(mut self, events: &Receiver<Event>) -> Result<()> {
-        // A panic inside raft-rs for a log that cannot be read has its reason in the group.
-        let result = catch_unwind(AssertUnwindSafe(|| self.turns(events)));
-        // It leads nothing any more.
-        self.shared.local.clear();
-        self.shared.statuses.write().clear();
-        match result {
-            Ok(result) => result,
-            Err(panic) => Err(self.core.take_failure().unwrap_or_else(|| panicked(panic.as_ref()))),
-        }
-    }
-
-    fn turns(&mut self, events: &Receiver<Event>) -> Result<()> {
-        let mut next = self.core.begin(self.shared.clock.monotonic());
-        self.finish()?;
-        let mut taken = Vec::new();
-        loop {
-            let wait = match self.core.has_more() {
-                true => Duration::ZERO,
-                false => next.saturating_sub(self.shared.clock.monotonic()),
-            };
-            match events.recv_timeout(wait) {
-                Ok(event) => taken.push(event),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-            if !self.shared.config.naive {
-                taken.extend(events.try_iter().take(TURN_EVENTS_MAX));
-            }
-            self.idle = taken.len() <= 1;
-            let applying = self.shared.applying.load(Ordering::Relaxed);
-            self.core.overloaded = applying > self.shared.config.apply_bytes_max;
-            let ticks = self.core.ticks();
-            // Not before the events were received: leases count on it.
-            next = self.core.begin(self.shared.clock.monotonic());
-            for event in taken.drain(..) {
-                match &event {
-                    Event::Stop => return Ok(()),
-                    Event::Messages(m) => {
-                        self.shared.messages.fetch_sub(message_bytes(m), Ordering::Relaxed);
-                        self.talked = Some(ticks);
-                    }
-                    _ => {}
-                }
-                self.core.step(event)?;
-            }
-            self.finish()?;
-            if self.core.ticks() > ticks {
-                self.publish_all();
-            }
-        }
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        let Turn { views, sends, write, applies, changed, removed, maintain } =
-            self.core.finish()?;
-        self.shared.local.publish(views);
-        if !sends.is_empty() || write.as_ref().is_some_and(|write| !write.held.is_empty()) {
-            self.talked = Some(self.core.ticks());
-        }
-        send_all(self.transport.as_ref(), sends);
-        if let Some(write) = write {
-            self.write(write)?;
-        }
-        if !applies.is_empty() {
-            self.apply(applies)?;
-        }
-        self.announce(changed, removed, maintain);
-        Ok(())
-    }
-
-    /// May this thread do what another is for, of which it has `pending` tasks?
-    fn may_inline(&self, pending: &AtomicUsize) -> bool {
-        let alone = || self.talked.is_none_or(|tick| self.core.ticks() - tick > ALONE_TICKS);
-        let naive = self.shared.config.naive;
-        naive || self.idle && pending.load(Ordering::Acquire) == 0 && alone()
-    }
-
-    fn write(&self, task: WriteTask) -> Result<()> {
-        let Shared { pending_writes, inbox, .. } = &*self.shared;
-        if self.may_inline(pending_writes) {
-            return write(task, self.log.as_ref(), self.transport.as_ref(), inbox);
-        }
-        pending_writes.fetch_add(1, Ordering::AcqRel);
-        // A closed channel means that its thread failed, which stops this one as well.
-        let _ = self.writer.send(task);
-        Ok(())
-    }
-
-    fn apply(&self, tasks: Vec<ApplyTask>) -> Result<()> {
-        let Shared { pending_applies, applying, inbox, config, .. } = &*self.shared;
-        let bytes = task_bytes(&tasks);
-        let entries = |task: &ApplyTask| matches!(task, ApplyTask::Entries { .. });
-        let small = bytes <= INLINE_BYTES_MAX && tasks.iter().all(entries);
-        if (small || config.naive) && self.may_inline(pending_applies) {
-            let reports = self.applier.lock().run(tasks)?;
-            let _ = inbox.send(Event::Reports(reports));
-            return Ok(());
-        }
-        applying.fetch_add(bytes, Ordering::Relaxed);
-        pending_applies.fetch_add(1, Ordering::AcqRel);
-        // As in `write`.
-        let _ = self.apply.send(tasks);
-        Ok(())
-    }
-
-    fn announce(&self, changed: BTreeSet<RegionId>, removed: Vec<RegionId>, maintain: bool) {
-        if maintain {
-            // Full: one is at work, and one waits. That is enough.
-            let _ = self.maintenance.try_send(());
-        }
-        for id in removed {
-            self.shared.statuses.write().remove(&id);
-        }
-        for id in changed {
-            let Some(status) = self.core.status(id) else { continue };
-            self.shared.statuses.write().insert(id, status.clone());
-            if let Some(on_change) = &self.on_change {
-                on_change(status);
-            }
-        }
-    }
-
-    fn publish_all(&self) {
-        let mut statuses = self.shared.statuses.write();
-        for id in self.core.ids() {
-            if let Some(status) = self.core.status(id) {
-                statuses.insert(id, status);
-            }
-        }
-    }
 }

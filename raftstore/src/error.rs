@@ -23,6 +23,9 @@ pub enum Error {
         /// This store's newest descriptions that overlap the old one.
         current: Vec<Region>,
     },
+    /// It is about to become a part of its neighbour: ask again, it will be elsewhere or as before.
+    #[error("region {0} is being merged")]
+    Merging(RegionId),
     /// No such region here.
     #[error("region {0} is not on this store")]
     RegionNotFound(RegionId),
@@ -75,7 +78,7 @@ impl Error {
             Error::NotLeader { .. } | Error::EpochNotMatch { .. } => ErrorKind::Reroute,
             Error::RegionNotFound(_) | Error::KeyNotInRegion { .. } => ErrorKind::Reroute,
             Error::Stopped => ErrorKind::Reroute,
-            Error::Stale | Error::Busy(_) => ErrorKind::Retry,
+            Error::Stale | Error::Busy(_) | Error::Merging(_) => ErrorKind::Retry,
             Error::Undetermined(_) => ErrorKind::Undetermined,
             Error::TooLarge { .. } | Error::Invalid(_) => ErrorKind::Invalid,
             Error::DiskFull(_) => ErrorKind::NoSpace,

@@ -3,10 +3,14 @@
 //!
 //! `append` encodes into a buffer and is visible through an index in memory; `sync` writes the
 //! buffer as one record. So at most one record is unsynced at any time: one at the end that lacks
-//! bytes is a write cut short, and forgotten; any other bad record is damage, which is reported.
+//! sectors is a write cut short, and forgotten; any other bad record is damage, which is reported.
 //! A read takes hold of its files together with the places of its entries, so that neither a move
 //! of the entries nor the removal of the files comes between. A segment that is not added to any
 //! more is read through a map of it.
+//!
+//! Room is reserved ahead of the records, in steps: a record that goes into it changes neither the
+//! size nor the blocks of the file, so that its sync is one write and not two (the second is the
+//! file system's journal).
 //!
 //! ```text
 //!   append ──► buffer + index ── sync ──► [segment 7][segment 8][segment 9 …]
@@ -17,19 +21,22 @@
 //! at no entry unless it moves some.
 
 pub(crate) mod format;
+mod record;
 mod recovery;
+mod state;
 #[cfg(test)]
 mod tests;
 
 use crate::error::{Error, Result};
 use crate::log_index::LogIndex;
 use crate::log_store::{GroupLog, LogBatch, LogEntry, LogOp, LogStore, missing};
-use crate::machine::Applied;
 use damask_env::{Content, Disk, File};
-use damask_types::{ErrorKind, RegionId};
-use format::{RECORD_HEADER, SEGMENT_HEADER};
+use damask_types::RegionId;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use record::{Header, RECORD_HEADER};
+use state::{Piece, Place, State};
+use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 
 /// Limits of a [`FileLogStore`].
@@ -41,66 +48,30 @@ pub struct FileLogConfig {
     pub cache_bytes: usize,
     /// With more segments than this, live entries in old ones are moved.
     pub segments_max: usize,
+    /// Room in the newest segment is reserved in steps of this; 0: none is.
+    pub reserve_bytes: u64,
+    /// A record with a payload of at least this is compressed, if that makes it smaller.
+    pub compress_bytes_min: usize,
 }
 
 impl Default for FileLogConfig {
     fn default() -> FileLogConfig {
-        FileLogConfig { segment_bytes: 32 << 20, cache_bytes: 64 << 20, segments_max: 8 }
-    }
-}
-
-/// What a cached entry weighs beside its bytes.
-const CACHE_OVERHEAD: usize = 128;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    segment: u64,
-    offset: u64,
-    len: u32,
-    crc: u32,
-    /// The record that holds it.
-    sequence: u64,
-}
-
-#[derive(Debug)]
-struct Slot {
-    place: Place,
-    cached: Option<LogEntry>,
-}
-
-/// What of a segment is still needed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Live {
-    entries: u64,
-    bytes: u64,
-}
-
-/// Live entries by segment; a segment without any is not there.
-#[derive(Debug, Default)]
-struct Lives(BTreeMap<u64, Live>);
-
-impl Lives {
-    fn add(&mut self, place: Place) {
-        let live = self.0.entry(place.segment).or_default();
-        live.entries += 1;
-        live.bytes += u64::from(place.len);
-    }
-
-    fn remove(&mut self, place: Place) {
-        let live = self.0.get_mut(&place.segment).expect("it was added");
-        live.entries -= 1;
-        live.bytes -= u64::from(place.len);
-        if live.entries == 0 {
-            self.0.remove(&place.segment);
+        FileLogConfig {
+            segment_bytes: 32 << 20,
+            cache_bytes: 64 << 20,
+            segments_max: 8,
+            reserve_bytes: 1 << 20,
+            compress_bytes_min: 8 << 10,
         }
     }
-
-    fn bytes(&self, segment: u64) -> u64 {
-        self.0.get(&segment).map_or(0, |live| live.bytes)
-    }
 }
 
+/// Entries that `purge` moves are written when they are as many bytes as this, so that a `sync` is
+/// not held up by all of them.
+const MOVE_BYTES: u64 = 1 << 20;
+
 /// Where a read finds an entry.
+#[derive(Clone)]
 enum Source {
     Map(Content),
     /// Of a segment that is written, or is to be mapped.
@@ -110,32 +81,28 @@ enum Source {
     },
 }
 
-/// Bytes of one record that is not written yet.
-struct Piece {
-    segment: u64,
-    /// Where in the segment `bytes` begin.
-    offset: u64,
-    /// Where in `bytes` the record begins: after the header of a new segment.
-    record: usize,
-    bytes: Vec<u8>,
+impl Source {
+    fn get(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
+        match self {
+            Source::Map(map) => {
+                let bytes = usize::try_from(offset).ok().and_then(|at| map.get(at..at + len));
+                bytes.map(Cow::Borrowed).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            }
+            Source::File { file, .. } => file.read_at(offset, len).map(Cow::Owned),
+        }
+    }
 }
 
-struct State {
-    groups: BTreeMap<RegionId, LogIndex<Slot>>,
-    live: Lives,
-    files: BTreeMap<u64, Arc<dyn File>>,
-    /// Segments that are not added to any more, once read.
-    maps: BTreeMap<u64, Content>,
-    piece: Option<Piece>,
-    /// The segment that is written, and its size with all pieces taken.
-    tail: (u64, u64),
-    /// Of the next record.
-    sequence: u64,
-    /// Records below this one are in files.
-    written: u64,
-    cache: VecDeque<(RegionId, u64, Place)>,
-    cache_bytes: usize,
-    poisoned: Option<String>,
+/// The last record that was decompressed for a call that reads: its sequence and its payload.
+#[derive(Default)]
+struct Unpacked(Option<(u64, Vec<u8>)>);
+
+/// What the writer knows of the segment that it writes.
+#[derive(Default)]
+struct Writing {
+    segment: u64,
+    /// Room is reserved up to here.
+    reserved: u64,
 }
 
 /// The logs of all groups in one folder of a disk.
@@ -145,7 +112,7 @@ pub struct FileLogStore {
     config: FileLogConfig,
     state: Mutex<State>,
     /// Held by whoever writes files.
-    writing: Mutex<()>,
+    writing: Mutex<Writing>,
 }
 
 impl FileLogStore {
@@ -155,8 +122,8 @@ impl FileLogStore {
     /// `Corrupt`, with file and offset, if anything but the very end of the last file is damaged.
     pub fn open(disk: Arc<dyn Disk>, folder: &str, config: FileLogConfig) -> Result<FileLogStore> {
         let state = recovery::replay(&disk, folder)?;
-        let folder = folder.to_owned();
-        Ok(FileLogStore { disk, folder, config, state: Mutex::new(state), writing: Mutex::new(()) })
+        let (folder, state) = (folder.to_owned(), Mutex::new(state));
+        Ok(FileLogStore { disk, folder, config, state, writing: Mutex::default() })
     }
 
     /// Number and size of the files.
@@ -167,73 +134,116 @@ impl FileLogStore {
         sizes.map_err(|e| Error::io(&self.folder, &e))
     }
 
-    /// Writes the buffer, syncs. The caller holds `writing`.
-    fn flush(&self) -> Result<()> {
+    /// Writes the buffer, syncs.
+    fn flush(&self, writing: &mut Writing) -> Result<()> {
         let (piece, file, sequence) = {
             let mut state = self.state.lock();
             state.healthy()?;
-            let Some((piece, sequence)) = state.take_piece()? else { return Ok(()) };
+            let Some((piece, sequence)) = state.take_piece(&self.config)? else { return Ok(()) };
             let file = state.files.get(&piece.segment).cloned();
             (piece, file, sequence)
         };
-        match self.write(&piece, file) {
-            Ok(file) => {
+        match self.write(writing, &piece, file) {
+            Ok(new) => {
                 let mut state = self.state.lock();
-                state.files.insert(piece.segment, file);
-                state.written = sequence + 1;
-                state.evict(self.config.cache_bytes);
+                if let Some(file) = new {
+                    state.files.insert(piece.segment, file);
+                }
+                state.piece_written(piece, sequence, &self.config);
                 Ok(())
             }
             Err(e) => {
-                let name = format::segment_name(&self.folder, piece.segment);
-                let error = Error::io(name, &e);
+                let error = Error::io(self.name(piece.segment), &e);
                 self.state.lock().poisoned = Some(error.to_string());
                 Err(error)
             }
         }
     }
 
-    fn write(&self, piece: &Piece, file: Option<Arc<dyn File>>) -> std::io::Result<Arc<dyn File>> {
-        let (file, new) = match file {
-            Some(file) => (file, false),
-            None => (self.disk.open(&format::segment_name(&self.folder, piece.segment))?, true),
-        };
+    /// Returns the file, if it was made.
+    fn write(
+        &self,
+        writing: &mut Writing,
+        piece: &Piece,
+        file: Option<Arc<dyn File>>,
+    ) -> io::Result<Option<Arc<dyn File>>> {
+        if let Some(file) = file {
+            self.reserve(writing, piece, file.as_ref());
+            file.append(&piece.bytes)?;
+            file.sync()?;
+            return Ok(None);
+        }
+        let file = self.disk.open(&self.name(piece.segment))?;
+        self.reserve(writing, piece, file.as_ref());
         file.append(&piece.bytes)?;
         file.sync()?;
-        if new {
-            self.disk.sync_folder(&self.folder)?;
+        self.disk.sync_folder(&self.folder)?;
+        Ok(Some(file))
+    }
+
+    /// Sees to it that there is room for the piece, but not beyond the segment's size.
+    fn reserve(&self, writing: &mut Writing, piece: &Piece, file: &dyn File) {
+        if writing.segment != piece.segment {
+            *writing = Writing { segment: piece.segment, reserved: 0 };
         }
-        Ok(file)
+        let end = piece.offset + piece.bytes.len() as u64;
+        let (step, max) = (self.config.reserve_bytes, self.config.segment_bytes);
+        if step == 0 || end <= writing.reserved || end >= max {
+            return;
+        }
+        writing.reserved = end.next_multiple_of(step).min(max);
+        if let Err(e) = file.allocate(writing.reserved) {
+            // The append goes without, or says what is wrong.
+            tracing::debug!(file = self.name(piece.segment), error = %e, "no room is reserved");
+        }
     }
 
     fn name(&self, segment: u64) -> String {
         format::segment_name(&self.folder, segment)
     }
 
-    fn read(&self, place: Place, source: Source) -> Result<LogEntry> {
-        let (start, len) = (place.offset as usize, place.len as usize);
-        match source {
-            Source::Map(map) => self.decode(place, map.get(start..start + len).unwrap_or(&[])),
-            Source::File { file, sealed } => {
-                if let Some(map) = sealed.then(|| self.map(place.segment)).flatten() {
-                    return self.read(place, Source::Map(map));
-                }
-                let bytes = file.read_at(place.offset, len);
-                let bytes = bytes.map_err(|e| Error::io(self.name(place.segment), &e))?;
-                self.decode(place, &bytes)
-            }
+    fn read(&self, place: Place, source: &Source, unpacked: &mut Unpacked) -> Result<LogEntry> {
+        if let Source::File { sealed: true, .. } = source
+            && let Some(map) = self.map(place.segment)
+        {
+            return self.read(place, &Source::Map(map), unpacked);
         }
+        let (start, len) = (place.inside as usize, place.len as usize);
+        if let Some((sequence, payload)) = &unpacked.0
+            && *sequence == place.sequence
+        {
+            return self.decode(place, payload.get(start..start + len));
+        }
+        let get = |offset, len| {
+            let bytes = source.get(offset, len);
+            bytes.map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => self.bad_entry(place),
+                _ => Error::io(self.name(place.segment), &e),
+            })
+        };
+        let header = Header::parse(&get(place.record, RECORD_HEADER)?);
+        let header = header.filter(|header| header.sequence == place.sequence);
+        let Some(header) = header else { return Err(self.bad_entry(place)) };
+        let body = place.record + RECORD_HEADER as u64;
+        if !header.is_packed() {
+            return self.decode(place, Some(&get(body + u64::from(place.inside), len)?));
+        }
+        let body = get(body, header.body)?;
+        let payload = header.unpack(&body).map_err(|_| self.bad_entry(place))?;
+        let entry = self.decode(place, payload.get(start..start + len));
+        unpacked.0 = Some((place.sequence, payload.into_owned()));
+        entry
     }
 
-    fn decode(&self, place: Place, mut bytes: &[u8]) -> Result<LogEntry> {
-        let whole = crc32fast::hash(bytes) == place.crc;
-        match format::take_entry(&mut bytes) {
-            Ok(entry) if whole => Ok(entry),
-            _ => {
-                let (name, offset) = (self.name(place.segment), place.offset);
-                Err(Error::corrupt(format!("{name} at {offset}: bad entry")))
-            }
-        }
+    fn decode(&self, place: Place, bytes: Option<&[u8]>) -> Result<LogEntry> {
+        let whole = bytes.filter(|bytes| crc32fast::hash(bytes) == place.crc);
+        let entry = whole.and_then(|mut bytes| format::take_entry(&mut bytes).ok());
+        entry.ok_or_else(|| self.bad_entry(place))
+    }
+
+    fn bad_entry(&self, place: Place) -> Error {
+        let (name, record) = (self.name(place.segment), place.record);
+        Error::corrupt(format!("{name} at {record}: a bad entry in this record"))
     }
 
     /// Maps a segment that is not added to any more. `None`: it was removed meanwhile, or cannot
@@ -266,186 +276,22 @@ impl FileLogStore {
         if live.is_empty() {
             return Ok(());
         }
-        let map = self.map(oldest);
+        let source = match self.map(oldest) {
+            Some(map) => Source::Map(map),
+            None => Source::File { file, sealed: false },
+        };
+        let (mut unpacked, mut bytes) = (Unpacked::default(), 0);
         // From the last to the first, as the index takes them back.
         for (group, index, place) in live.into_iter().rev() {
-            let source = match &map {
-                Some(map) => Source::Map(map.clone()),
-                None => Source::File { file: file.clone(), sealed: false },
-            };
-            let entry = self.read(place, source)?;
+            let entry = self.read(place, &source, &mut unpacked)?;
             self.state.lock().rewrite(group, index, place, &entry, &self.config);
-        }
-        Ok(())
-    }
-}
-
-impl State {
-    fn healthy(&self) -> Result<()> {
-        match &self.poisoned {
-            Some(why) => Err(Error::Storage {
-                kind: ErrorKind::Poisoned,
-                detail: format!("the log failed earlier: {why}"),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn piece(&mut self, config: &FileLogConfig) -> &mut Piece {
-        if self.piece.is_none() {
-            let (segment, offset) = self.tail;
-            let piece = if offset >= config.segment_bytes || offset == 0 {
-                let segment = segment + 1;
-                let mut bytes = format::segment_header(segment).to_vec();
-                bytes.resize(SEGMENT_HEADER + RECORD_HEADER, 0);
-                for (id, log) in &self.groups {
-                    format::put_state(&mut bytes, *id, log.hard, log.truncated, log.restoring);
-                }
-                Piece { segment, offset: 0, record: SEGMENT_HEADER, bytes }
-            } else {
-                Piece { segment, offset, record: 0, bytes: vec![0; RECORD_HEADER] }
-            };
-            self.piece = Some(piece);
-        }
-        self.piece.as_mut().expect("made above")
-    }
-
-    fn take_piece(&mut self) -> Result<Option<(Piece, u64)>> {
-        let Some(mut piece) = self.piece.take() else { return Ok(None) };
-        let sequence = self.sequence;
-        if let Err(e) = format::seal(&mut piece.bytes, piece.record, sequence) {
-            // What it holds is visible and would never be durable.
-            self.poisoned = Some(e.to_string());
-            return Err(e);
-        }
-        self.sequence += 1;
-        self.tail = (piece.segment, piece.offset + piece.bytes.len() as u64);
-        Ok(Some((piece, sequence)))
-    }
-
-    /// Are there too many segments, and is half of the oldest, or half of all, not needed?
-    fn is_worth_moving(&self, oldest: u64, config: &FileLogConfig) -> bool {
-        let half = config.segment_bytes / 2;
-        let all: u64 = self.live.0.values().map(|live| live.bytes).sum();
-        self.files.len() > config.segments_max
-            && oldest != self.tail.0
-            && (self.live.bytes(oldest) <= half || all <= half * self.files.len() as u64)
-    }
-
-    /// Encodes an entry into the current piece.
-    fn place(&mut self, entry: &LogEntry, config: &FileLogConfig) -> Place {
-        let sequence = self.sequence;
-        let piece = self.piece(config);
-        let start = piece.bytes.len();
-        format::put_entry(&mut piece.bytes, entry);
-        let bytes = &piece.bytes[start..];
-        let (len, crc) = (bytes.len() as u32, crc32fast::hash(bytes));
-        Place { segment: piece.segment, offset: piece.offset + start as u64, len, crc, sequence }
-    }
-
-    fn append(
-        &mut self,
-        group: RegionId,
-        entries: Vec<LogEntry>,
-        config: &FileLogConfig,
-    ) -> Result<()> {
-        format::put_entries_head(&mut self.piece(config).bytes, group, false, entries.len());
-        for entry in entries {
-            let place = self.place(&entry, config);
-            self.remember(group, entry.index, place);
-            let (log, live) = (self.groups.entry(group).or_default(), &mut self.live);
-            let (index, term, slot) =
-                (entry.index, entry.term, Slot { place, cached: Some(entry) });
-            live.add(place);
-            if let Err(e) = log.push(index, term, slot, &mut |gone| live.remove(gone.place)) {
-                // What was encoded may not be written: it would replay as a hole.
-                self.poisoned = Some(e.to_string());
-                return Err(e);
+            bytes += u64::from(place.len);
+            if bytes >= MOVE_BYTES {
+                self.sync()?;
+                bytes = 0;
             }
         }
         Ok(())
-    }
-
-    /// An operation without entries, as it is visible.
-    fn change(&mut self, group: RegionId, op: &LogOp) {
-        let live = &mut self.live;
-        let mut gone = |slot: Slot| live.remove(slot.place);
-        if *op == LogOp::Destroy {
-            if let Some(mut log) = self.groups.remove(&group) {
-                log.reset(Applied::default(), &mut gone);
-            }
-            return;
-        }
-        let log = self.groups.entry(group).or_default();
-        match op {
-            LogOp::HardState(hard) => log.hard = *hard,
-            LogOp::CompactTo(to) => log.compact(*to, &mut gone),
-            LogOp::Reset(to) => log.reset(*to, &mut gone),
-            LogOp::Restoring(at) => log.restoring = Some(*at),
-            LogOp::Append(_) | LogOp::Destroy => unreachable!("handled by the callers"),
-        }
-    }
-
-    fn remember(&mut self, group: RegionId, index: u64, place: Place) {
-        self.cache_bytes += place.len as usize + CACHE_OVERHEAD;
-        self.cache.push_back((group, index, place));
-    }
-
-    fn rewrite(
-        &mut self,
-        group: RegionId,
-        index: u64,
-        old: Place,
-        entry: &LogEntry,
-        config: &FileLogConfig,
-    ) {
-        let there = self.groups.get(&group).and_then(|log| log.get(index)).map(|slot| slot.place);
-        if there != Some(old) {
-            return;
-        }
-        format::put_entries_head(&mut self.piece(config).bytes, group, true, 1);
-        let place = self.place(entry, config);
-        self.remember(group, index, place);
-        let log = self.groups.get_mut(&group).expect("looked up above");
-        let (live, slot) = (&mut self.live, Slot { place, cached: Some(entry.clone()) });
-        live.add(place);
-        log.replace(index, entry.term, slot, &mut |gone| live.remove(gone.place));
-    }
-
-    /// Drops cached entries, the oldest first, that files hold. An entry that was cut or
-    /// compacted is only counted out when its turn comes: the limit is one on age, too.
-    fn evict(&mut self, max: usize) {
-        while self.cache_bytes > max {
-            let Some(&(group, index, place)) = self.cache.front() else { return };
-            if place.sequence >= self.written {
-                return;
-            }
-            self.cache.pop_front();
-            self.cache_bytes -= place.len as usize + CACHE_OVERHEAD;
-            let slot = self.groups.get_mut(&group).and_then(|log| log.get_mut(index));
-            if let Some(slot) = slot
-                && slot.place == place
-            {
-                slot.cached = None;
-            }
-        }
-    }
-
-    fn source(&self, segment: u64) -> Source {
-        match self.maps.get(&segment) {
-            Some(map) => Source::Map(map.clone()),
-            None => {
-                let file = self.files.get(&segment).expect("only entries in files leave the cache");
-                Source::File { file: file.clone(), sealed: segment < self.tail.0 }
-            }
-        }
-    }
-
-    /// Files that hold nothing that is needed: all before the first that does. The newest stays.
-    fn removable(&self) -> Vec<u64> {
-        let first = self.live.0.keys().next().copied();
-        let needed = first.unwrap_or(u64::MAX).min(self.tail.0);
-        self.files.range(..needed).map(|(number, _)| *number).collect()
     }
 }
 
@@ -475,8 +321,7 @@ impl LogStore for FileLogStore {
     }
 
     fn sync(&self) -> Result<()> {
-        let _writing = self.writing.lock();
-        self.flush()
+        self.flush(&mut self.writing.lock())
     }
 
     fn entries(
@@ -504,8 +349,9 @@ impl LogStore for FileLogStore {
                 out.push(slot.cached.clone().unwrap_or_default());
             }
         }
+        let mut unpacked = Unpacked::default();
         for (at, place, source) in places {
-            out[at] = self.read(place, source)?;
+            out[at] = self.read(place, &source, &mut unpacked)?;
         }
         Ok(())
     }
@@ -516,19 +362,15 @@ impl LogStore for FileLogStore {
 
     fn purge(&self) -> Result<()> {
         self.rewrite_oldest()?;
-        let _writing = self.writing.lock();
+        let mut writing = self.writing.lock();
         // What makes files removable must be durable before they go.
         let removable = self.state.lock().removable();
         if removable.is_empty() {
             return Ok(());
         }
-        self.flush()?;
+        self.flush(&mut writing)?;
         for number in removable {
-            {
-                let mut state = self.state.lock();
-                state.files.remove(&number);
-                state.maps.remove(&number);
-            }
+            self.state.lock().forget(number);
             let name = format::segment_name(&self.folder, number);
             self.disk.remove(&name).map_err(|e| Error::io(&name, &e))?;
             // One by one: a crash may only leave a contiguous rest.

@@ -10,16 +10,17 @@
 
 use crate::error::{Error, Result};
 use crate::log_store::{EntryKind, HardState, LogEntry, LogStore};
-use crate::machine::{Applied, SnapshotChunks};
+use crate::machine::{Applied, RegionState, SnapshotChunks};
 use crate::wire;
-use damask_types::{PeerId, Region, RegionId};
+use damask_types::{PeerId, RegionId};
 use parking_lot::Mutex;
 use raft::eraftpb::{
     self, ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, Message, MessageType,
     Snapshot, SnapshotMetadata,
 };
 use raft::{
-    GetEntriesContext, ProgressState, RaftState, RawNode, Ready, SnapshotStatus, StateRole,
+    GetEntriesContext, Progress, ProgressState, RaftState, RawNode, Ready, SnapshotStatus,
+    StateRole,
 };
 use raft::{Storage, StorageError};
 use std::sync::Arc;
@@ -59,8 +60,7 @@ impl Default for RaftConfig {
 
 /// A region's content at an index, kept until raft-rs asks for it.
 pub(crate) struct Exported {
-    pub at: Applied,
-    pub region: Region,
+    pub state: RegionState,
     pub chunks: Arc<SnapshotChunks>,
 }
 
@@ -133,11 +133,12 @@ impl Storage for GroupStorage {
         let truncated = self.log().truncated.index;
         let mut cell = self.cell.lock();
         match &cell.exported {
-            Some(e) if e.at.index >= request_index && e.at.index >= truncated => {
+            Some(Exported { state, .. }) if state.applied.index >= request_index.max(truncated) => {
                 let mut data = Vec::new();
-                wire::put_region(&mut data, &e.region);
-                let conf_state = Some(wire::conf_state(&e.region));
-                let (index, term) = (e.at.index, e.at.term);
+                wire::put_region(&mut data, &state.region);
+                wire::put_merge(&mut data, &state.merge);
+                let conf_state = Some(wire::conf_state(&state.region));
+                let Applied { index, term } = state.applied;
                 let metadata = Some(SnapshotMetadata { conf_state, index, term });
                 Ok(Snapshot { data, metadata })
             }
@@ -427,6 +428,11 @@ impl Group {
         raft.raft_log.term(raft.raft_log.committed).is_ok_and(|term| term == raft.term)
     }
 
+    /// A change of the replicas is in the log and not applied.
+    pub fn change_pending(&self) -> bool {
+        self.raw.raft.has_pending_conf()
+    }
+
     pub fn read_index(&mut self, context: Vec<u8>) {
         self.raw.read_index(context);
     }
@@ -459,7 +465,10 @@ impl Group {
         self.settle();
     }
 
+    /// Entries that came by another log, with a merge, are none of raft-rs's.
     pub fn applied(&mut self, index: u64) {
+        let log = &self.raw.raft.raft_log;
+        let index = index.min(log.committed).min(log.persisted);
         if index > self.raw.raft.raft_log.applied {
             self.raw.advance_apply_to(index);
         }
@@ -533,11 +542,10 @@ impl Group {
         let there = exported.is_some();
         self.cell.lock().exported = exported;
         if there && self.is_leader() {
-            let waiting: Vec<u64> = (self.raw.raft.prs().iter())
-                .filter(|(_, pr)| pr.state == ProgressState::Probe && !pr.is_paused())
-                .map(|(id, _)| *id)
-                .filter(|id| *id != self.raw.raft.id)
-                .collect();
+            let own = self.raw.raft.id;
+            let waits = |pr: &Progress| pr.state == ProgressState::Probe && !pr.is_paused();
+            let all = self.raw.raft.prs().iter().filter(|(id, pr)| **id != own && waits(pr));
+            let waiting: Vec<u64> = all.map(|(id, _)| *id).collect();
             waiting.into_iter().for_each(|id| self.raw.raft.send_append(id));
         }
     }
@@ -545,7 +553,7 @@ impl Group {
     /// What goes with a snapshot message at this index.
     pub fn exported_chunks(&self, index: u64) -> Option<Arc<SnapshotChunks>> {
         let cell = self.cell.lock();
-        let exported = cell.exported.as_ref().filter(|e| e.at.index == index)?;
+        let exported = cell.exported.as_ref().filter(|e| e.state.applied.index == index)?;
         Some(exported.chunks.clone())
     }
 

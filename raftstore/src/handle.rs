@@ -33,7 +33,8 @@ pub enum ReadMode {
     /// The leader needs no question while its lease lasts, else as `Index`.
     #[default]
     Lease,
-    /// As `Index`, and any replica serves: it asks its leader for the index, and waits for it.
+    /// As `Index`, and any replica serves: it asks its leader for the index, and waits for it. It
+    /// may by then have applied more than the leader has, whose lease reads catch up with it.
     Follower,
 }
 
@@ -66,6 +67,8 @@ pub struct ReplicaStatus {
     pub applied: Applied,
     /// Last committed as far as known.
     pub commit: u64,
+    /// It is about to become a part of a neighbour.
+    pub merging: bool,
     /// On the leader: replicas that have not caught up.
     pub pending: Vec<Peer>,
     /// On the leader: each replica's matched index.

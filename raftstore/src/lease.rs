@@ -67,7 +67,8 @@ impl Lease {
         self.until = Duration::ZERO;
     }
 
-    /// It leads no more, or in another term.
+    /// It leads no more, or in another term; or its keys may soon be another leader's, and what was
+    /// sent before does not count if they are not.
     pub fn end(&mut self) {
         self.until = Duration::ZERO;
         self.marks.clear();

@@ -14,8 +14,8 @@
 //!  └─────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A store that has nothing else to do, and talks to no other, syncs and applies on its raft
-//! thread.
+//! A store that has nothing else to do, and talks to no other, syncs and applies on the thread that
+//! proposes.
 //!
 //! Invariants:
 //! * one log append and one sync serve all regions of a turn; votes and acknowledgements leave
@@ -26,13 +26,16 @@
 //!   gives no vote, restarted or not; a term whose leader has told another to take over has none;
 //! * no log entry is removed above what the machine has made durable;
 //! * what a split makes is durable before anything of a new region leaves the store;
-//! * a removed peer stays removed: its tombstone outlives late messages.
+//! * a removed peer stays removed: its tombstone outlives late messages;
+//! * a merge is decided by the target's log: until that has taken the region in, or never can any
+//!   more, the region neither serves nor is served elsewhere.
 //!
 //! Reading order: as the modules below. `testing::sim` runs all of it but the threads from a seed.
 
 mod error;
 mod handle;
 mod machine;
+mod merge;
 
 mod command;
 pub mod snapshot;
@@ -41,6 +44,8 @@ mod wire;
 mod file_log;
 mod log_index;
 mod log_store;
+#[cfg(feature = "raft-engine")]
+mod raft_engine_log;
 #[cfg(feature = "rocksdb")]
 mod rocks_log;
 
@@ -70,7 +75,10 @@ pub use log_store::{
     EntryKind, GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore,
 };
 pub use machine::*;
+pub use merge::{Absorbed, MergeState, Prepared};
 pub use options::{OnChange, OnOpen, StoreConfig, StoreOptions};
+#[cfg(feature = "raft-engine")]
+pub use raft_engine_log::{RaftEngineLogConfig, RaftEngineLogStore};
 #[cfg(feature = "rocksdb")]
 pub use rocks_log::{RocksLogConfig, RocksLogStore};
 pub use row_machine::RowMachine;

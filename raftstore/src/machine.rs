@@ -7,6 +7,7 @@
 //! anything local (disk, decode) is an `Err` and stops the replica.
 
 use crate::error::Result;
+use crate::merge::MergeState;
 use damask_types::{KeyRange, Record, Region, RegionId};
 
 /// How far a region's log has been applied.
@@ -27,6 +28,8 @@ pub struct RegionState {
     pub applied: Applied,
     /// This store's replica was removed: late messages must not bring it back.
     pub tombstone: bool,
+    /// What merges have left: a machine keeps it and hands it back.
+    pub merge: MergeState,
 }
 
 /// One committed entry, or what the store core made of it.
@@ -34,7 +37,8 @@ pub struct RegionState {
 pub enum Effect {
     /// Transaction records for one region.
     Write(Vec<Record>),
-    /// New descriptions (a conf change, a split's parent and children). A region not known
+    /// New descriptions (a conf change, a split's parent and children, a merge's grown region and
+    /// the tombstone of the one that it took in, whose keys' content stays). A region not known
     /// before is created with the given `applied`.
     Regions(Vec<RegionState>),
 }
@@ -65,9 +69,16 @@ pub trait StateMachine: Send + Sync + 'static {
     fn sync(&self) -> Result<Vec<(RegionId, u64)>>;
     /// Everything in the region at its applied index (which the caller holds still).
     fn export(&self, region: &Region) -> Result<SnapshotChunks>;
-    /// Replaces the region's range by the chunks and its state by `state`; durable on return;
-    /// after a crash in the middle either the old or the new state is found by `recover`.
-    fn import(&self, state: &RegionState, chunks: SnapshotChunks) -> Result<()>;
+    /// Replaces the region's range by the chunks and its state by `state`, and leaves the
+    /// tombstones of the regions that it took in elsewhere, and that are replaced with it; durable
+    /// on return; after a crash in the middle either all of the old or all of the new is found by
+    /// `recover`.
+    fn import(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: SnapshotChunks,
+    ) -> Result<()>;
     /// Removes the range's data and leaves the tombstone in `state`; durable on return.
     fn destroy(&self, state: &RegionState) -> Result<()>;
     /// Rough bytes in a range, and a key near its middle: split checks.

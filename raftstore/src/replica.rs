@@ -10,6 +10,7 @@ use crate::lease::Lease;
 use crate::local_read::View;
 use crate::log_store::HardState;
 use crate::machine::{Applied, RegionState, SnapshotChunks};
+use crate::merge::MergeState;
 use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId};
 use raft::{Ready, StateRole};
 use std::collections::{BTreeMap, HashMap};
@@ -44,6 +45,14 @@ pub(crate) struct Asked {
 pub(crate) struct Importing {
     pub ready: Ready,
     pub state: RegionState,
+}
+
+/// A command of a merge that was proposed here, until it is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MergeEntry {
+    pub index: u64,
+    /// It prepares: nothing behind it will be taken.
+    pub prepares: bool,
 }
 
 /// A snapshot's content, until raft-rs says whether it wants it.
@@ -92,6 +101,14 @@ pub(crate) struct Replica {
     pub renewing: bool,
     /// A split that was proposed here and is not applied: nothing makes the lease longer.
     pub splitting: Option<u64>,
+    pub merge: MergeState,
+    pub merge_entry: Option<MergeEntry>,
+    /// Since when the target, which is led here, could have taken this region in, but for somebody.
+    pub merge_waits: Option<u64>,
+    /// The last committed entry that was handed on to be applied.
+    pub handed: u64,
+    /// Its keys are about to be another region's, by that one's snapshot.
+    pub frozen: bool,
     /// What readers see.
     pub published: Option<View>,
     pub seen: (u64, StateRole, Option<PeerId>),
@@ -100,13 +117,13 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub fn new(
-        region: Region,
+        state: RegionState,
         peer: Peer,
         group: Group,
-        applied: Applied,
         incarnation: u64,
         lease: Lease,
     ) -> Self {
+        let RegionState { region, applied, merge, .. } = state;
         let hard = group.hard_state();
         let seen = (group.term(), group.role(), group.leader());
         Replica {
@@ -138,6 +155,11 @@ impl Replica {
             lease,
             renewing: false,
             splitting: None,
+            merge,
+            merge_entry: None,
+            merge_waits: None,
+            handed: applied.index,
+            frozen: false,
             published: None,
             seen,
             deposed: 0,
@@ -160,7 +182,19 @@ impl Replica {
     /// May be stepped, ticked, asked for a ready. Not while a snapshot is put in place: until
     /// raft-rs knows it as applied, an election would look for entries that are gone.
     pub fn is_free(&self) -> bool {
-        self.importing.is_none() && self.snapshot_persisting.is_none() && !self.destroying
+        let restored = self.importing.is_none() && self.snapshot_persisting.is_none();
+        restored && !self.destroying && !self.frozen
+    }
+
+    /// Is it on its way into a neighbour, or about to be?
+    pub fn is_merging(&self) -> bool {
+        self.merge.prepared.is_some() || self.merge_entry.is_some_and(|e| e.prepares)
+    }
+
+    /// May acknowledgements make the lease longer? Not while another region may soon have keys of
+    /// this one.
+    pub fn extends_lease(&self) -> bool {
+        self.splitting.is_none() && !self.is_merging()
     }
 
     /// Keys that are this replica's, or will be when a snapshot is put in place.
@@ -294,7 +328,7 @@ impl Replica {
         let term = self.group.term();
         // A leader's own term is applied: so is everything that others acknowledged before.
         let leads = self.initialised && self.is_free() && self.group.is_leader();
-        if !leads || self.applied.term != term {
+        if !leads || self.is_merging() || self.applied.term != term {
             return None;
         }
         let until = self.lease.until(term)?;
@@ -306,7 +340,7 @@ impl Replica {
         if let Some(at) = self.asked.iter().position(|a| a.context == context) {
             let asked = self.asked.remove(at);
             let term = self.group.term();
-            if self.group.is_leader() && self.splitting.is_none() {
+            if self.group.is_leader() && self.extends_lease() {
                 self.lease.confirmed(term, asked.sent);
             }
             if !asked.reads.is_empty() {
@@ -338,11 +372,14 @@ impl Replica {
         let region = self.view();
         for (_, term, reads) in ready {
             for read in reads {
-                read.answer.send(if read.epoch.version == region.epoch.version {
-                    Ok(ReadPermit { region: region.clone(), term, applied })
-                } else {
+                let answer = if read.epoch.version != region.epoch.version {
                     Err(Error::EpochNotMatch { current: current(self) })
-                });
+                } else if self.merge.prepared.is_some() {
+                    Err(Error::Merging(region.id))
+                } else {
+                    Ok(ReadPermit { region: region.clone(), term, applied })
+                };
+                read.answer.send(answer);
             }
         }
     }
@@ -359,6 +396,15 @@ impl Replica {
         view
     }
 
+    /// Takes over permits that somebody holds; each once, however often regions part and meet.
+    pub fn inherit_views(&mut self, of: &[Weak<Region>]) {
+        for view in of.iter().filter(|view| view.strong_count() > 0) {
+            if !self.views.iter().any(|own| own.ptr_eq(view)) {
+                self.views.push(view.clone());
+            }
+        }
+    }
+
     /// Does somebody hold a read permit?
     pub fn is_read(&self) -> bool {
         self.views.iter().any(|view| view.strong_count() > 0)
@@ -368,12 +414,20 @@ impl Replica {
     pub fn end(&mut self, state: RegionState, tick: u64) {
         self.destroying = true;
         self.ending = Some((state, tick));
-        self.give_up_pending("this replica was removed");
+        self.answer_all("this replica was removed", &Error::RegionNotFound(self.region.id));
+    }
+
+    /// Nobody who waits here will get what was asked for: readers hear `error`.
+    pub fn answer_all(&mut self, why: &str, error: &Error) {
+        self.give_up_pending(why);
+        for queued in std::mem::take(&mut self.queued) {
+            queued.answer.send(Err(error.clone()));
+        }
         let confirmed = std::mem::take(&mut self.confirmed).into_iter().flat_map(|c| c.2);
         let asked = std::mem::take(&mut self.asked).into_iter().flat_map(|a| a.reads);
         let waiting = std::mem::take(&mut self.waiting_reads);
         for read in confirmed.chain(asked).chain(waiting) {
-            read.answer.send(Err(Error::RegionNotFound(self.region.id)));
+            read.answer.send(Err(error.clone()));
         }
     }
 

@@ -11,10 +11,9 @@
 //! removed is given back by RocksDB's own compaction: `purge` has nothing to do.
 
 use crate::error::{Error, Result};
-use crate::file_log::format::{put_entry, take_entry};
-use crate::log_store::{GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, missing};
+use crate::file_log::format::{decode_state, encode_state, put_entry, take_entry};
+use crate::log_store::{GroupLog, LogBatch, LogEntry, LogOp, LogStore, missing};
 use crate::machine::Applied;
-use damask_types::codec::{DecodeError, put_var_u64, take_u8, take_var_u64};
 use damask_types::{ErrorKind, RegionId};
 use parking_lot::Mutex;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions, WriteBatch};
@@ -23,7 +22,6 @@ use std::path::Path;
 
 const STATE: u8 = 1;
 const ENTRY: u8 = 2;
-const VERSION: u8 = 1;
 /// More entries than this are removed by one range: each range costs every later read a little.
 const POINT_DELETES_MAX: u64 = 512;
 
@@ -124,31 +122,6 @@ fn entry_key(group: RegionId, index: u64) -> [u8; 17] {
     key[1..9].copy_from_slice(&group.0.to_be_bytes());
     key[9..].copy_from_slice(&index.to_be_bytes());
     key
-}
-
-fn encode_state(log: &GroupLog) -> Vec<u8> {
-    let mut out = vec![VERSION];
-    let restoring = log.restoring.unwrap_or_default();
-    let hard = [log.hard.term, log.hard.vote, log.hard.commit];
-    let positions = [log.truncated.index, log.truncated.term, restoring.index, restoring.term];
-    hard.into_iter().chain(positions).for_each(|n| put_var_u64(&mut out, n));
-    out
-}
-
-fn decode_state(mut bytes: &[u8]) -> std::result::Result<GroupLog, DecodeError> {
-    let buf = &mut bytes;
-    if take_u8(buf)? != VERSION {
-        return Err(DecodeError("version of a group's state"));
-    }
-    let (term, vote, commit) = (take_var_u64(buf)?, take_var_u64(buf)?, take_var_u64(buf)?);
-    let truncated = Applied { index: take_var_u64(buf)?, term: take_var_u64(buf)? };
-    let restoring = Applied { index: take_var_u64(buf)?, term: take_var_u64(buf)? };
-    Ok(GroupLog {
-        hard: HardState { term, vote, commit },
-        truncated,
-        last: truncated,
-        restoring: (restoring.index != 0).then_some(restoring),
-    })
 }
 
 fn decode_entry(group: RegionId, index: u64, mut bytes: &[u8]) -> Result<LogEntry> {

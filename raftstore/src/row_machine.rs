@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! meta family
-//!   "s" region id, big-endian   version u8 = 1, tombstone u8, region (wire.rs)
+//!   "s" region id, big-endian   version u8 = 2, tombstone u8, region, merge state (wire.rs);
+//!                               version 1 has no merge state
 //!   "a" region id, big-endian   applied index, applied term: varints
 //! ```
 //! The engine runs without a log of its own: what a crash takes from it, the Raft log gives back
@@ -11,8 +12,10 @@
 
 use crate::error::{Error, Result};
 use crate::machine::{Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, StateMachine};
+use crate::merge::MergeState;
 use crate::snapshot::{ChunkReader, ChunkWriter, FAMILIES};
 use crate::wire;
+use damask_env::{Mistake, mistaken};
 use damask_kv::gc::{Budget, sweep};
 use damask_kv::{Cf, Engine, WriteBatch, append_records};
 use damask_types::codec::{
@@ -23,7 +26,8 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const VERSION_WITHOUT_MERGE: u8 = 1;
 /// Keys visited at most when looking for the middle of a range.
 const MIDDLE_STEPS_MAX: u64 = 1 << 22;
 
@@ -71,8 +75,15 @@ impl RowMachine {
         }
     }
 
-    fn set_applied(&self, changes: Vec<(RegionId, Applied)>) {
-        self.applied.lock().extend(changes);
+    /// `None`: the region is gone.
+    fn set_applied(&self, changes: Vec<(RegionId, Option<Applied>)>) {
+        let mut all = self.applied.lock();
+        for (id, applied) in changes {
+            match applied {
+                Some(applied) => drop(all.insert(id, applied)),
+                None => drop(all.remove(&id)),
+            }
+        }
     }
 }
 
@@ -98,8 +109,14 @@ fn put_applied(batch: &mut WriteBatch, region: RegionId, applied: Applied) {
 fn put_state(batch: &mut WriteBatch, state: &RegionState) {
     let mut value = vec![VERSION, u8::from(state.tombstone)];
     wire::put_region(&mut value, &state.region);
+    wire::put_merge(&mut value, &state.merge);
     batch.put(Cf::Meta, meta_key(b's', state.region.id), value);
     put_applied(batch, state.region.id, state.applied);
+}
+
+/// What `sync` may say of a state from now on.
+fn counted(state: &RegionState) -> (RegionId, Option<Applied>) {
+    (state.region.id, (!state.tombstone).then_some(state.applied))
 }
 
 impl StateMachine for RowMachine {
@@ -110,20 +127,24 @@ impl StateMachine for RowMachine {
         let mut pair = cursor.seek(b"s")?;
         while let Some((_, mut value)) = pair {
             let buf = &mut value;
-            if take_u8(buf)? != VERSION {
+            let version = take_u8(buf)?;
+            if !(VERSION_WITHOUT_MERGE..=VERSION).contains(&version) {
                 return Err(Error::corrupt("region state version"));
             }
             let tombstone = take_u8(buf)? != 0;
             let region = wire::take_region(buf)?;
+            let merge = match version {
+                VERSION => wire::take_merge(buf)?,
+                _ => MergeState::default(),
+            };
             let found = snapshot.get(Cf::Meta, &meta_key(b'a', region.id))?;
             let found = found.ok_or_else(|| Error::corrupt("a region without applied index"))?;
             let buf = &mut &found[..];
             let applied = Applied { index: take_var_u64(buf)?, term: take_var_u64(buf)? };
-            states.push(RegionState { region, applied, tombstone });
+            states.push(RegionState { region, applied, tombstone, merge });
             pair = cursor.next()?;
         }
-        let live = states.iter().filter(|s| !s.tombstone).map(|s| (s.region.id, s.applied));
-        self.set_applied(live.collect());
+        self.set_applied(states.iter().map(counted).collect());
         Ok(states)
     }
 
@@ -137,13 +158,19 @@ impl StateMachine for RowMachine {
                     Effect::Regions(states) => {
                         for state in states {
                             put_state(&mut write, &state);
-                            changes.push((state.region.id, state.applied));
+                            changes.push(counted(&state));
                         }
                     }
                 }
             }
             put_applied(&mut write, region, applied);
-            changes.push((region, applied));
+            changes.push((region, Some(applied)));
+        }
+        if mistaken(Mistake::AppliedFirst) {
+            let mut early = WriteBatch::default();
+            let moved = changes.iter().filter_map(|(region, applied)| Some((*region, (*applied)?)));
+            moved.for_each(|(region, applied)| put_applied(&mut early, region, applied));
+            self.engine.write(early)?;
         }
         self.engine.write(write)?;
         self.set_applied(changes);
@@ -172,20 +199,28 @@ impl StateMachine for RowMachine {
         Ok(writer.finish())
     }
 
-    fn import(&self, state: &RegionState, chunks: SnapshotChunks) -> Result<()> {
+    fn import(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: SnapshotChunks,
+    ) -> Result<()> {
         let _alone = self.replacing.lock();
         let mut batch = WriteBatch::default();
-        Self::clear(&mut batch, &state.region.range);
+        replaced.iter().chain([state]).for_each(|s| Self::clear(&mut batch, &s.region.range));
         for chunk in &chunks {
             let mut reader = ChunkReader::new(chunk)?;
             while let Some(pair) = reader.next_pair()? {
                 batch.put(pair.family, pair.key, pair.value);
             }
         }
-        put_state(&mut batch, state);
+        // All in one: a crash must not leave the log of one with the content of the other.
+        for state in replaced.iter().chain([state]) {
+            put_state(&mut batch, state);
+        }
         self.engine.write(batch)?;
         self.engine.sync()?;
-        self.set_applied(vec![(state.region.id, state.applied)]);
+        self.set_applied(replaced.iter().chain([state]).map(counted).collect());
         Ok(())
     }
 

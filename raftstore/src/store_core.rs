@@ -14,6 +14,7 @@
 //! and durable here; the region's epoch is checked again when it is applied.
 
 mod events;
+mod merges;
 mod messages;
 mod readies;
 #[cfg(test)]
@@ -27,8 +28,10 @@ use crate::lease::Lease;
 use crate::local_read::View;
 use crate::log_store::{GroupLog, HardState, LogBatch, LogOp, LogStore};
 use crate::machine::{Applied, RegionState};
+use crate::merge::MergeState;
 use crate::replica::Replica;
 use crate::wire;
+use damask_env::{Mistake, mistaken};
 use damask_types::{Epoch, Peer, PeerId, Region, RegionId, StoreId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -57,6 +60,11 @@ pub struct CoreConfig {
     pub log_keep_entries: u64,
     /// With more entries than this, a late follower has to take a snapshot.
     pub log_max_entries: u64,
+    /// A merge begins only if no replica lacks more entries than this; at most as many count as
+    /// are kept for certain.
+    pub merge_gap_entries: u64,
+    /// A target that cannot take a region in for this long declines, and that one goes on alone.
+    pub merge_wait_ticks: u64,
     /// One tick, by which `begin` counts; set by `start`.
     pub tick: Duration,
     /// Makes read contexts of this run differ from those of earlier runs; set by `start`.
@@ -75,6 +83,8 @@ impl Default for CoreConfig {
             compact_bytes: 64 << 20,
             log_keep_entries: 1024,
             log_max_entries: 100_000,
+            merge_gap_entries: 16,
+            merge_wait_ticks: 100,
             tick: Duration::from_millis(100),
             nonce: 0,
         }
@@ -108,6 +118,21 @@ pub(crate) struct Turn {
     pub maintain: bool,
 }
 
+/// What is left of a replica that is gone.
+struct Tombstone {
+    epoch: Epoch,
+    peer: Option<PeerId>,
+    /// What merges have left: who has its keys, or what it had absorbed when it was removed.
+    merge: MergeState,
+}
+
+impl Tombstone {
+    fn of(state: &RegionState, store: StoreId) -> Tombstone {
+        let peer = state.region.peer_on(store).map(|p| p.id);
+        Tombstone { epoch: state.region.epoch, peer, merge: state.merge.clone() }
+    }
+}
+
 /// Messages for a region that this store does not have: it may be about to be split off here.
 struct Early {
     since: u64,
@@ -137,8 +162,10 @@ pub(crate) struct StoreCore {
     config: CoreConfig,
     log: Arc<dyn LogStore>,
     replicas: BTreeMap<RegionId, Replica>,
-    tombstones: HashMap<RegionId, (Epoch, Option<PeerId>)>,
+    tombstones: HashMap<RegionId, Tombstone>,
     early: BTreeMap<RegionId, Early>,
+    /// Replicas that are about to be replaced, and by whose snapshot.
+    frozen: BTreeMap<RegionId, RegionId>,
     dirty: BTreeSet<RegionId>,
     /// Log operations that belong to no ready.
     ops: LogBatch,
@@ -183,6 +210,7 @@ impl StoreCore {
             replicas: BTreeMap::new(),
             tombstones: HashMap::new(),
             early: BTreeMap::new(),
+            frozen: BTreeMap::new(),
             dirty: BTreeSet::new(),
             ops: Vec::new(),
             turn: 0,
@@ -230,7 +258,7 @@ impl StoreCore {
         let (id, applied) = (state.region.id, state.applied);
         let peer = state.region.peer_on(self.store).copied();
         if state.tombstone {
-            self.tombstones.insert(id, (state.region.epoch, peer.map(|p| p.id)));
+            self.tombstones.insert(id, Tombstone::of(state, self.store));
             if group.last.index > 0 {
                 self.log.append(vec![(id, LogOp::Destroy)])?;
             }
@@ -251,7 +279,7 @@ impl StoreCore {
             }
             self.reset_log(id, group.hard, applied)?;
         }
-        self.open_replica(state.region.clone(), peer, applied, self.quiet())
+        self.open_replica(state.clone(), peer, self.quiet())
     }
 
     /// For how many ticks, at least, no leader was heard of in a group that is not here.
@@ -260,7 +288,8 @@ impl StoreCore {
     }
 
     fn lease(&self) -> Lease {
-        let ticks = self.config.raft.election_ticks.saturating_sub(LEASE_MARGIN_TICKS);
+        let wrong = if mistaken(Mistake::LeaseTooLong) { 50 } else { 0 };
+        let ticks = self.config.raft.election_ticks.saturating_sub(LEASE_MARGIN_TICKS) + wrong;
         Lease::new(self.config.tick * ticks as u32)
     }
 
@@ -297,19 +326,12 @@ impl StoreCore {
         self.log.append(vec![(id, LogOp::Reset(at)), (id, LogOp::HardState(hard))])
     }
 
-    fn open_replica(
-        &mut self,
-        region: Region,
-        peer: Peer,
-        applied: Applied,
-        quiet: usize,
-    ) -> Result<()> {
-        let (id, conf) = (region.id, wire::conf_state(&region));
-        let (config, index) = (&self.config.raft, applied.index);
+    fn open_replica(&mut self, state: RegionState, peer: Peer, quiet: usize) -> Result<()> {
+        let (id, conf) = (state.region.id, wire::conf_state(&state.region));
+        let (config, index) = (&self.config.raft, state.applied.index);
         let group = Group::open(config, &self.log, id, peer.id, conf, index, quiet)?;
         self.incarnations += 1;
-        let lease = self.lease();
-        let replica = Replica::new(region, peer, group, applied, self.incarnations, lease);
+        let replica = Replica::new(state, peer, group, self.incarnations, self.lease());
         self.replicas.insert(id, replica);
         self.dirty.insert(id);
         Ok(())
@@ -351,6 +373,7 @@ impl StoreCore {
             term: replica.group.term(),
             applied: replica.applied,
             commit: replica.group.commit(),
+            merging: replica.is_merging(),
             pending,
             matched,
         })
@@ -363,8 +386,11 @@ impl StoreCore {
         let waits = (replica.outstanding, replica.exporting, replica.is_free());
         let exported = (replica.exported_tick, &replica.sent_snapshots, self.tick);
         format!(
-            "{log:?}, outstanding, exporting, free: {waits:?}, exported, sent, tick: \
-             {exported:?}, {}",
+            "{:?}, {log:?}, outstanding, exporting, free: {waits:?}, exported, sent, tick: \
+             {exported:?}, {:?}, {:?}, {}",
+            replica.region,
+            replica.merge,
+            replica.merge_entry,
             replica.group.describe()
         )
     }

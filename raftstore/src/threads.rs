@@ -7,14 +7,44 @@ use crate::handle::{Envelope, Transport};
 use crate::log_store::LogStore;
 use crate::machine::StateMachine;
 use crate::store_core::{Event, WriteTask};
-use crossbeam_channel::{Receiver, Sender};
+use damask_env::channel::{Receiver, Sender};
+use damask_env::{Mistake, mistaken};
 use damask_types::StoreId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Tasks applied in one write.
 const APPLY_TASKS_MAX: usize = 256;
+
+/// The way to the core. It knows whether anything is on it: sent, and not stepped yet.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    sender: Sender<Event>,
+    unstepped: Arc<AtomicUsize>,
+}
+
+impl Inbox {
+    pub fn new(sender: Sender<Event>) -> Inbox {
+        Inbox { sender, unstepped: Arc::default() }
+    }
+
+    pub fn send(&self, event: Event) {
+        self.unstepped.fetch_add(1, Ordering::AcqRel);
+        // Without a receiver the store has stopped: the event is dropped, and its answer says so.
+        let _ = self.sender.send(event);
+    }
+
+    /// So many events that came out of it are stepped.
+    pub fn stepped(&self, events: usize) {
+        self.unstepped.fetch_sub(events, Ordering::AcqRel);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.unstepped.load(Ordering::Acquire) == 0
+    }
+}
 
 /// To each store, all that is for it.
 pub(crate) fn send_all(transport: &dyn Transport, envelopes: Vec<Envelope>) {
@@ -36,19 +66,21 @@ pub(crate) fn task_bytes(tasks: &[ApplyTask]) -> usize {
     tasks.iter().map(bytes).sum()
 }
 
-/// Syncs the log, then sends what was held, then says so.
+/// Syncs the log, then sends what was held; what to say then.
 pub(crate) fn write(
     task: WriteTask,
     log: &dyn LogStore,
     transport: &dyn Transport,
-    inbox: &Sender<Event>,
-) -> Result<()> {
-    if task.sync {
+) -> Result<Event> {
+    let WriteTask { turn, sync, mut held } = task;
+    if mistaken(Mistake::AckBeforeSync) {
+        send_all(transport, std::mem::take(&mut held));
+    }
+    if sync {
         log.sync()?;
     }
-    send_all(transport, task.held);
-    let _ = inbox.send(Event::Persisted(task.turn));
-    Ok(())
+    send_all(transport, held);
+    Ok(Event::Persisted(turn))
 }
 
 /// Turns that came during a sync share the next. `pending` counts the tasks in `writes` or at work.
@@ -57,7 +89,7 @@ pub(crate) fn write_loop(
     log: &dyn LogStore,
     transport: &dyn Transport,
     pending: &AtomicUsize,
-    inbox: &Sender<Event>,
+    inbox: &Inbox,
 ) -> Result<()> {
     while let Ok(mut all) = writes.recv() {
         let mut tasks = 1;
@@ -67,7 +99,7 @@ pub(crate) fn write_loop(
             all.held.extend(task.held);
             tasks += 1;
         }
-        write(all, log, transport, inbox)?;
+        inbox.send(write(all, log, transport)?);
         // Only now: who sees none pending may speak to the inbox after what was said above.
         pending.fetch_sub(tasks, Ordering::AcqRel);
     }
@@ -81,7 +113,7 @@ pub(crate) fn apply_loop(
     applier: &Mutex<Applier>,
     pending: &AtomicUsize,
     applying: &AtomicUsize,
-    inbox: &Sender<Event>,
+    inbox: &Inbox,
 ) -> Result<()> {
     while let Ok(mut batch) = tasks.recv() {
         let mut taken = 1;
@@ -94,7 +126,7 @@ pub(crate) fn apply_loop(
         let bytes = task_bytes(&batch);
         let reports = applier.lock().run(batch)?;
         applying.fetch_sub(bytes, Ordering::Relaxed);
-        let _ = inbox.send(Event::Reports(reports));
+        inbox.send(Event::Reports(reports));
         // Only now, as in `write_loop`.
         pending.fetch_sub(taken, Ordering::AcqRel);
     }
@@ -106,11 +138,11 @@ pub(crate) fn maintain_loop(
     works: &Receiver<()>,
     machine: &dyn StateMachine,
     log: &dyn LogStore,
-    inbox: &Sender<Event>,
+    inbox: &Inbox,
 ) -> Result<()> {
     while works.recv().is_ok() {
         let points = machine.sync()?;
-        let _ = inbox.send(Event::Synced(points));
+        inbox.send(Event::Synced(points));
         // Compactions of earlier rounds free files now.
         log.purge()?;
     }

@@ -2,14 +2,20 @@
 //!
 //! ```text
 //! region   version u8 = 1, id, start, end, conf_ver, version, count, peer*   (peer: command.rs)
+//! merge    u8 (0 none, 1: region, min index, commit), count, { region, into, version }*,
+//!          forgotten, into (0 none)
 //! message  version u8 = 1, type u8, to, from, term, log term, index, commit, commit term,
 //!          reject u8, reject hint, priority (zigzag), context,
 //!          count, { kind u8, term, index, context, data }*,
-//!          snapshot u8 (0 none, 1: index, term, region)
+//!          snapshot u8 (0 none, 1: index, term, length, region, merge)
 //! ```
-//! Numbers are varints; keys, contexts and data have their length in front.
+//! Numbers are varints; keys, contexts and data have their length in front. In place of a message,
+//! no bytes at all are a notice, "in this epoch you are not in the region"; [`MERGED`] with a
+//! region's id is another one, "your region has become a part of that one", and [`HOPELESS`] with
+//! the index of a prepare a third, "what it has prepared can never be".
 
 use crate::command::{put_peer, take_bytes, take_peer};
+use crate::merge::{Absorbed, MergeState, Prepared};
 use damask_types::codec::{
     DecodeError, put_var_i64, put_var_u64, take_u8, take_var_i64, take_var_u64,
 };
@@ -19,8 +25,12 @@ use raft::eraftpb::{ConfState, Entry, Message, Snapshot, SnapshotMetadata};
 type Result<T> = std::result::Result<T, DecodeError>;
 
 const VERSION: u8 = 1;
+/// First byte of the notice that a region was merged; no version of a message.
+const MERGED: u8 = 0xFE;
+/// First byte of the notice that a merge can never be.
+const HOPELESS: u8 = 0xFD;
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_var_u64(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
@@ -48,6 +58,77 @@ pub fn take_region(buf: &mut &[u8]) -> Result<Region> {
     let count = take_var_u64(buf)?;
     let peers = (0..count).map(|_| take_peer(buf)).collect::<Result<_>>()?;
     Ok(Region { id, range, epoch, peers })
+}
+
+/// Appends what merges have left.
+pub fn put_merge(out: &mut Vec<u8>, merge: &MergeState) {
+    match &merge.prepared {
+        None => out.push(0),
+        Some(Prepared { target, min_index, commit }) => {
+            out.push(1);
+            put_region(out, target);
+            put_var_u64(out, *min_index);
+            put_var_u64(out, *commit);
+        }
+    }
+    put_var_u64(out, merge.absorbed.len() as u64);
+    for Absorbed { region, into, version } in &merge.absorbed {
+        [region.0, into.0, *version].into_iter().for_each(|n| put_var_u64(out, n));
+    }
+    put_var_u64(out, merge.forgotten);
+    put_var_u64(out, merge.into.map_or(0, |id| id.0));
+}
+
+/// Takes what merges have left.
+pub fn take_merge(buf: &mut &[u8]) -> Result<MergeState> {
+    let prepared = match take_u8(buf)? {
+        0 => None,
+        1 => {
+            let target = take_region(buf)?;
+            let (min_index, commit) = (take_var_u64(buf)?, take_var_u64(buf)?);
+            Some(Prepared { target, min_index, commit })
+        }
+        _ => return Err(DecodeError("merge state")),
+    };
+    let mut absorbed = Vec::new();
+    for _ in 0..take_var_u64(buf)? {
+        let (region, into) = (RegionId(take_var_u64(buf)?), RegionId(take_var_u64(buf)?));
+        absorbed.push(Absorbed { region, into, version: take_var_u64(buf)? });
+    }
+    let forgotten = take_var_u64(buf)?;
+    let into = Some(take_var_u64(buf)?).filter(|id| *id != 0).map(RegionId);
+    Ok(MergeState { prepared, absorbed, forgotten, into })
+}
+
+/// The notice that a region was merged into another one.
+pub(crate) fn encode_merged(into: RegionId) -> Vec<u8> {
+    notice(MERGED, into.0)
+}
+
+/// The notice that the merge which this entry has prepared can never be.
+pub(crate) fn encode_hopeless(commit: u64) -> Vec<u8> {
+    notice(HOPELESS, commit)
+}
+
+fn notice(kind: u8, number: u64) -> Vec<u8> {
+    let mut out = vec![kind];
+    put_var_u64(&mut out, number);
+    out
+}
+
+fn number_of(bytes: &[u8], kind: u8) -> Option<u64> {
+    let (_, mut rest) = bytes.split_first().filter(|(first, _)| **first == kind)?;
+    take_var_u64(&mut rest).ok().filter(|_| rest.is_empty())
+}
+
+/// Who has taken the region in, if that is what the bytes say.
+pub(crate) fn decode_merged(bytes: &[u8]) -> Option<RegionId> {
+    number_of(bytes, MERGED).map(RegionId)
+}
+
+/// Which prepare it was, if that is what the bytes say.
+pub(crate) fn decode_hopeless(bytes: &[u8]) -> Option<u64> {
+    number_of(bytes, HOPELESS)
 }
 
 /// The replicas as Raft sees them.
@@ -137,6 +218,32 @@ mod tests {
     use super::*;
     use damask_types::{Peer, PeerId, PeerRole, StoreId};
     use raft::eraftpb::MessageType;
+
+    #[test]
+    fn a_merge_state_comes_back_and_cut_bytes_do_not() {
+        let range = KeyRange::new("a", "b");
+        let epoch = Epoch { conf_ver: 1, version: 2 };
+        let target = Region { id: RegionId(8), range, epoch, peers: Vec::new() };
+        let taken = Absorbed { region: RegionId(4), into: RegionId(5), version: 300 };
+        let full = MergeState {
+            prepared: Some(Prepared { target, min_index: 7, commit: 9 }),
+            absorbed: vec![taken],
+            forgotten: 3,
+            into: Some(RegionId(6)),
+        };
+        for state in [MergeState::default(), full] {
+            let mut bytes = Vec::new();
+            put_merge(&mut bytes, &state);
+            assert_eq!(take_merge(&mut bytes.as_slice()), Ok(state));
+            for len in 0..bytes.len() {
+                assert!(take_merge(&mut &bytes[..len]).is_err());
+            }
+        }
+        assert_eq!(decode_merged(&encode_merged(RegionId(300))), Some(RegionId(300)));
+        assert_eq!(decode_hopeless(&encode_hopeless(9)), Some(9));
+        assert_eq!((decode_merged(&[]), decode_merged(&encode_hopeless(9))), (None, None));
+        assert!(decode_message(&encode_merged(RegionId(1))).is_err());
+    }
 
     #[test]
     fn a_message_comes_back_and_cut_bytes_do_not() {

@@ -1,8 +1,9 @@
-//! A store without peers syncs on its raft thread when nothing else is to be done. What it must
-//! never do: answer before the sync, or lose what comes while a thread is at work.
+//! A store without peers syncs and applies on the thread that proposes when nothing else is to be
+//! done. What it must never do: answer before the sync, or lose what comes while a thread is at
+//! work.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-use damask_env::{MemoryDisk, RealClock};
+use damask_env::{Clock, MemoryDisk, RealClock};
 use damask_kv::{Engine, MemoryEngine};
 use damask_raftstore::testing::LocalNetwork;
 use damask_raftstore::*;
@@ -59,18 +60,27 @@ fn proposal(n: u64) -> Proposal {
     Proposal { region: FIRST, epoch: EPOCH, term: None, records }
 }
 
-#[test]
-fn a_store_alone_syncs_where_it_decides_and_answers_after_it() {
-    let (disk, engine) = (MemoryDisk::new(), MemoryEngine::with_crashes());
+fn start(disk: &MemoryDisk, engine: &MemoryEngine) -> Store {
     let log = FileLogStore::open(Arc::new(disk.clone()), "raft", FileLogConfig::default());
-    let log = Arc::new(Watched(log.unwrap(), Mutex::default()));
+    start_on(Arc::new(log.unwrap()), engine)
+}
+
+fn start_on(log: Arc<dyn LogStore>, engine: &MemoryEngine) -> Store {
     let peer = Peer { id: PeerId(11), store: StoreId(1), role: PeerRole::Voter };
     let mut options = StoreOptions::new(StoreId(1));
     options.bootstrap =
         Some(Region { id: FIRST, range: KeyRange::all(), epoch: EPOCH, peers: vec![peer] });
     let machine = Arc::new(RowMachine::new(Arc::new(engine.clone()) as Arc<dyn Engine>));
     let (network, clock) = (Arc::new(LocalNetwork::new()), Arc::new(RealClock::default()));
-    let store = Store::start(options, log.clone(), machine, network, clock).unwrap();
+    Store::start(options, log, machine, network, clock).unwrap()
+}
+
+#[test]
+fn a_store_alone_syncs_where_it_is_asked_and_answers_after_it() {
+    let (disk, engine) = (MemoryDisk::new(), MemoryEngine::with_crashes());
+    let log = FileLogStore::open(Arc::new(disk.clone()), "raft", FileLogConfig::default());
+    let log = Arc::new(Watched(log.unwrap(), Mutex::default()));
+    let store = start_on(log.clone(), &engine);
     let handle = store.handle();
     let (sender, answers) = mpsc::channel();
     let propose = |n| {
@@ -90,8 +100,8 @@ fn a_store_alone_syncs_where_it_decides_and_answers_after_it() {
     }
     assert!(last > 0, "it led itself");
     let names = std::mem::take(&mut *log.1.lock().unwrap());
-    let inline = names.iter().filter(|name| name.starts_with("raft")).count();
-    assert!(inline > 0, "one at a time: {names:?}");
+    let own = std::thread::current().name().unwrap_or_default().to_owned();
+    assert!(names.iter().filter(|name| **name == own).count() > 50, "one at a time: {names:?}");
     // Many at once: by both threads, and none is lost or answered twice.
     (100..2_100).for_each(propose);
     for _ in 100..2_100 {
@@ -100,4 +110,69 @@ fn a_store_alone_syncs_where_it_decides_and_answers_after_it() {
         last = applied.index;
     }
     store.stop().unwrap();
+}
+
+/// Proposes again from inside of the answer: on the thread that holds the core.
+#[test]
+fn an_answer_may_propose() {
+    let store = start(&MemoryDisk::new(), &MemoryEngine::with_crashes());
+    let handle = store.handle();
+    let (sender, answers) = mpsc::channel();
+    let clock = RealClock::default();
+    let end = clock.monotonic() + DEADLINE;
+    let mut n = 0;
+    loop {
+        n += 2;
+        let (again, sender) = (handle.clone(), sender.clone());
+        let then: Done<Applied> = Box::new(move |first| {
+            let Ok(first) = first else { return sender.send(None).unwrap() };
+            let answer = move |second: Result<Applied>| {
+                let both = second.ok().map(|second| (first.index, second.index));
+                sender.send(both).unwrap();
+            };
+            again.propose(proposal(n + 1), Box::new(answer));
+        });
+        handle.propose(proposal(n), then);
+        match answers.recv_timeout(DEADLINE).unwrap() {
+            Some((first, second)) => break assert!(second > first),
+            None => assert!(clock.monotonic() < end, "it never led itself"),
+        }
+    }
+    store.stop().unwrap();
+}
+
+/// A failed sync on the caller's thread stops the store, and the caller is told that it does not
+/// know.
+#[test]
+fn a_sync_that_fails_on_the_callers_thread_stops_the_store() {
+    let disk = MemoryDisk::new();
+    let store = start(&disk, &MemoryEngine::with_crashes());
+    let handle = store.handle();
+    let (sender, answers) = mpsc::channel();
+    let mut acknowledged = 0;
+    for n in 0..200u64 {
+        if acknowledged == 20 {
+            disk.set_fault(damask_env::Fault { fail_at: Some(1), capacity: None });
+        }
+        let sender = sender.clone();
+        handle.propose(proposal(n), Box::new(move |done| drop(sender.send(done))));
+        match answers.recv_timeout(DEADLINE).unwrap() {
+            Ok(_) => acknowledged += 1,
+            Err(_) if acknowledged < 20 => {}
+            Err(e) => {
+                assert!(matches!(e, Error::Undetermined(_)), "{e}");
+                break;
+            }
+        }
+    }
+    assert!(handle.failed().is_some(), "it has stopped");
+    assert!(handle.replicas().is_empty(), "and leads nothing");
+    let refused = Arc::new(Mutex::new(None));
+    let slot = refused.clone();
+    handle.propose(proposal(999), Box::new(move |done| *slot.lock().unwrap() = Some(done)));
+    assert!(store.stop().is_err());
+    assert!(refused.lock().unwrap().take().unwrap().is_err());
+    let log =
+        FileLogStore::open(Arc::new(disk.crash_image(|_| 0)), "raft", FileLogConfig::default());
+    assert!(log.unwrap().group(FIRST).unwrap().last.index >= acknowledged, "nothing is lost");
 }

@@ -13,11 +13,11 @@ fn run_or_panic(config: &SimConfig) -> SimReport {
     run(config).unwrap_or_else(|failure| panic!("{failure}"))
 }
 
-/// Seeds `from..from + count` on two threads; what they did, added up.
-fn sweep(from: u64, count: u64) -> SimReport {
-    let half = |odd: u64| {
-        let seeds = (from..from + count).filter(move |seed| seed % 2 == odd);
-        seeds.map(|seed| run_or_panic(&SimConfig::new(seed))).collect::<Vec<_>>()
+/// Runs on two threads; what they did, added up.
+fn sweep(configs: Vec<SimConfig>) -> SimReport {
+    let half = |odd: usize| {
+        let mine = configs.iter().skip(odd).step_by(2);
+        mine.map(run_or_panic).collect::<Vec<_>>()
     };
     let reports = std::thread::scope(|scope| {
         let other = scope.spawn(move || half(1));
@@ -32,6 +32,10 @@ fn sweep(from: u64, count: u64) -> SimReport {
         (0..4).for_each(|mode| total.reads[mode] += report.reads[mode]);
         total.local_reads += report.local_reads;
         total.splits += report.splits;
+        total.prepares += report.prepares;
+        total.merges += report.merges;
+        total.rollbacks += report.rollbacks;
+        total.replaced += report.replaced;
         total.changes += report.changes;
         total.leaders += report.leaders;
         total.snapshots += report.snapshots;
@@ -46,7 +50,7 @@ fn every_seed_keeps_every_rule() {
         Some(seed) => (seed, 1),
         None => (1, number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 20 } else { 200 })),
     };
-    let total = sweep(from, count);
+    let total = sweep((from..from + count).map(SimConfig::new).collect());
     println!("{count} seeds from {from}: {total:?}");
     if count < 20 {
         return;
@@ -59,6 +63,7 @@ fn every_seed_keeps_every_rule() {
     total.reads.iter().for_each(|n| each("reads", *n, 150));
     each("local reads", total.local_reads, 150);
     each("splits", total.splits, 5);
+    each("merges", total.merges, 2);
     each("changes", total.changes, 5);
     each("terms", total.leaders, 40);
     each("snapshots", total.snapshots, 10);
@@ -91,6 +96,36 @@ fn every_fault_alone_keeps_every_rule() {
         let config = SimConfig { faults: Some(vec![kind]), ..SimConfig::new(seed) };
         let report = run_or_panic(&config);
         assert!(report.writes > 20, "{kind:?}: {report:?}");
+    }
+}
+
+/// Merges, with a few other faults beside: in a full storm few of them come to their end.
+#[test]
+fn merges_keep_every_rule() {
+    use FaultKind::*;
+    let beside = [
+        vec![],
+        vec![Split, Transfer],
+        vec![Split, Delay, Duplicate, Replay],
+        vec![Split, Isolation, Crash],
+        vec![Split, SlowDisk, Stall, Transfer],
+        vec![Split, Membership, Loss],
+        vec![Split, Blackout, SyncFailure, SlowDisk],
+        vec![Split, OneWayCut, Pause, Drift],
+    ];
+    let (from, count) = match number("SEED") {
+        Some(seed) => (seed, 1),
+        None => (3000, number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 24 } else { 160 })),
+    };
+    let all = (from..from + count).map(|seed| {
+        let mut faults = beside[seed as usize % beside.len()].clone();
+        faults.push(Merge);
+        SimConfig { faults: Some(faults), ..SimConfig::new(seed) }
+    });
+    let total = sweep(all.collect());
+    println!("{count} seeds from {from}: {total:?}");
+    if count >= 20 {
+        assert!(total.merges > 2 * count && total.rollbacks > 0 && total.replaced > 0, "{total:?}");
     }
 }
 

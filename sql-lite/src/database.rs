@@ -7,11 +7,12 @@ use crate::ddl::{self, collect::Collector};
 use crate::error::Result;
 use crate::outcome::{ConnectionInfo, Session, Sessions};
 use crate::query::{QueryServices, TableFacts};
+use crate::session::NamedLocks;
 use crate::session::connection::Connection;
 use crate::session::live::{Activity, Connections};
 use crate::show;
 
-pub use crate::show::ColumnReplicas;
+pub use crate::show::{ColumnReplicas, LockWait, LockWaits};
 use crate::variables::Globals;
 use damask_coprocessor::Dispatch;
 use damask_env::Clock;
@@ -30,6 +31,8 @@ pub struct Services {
     pub replicas: Arc<dyn ColumnReplicas>,
     /// What the optimizer knows of tables.
     pub facts: Arc<dyn TableFacts>,
+    /// Who waits for whose row locks.
+    pub lock_waits: LockWaits,
     /// Runs queries.
     pub runtime: tokio::runtime::Handle,
     /// Tells the time of day.
@@ -52,10 +55,14 @@ pub struct Database {
     pub query: QueryServices,
     /// Column replicas.
     pub replicas: Arc<dyn ColumnReplicas>,
+    /// Who waits for whose row locks.
+    pub lock_waits: LockWaits,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
     /// Who is connected.
     pub connections: Connections,
+    /// GET_LOCK's.
+    pub named_locks: Arc<NamedLocks>,
 }
 
 impl Database {
@@ -79,6 +86,8 @@ impl Database {
             globals: Arc::default(),
             query,
             replicas: services.replicas,
+            lock_waits: services.lock_waits,
+            named_locks: Arc::new(NamedLocks::new(services.clock.clone())),
             clock: services.clock,
             connections: Connections::default(),
         }))
@@ -104,7 +113,8 @@ impl Database {
             }
             .to_owned(),
             seconds: now.saturating_sub(activity.since_ms) / 1000,
-            state: match (&activity.statement, activity.locking) {
+            locking: activity.locking,
+            state: match (&activity.statement, activity.locking.is_some()) {
                 (Some(_), true) => "waiting for row locks",
                 (Some(_), false) => "executing",
                 (None, _) => "",

@@ -13,7 +13,7 @@ mod rows;
 use crate::outcome::ColumnMeta;
 use crate::query::SystemTables;
 use crate::show::result::{Columns, int, text};
-use crate::show::{Context, server};
+use crate::show::{Context, lock_waits, server};
 use damask_types::{ColumnId, ColumnSchema, Datum, IndexId, TableId, TableSchema};
 
 /// One system table.
@@ -57,6 +57,7 @@ static TABLES: &[Definition] = &[
     }),
     view("COLUMNS", columns::COLUMNS, rows::columns),
     view("COLUMN_REPLICA", columns::COLUMN_REPLICA, rows::column_replica),
+    view("DATA_LOCK_WAITS", columns::DATA_LOCK_WAITS, lock_waits::rows),
     view("ENGINES", columns::ENGINES, |_| server::engine_rows()),
     view("EVENTS", columns::EVENTS, none),
     view("FILES", columns::FILES, none),

@@ -36,6 +36,10 @@ impl ColumnReplicas for NoColumns {
     fn progress(&self, _: &KeyRange) -> (u32, u32) {
         (0, 0)
     }
+
+    fn lag_ms(&self, _: &KeyRange) -> Option<u64> {
+        Some(3)
+    }
 }
 
 impl TableFacts for NoColumns {
@@ -44,6 +48,10 @@ impl TableFacts for NoColumns {
     }
 
     fn columns_ready(&self, _: &TableSchema) -> bool {
+        false
+    }
+
+    fn columns_stopped(&self, _: &TableSchema) -> bool {
         false
     }
 }
@@ -75,6 +83,7 @@ impl Server {
             dispatch: Arc::new(dispatch),
             replicas: Arc::new(NoColumns),
             facts: Arc::new(NoColumns),
+            lock_waits: Arc::new(Vec::new),
             runtime: runtime.handle().clone(),
             clock: Arc::new(RealClock::default()),
             cores: 2,
@@ -182,18 +191,44 @@ fn kill_query_ends_what_waits_for_a_lock() {
     let mut holder = server.client(3);
     run(&mut holder, "BEGIN PESSIMISTIC").expect("begins");
     run(&mut holder, "UPDATE test.t SET a = 5000 WHERE a = 7").expect("locks");
-    let fill = "ALTER TABLE test.t ADD COLUMN b INT, ADD INDEX filled (b)";
-    for (id, sql) in (10..).zip(["DELETE FROM test.t WHERE a = 7", fill]) {
-        let running = server.start(id, sql);
-        server.shown(&mut admin, id, sql);
-        run(&mut admin, &format!("KILL QUERY {id}")).expect("killed");
-        let (mut client, answer) = running.join().expect("no panic");
-        assert_eq!(code(answer), 1317, "{sql}");
-        assert_eq!(run(&mut client, "SELECT 1").expect("goes on"), [["1"]]);
-    }
-    let indexes = "SELECT count(*) FROM information_schema.statistics WHERE index_name = 'filled'";
-    assert_eq!(run(&mut admin, indexes).expect("answered"), [["0"]], "the index was removed again");
+    let sql = "DELETE FROM test.t WHERE a = 7";
+    let running = server.start(10, sql);
+    server.shown(&mut admin, 10, sql);
+    run(&mut admin, "KILL QUERY 10").expect("killed");
+    let (mut client, answer) = running.join().expect("no panic");
+    assert_eq!(code(answer), 1317);
+    assert_eq!(run(&mut client, "SELECT 1").expect("goes on"), [["1"]]);
     run(&mut holder, "ROLLBACK").expect("rolled back");
+}
+
+/// Index fillings that may be over before they are killed.
+const FILLINGS_MAX: usize = 50;
+
+#[test]
+fn kill_query_ends_the_filling_of_an_index() {
+    let server = Server::new();
+    let mut admin = server.client(2);
+    run(&mut admin, "ALTER TABLE test.t ADD COLUMN b INT").expect("alters");
+    for _ in 0..FILLINGS_MAX {
+        let running = server.start(10, "ALTER TABLE test.t ADD INDEX filled (b)");
+        // It waits for nothing: it may have ended before anybody sees that it runs.
+        let list = "SELECT info FROM information_schema.processlist WHERE id = 10";
+        let sees = |rows: Vec<Vec<String>>| rows.iter().any(|row| row[0].contains("ADD INDEX"));
+        while !running.is_finished() && !sees(run(&mut admin, list).expect("a process list")) {
+            std::thread::yield_now();
+        }
+        run(&mut admin, "KILL QUERY 10").expect("killed, or over");
+        let (_client, answer) = running.join().expect("no panic");
+        if let Err(e) = answer {
+            assert_eq!(e.code, 1317, "{e}");
+            let filled = "SELECT count(*) FROM information_schema.statistics \
+                          WHERE index_name = 'filled'";
+            assert_eq!(run(&mut admin, filled).expect("answered"), [["0"]], "removed again");
+            return;
+        }
+        run(&mut admin, "ALTER TABLE test.t DROP INDEX filled").expect("dropped");
+    }
+    panic!("{FILLINGS_MAX} fillings were over before they were killed");
 }
 
 #[test]

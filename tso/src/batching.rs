@@ -8,8 +8,9 @@
 
 use crate::error::Error;
 use crate::{Oracle, REQUEST_MAX, check_count};
+use damask_env::Condvar;
 use damask_types::{ErrorKind, Timestamp};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// The answer of a batch, once known; the first timestamp of its range.

@@ -174,4 +174,32 @@ mod tests {
             assert_eq!(decode(&bytes[..len]).expect_err("cut").kind(), ErrorKind::Corrupt);
         }
     }
+
+    /// Bytes of any kind and length, among them the right ones with others behind or between.
+    #[test]
+    fn no_bytes_break_the_decoder() {
+        let mut seed = 1u64;
+        let mut chance = |n: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % n
+        };
+        for round in 0..20_000 {
+            let mut bytes: Vec<u8> = match round % 2 {
+                0 => (0..chance(60)).map(|_| chance(256) as u8).collect(),
+                _ => encode(Timestamp(chance(1 << 30) << 20)).to_vec(),
+            };
+            for _ in 0..=chance(3) {
+                let at = chance(bytes.len() as u64 + 1) as usize;
+                match chance(3) {
+                    0 => bytes.insert(at, chance(256) as u8),
+                    1 => bytes.truncate(at),
+                    _ => bytes.iter_mut().skip(at).take(1).for_each(|b| *b = chance(256) as u8),
+                }
+            }
+            match decode(&bytes) {
+                Ok(bound) => assert_eq!(encode(bound)[..], bytes, "what is accepted is whole"),
+                Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt, "{bytes:?}"),
+            }
+        }
+    }
 }

@@ -115,6 +115,10 @@ impl File for CountedFile {
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.inner.truncate(len)
     }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.inner.allocate(len)
+    }
 }
 
 impl Disk for Counted {

@@ -1,5 +1,5 @@
 //! What a contended key costs, measured in one run: `cargo run --release -p damask-txn --example
-//! hot_key`. It must never be taken for a bench of the machine: only the ratios mean something.
+//! hot_key`, or with ` -- WORD` only what has the word in its name. It must never be taken for a bench of the machine: only the ratios mean something.
 //!
 //! One counter, pessimistic transactions; 64 clients take turns with one client. In memory without
 //! replication; three replicas in memory; three replicas with logs on disk.
@@ -47,6 +47,9 @@ fn on_disk(folder: &Path) -> Parts {
 }
 
 fn race(name: &str, client: &Client, all: usize) -> Result<(), Failed> {
+    if std::env::args().nth(1).is_some_and(|word| !name.contains(&word)) {
+        return Ok(());
+    }
     let clock = RealClock::default();
     let (mut rates, mut total) = ([Vec::new(), Vec::new()], 0);
     for round in 0..ROUNDS {

@@ -5,9 +5,9 @@
 //! here answer at once when they can take more.
 
 use crate::error::{Error, Result};
-use damask_env::Clock;
+use damask_env::{Clock, Condvar};
 use damask_types::Timestamp;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::time::Duration;
 
 /// Attempts after which an operation gives up even if the clock stands still.

@@ -60,6 +60,8 @@ pub(crate) struct Buffer {
     bytes: usize,
     /// Since the oldest mark: keys and what they were before.
     undo: Vec<(Vec<u8>, Option<Entry>)>,
+    /// Bytes of these keys and values.
+    undo_bytes: usize,
     /// Lengths of `undo` when each mark was made.
     marks: Vec<usize>,
 }
@@ -72,6 +74,11 @@ impl Buffer {
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of keys and values that are kept for marks.
+    pub fn undo_bytes(&self) -> usize {
+        self.undo_bytes
     }
 
     pub fn get(&self, key: &[u8]) -> Option<&Entry> {
@@ -119,6 +126,7 @@ impl Buffer {
             self.bytes -= key_len + before.bytes();
         }
         if let Some(copy) = copy {
+            self.undo_bytes += undo_size(&copy, before.as_ref());
             self.undo.push((copy, before));
         }
     }
@@ -143,6 +151,7 @@ impl Buffer {
         let len = *self.marks.get(mark.0).expect("a mark ends once, with those made after it");
         while self.undo.len() > len {
             let (key, before) = self.undo.pop().expect("longer than the mark");
+            self.undo_bytes -= undo_size(&key, before.as_ref());
             let key_len = key.len();
             let now = match before {
                 Some(before) => {
@@ -161,6 +170,7 @@ impl Buffer {
         self.marks.truncate(mark.0);
         if self.marks.is_empty() {
             self.undo = Vec::new();
+            self.undo_bytes = 0;
         }
     }
 
@@ -191,6 +201,10 @@ impl Buffer {
     pub fn into_entries(self) -> BTreeMap<Vec<u8>, Entry> {
         self.entries
     }
+}
+
+fn undo_size(key: &[u8], before: Option<&Entry>) -> usize {
+    key.len() + before.map_or(0, Entry::bytes)
 }
 
 #[cfg(test)]
@@ -274,11 +288,30 @@ mod tests {
         buffer.rollback_to(outer);
         assert_eq!(dump(&buffer), before);
         assert_eq!(buffer.bytes(), counted(&buffer));
+        assert_eq!(buffer.undo_bytes(), 0, "nothing is kept for marks that ended");
         let kept = buffer.mark();
         buffer.put(bytes("d"), bytes("4"));
         buffer.release(kept);
         assert_eq!(buffer.len(), 2);
         assert!(buffer.undo.is_empty());
+        assert_eq!(buffer.undo_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_for_marks_is_counted() {
+        let mut buffer = Buffer::default();
+        buffer.put(bytes("k"), vec![0; 10]);
+        assert_eq!(buffer.undo_bytes(), 0);
+        let mark = buffer.mark();
+        (0..3).for_each(|_| buffer.put(bytes("k"), vec![0; 10]));
+        assert_eq!((buffer.bytes(), buffer.undo_bytes()), (11, 33));
+        let inner = buffer.mark();
+        buffer.delete(bytes("new"));
+        assert_eq!(buffer.undo_bytes(), 33 + 3);
+        buffer.rollback_to(inner);
+        assert_eq!(buffer.undo_bytes(), 33);
+        buffer.rollback_to(mark);
+        assert_eq!(buffer.undo_bytes(), 0);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Config {
     pub batch_bytes: usize,
     /// Keys of one request: bounds the time for which its latches are held.
     pub batch_keys: usize,
-    /// A transaction's buffer, bytes (TiDB: 100 MiB).
+    /// A transaction's buffer, bytes (TiDB: 100 MiB); as much again may be kept for its savepoints.
     pub transaction_bytes_max: usize,
     /// A key and its value, bytes (TiDB: 6 MiB).
     pub entry_bytes_max: usize,

@@ -124,10 +124,10 @@ impl Error {
             Error::LockTimeout { .. }
             | Error::LockNotAvailable { .. }
             | Error::Unavailable { .. } => ErrorKind::Retry,
-            Error::AlreadyExists { .. }
-            | Error::BelowSafePoint { .. }
-            | Error::TooLarge { .. }
-            | Error::Invalid(_) => ErrorKind::Invalid,
+            Error::BelowSafePoint { .. } => ErrorKind::TooOld,
+            Error::AlreadyExists { .. } | Error::TooLarge { .. } | Error::Invalid(_) => {
+                ErrorKind::Invalid
+            }
             Error::Storage { kind, .. } => *kind,
         }
     }

@@ -86,6 +86,8 @@ struct Taken {
     held: Vec<(Vec<u8>, Timestamp, bool)>,
     perhaps: Vec<Vec<u8>>,
     fresh: Option<Fresh>,
+    /// The holder of the first lock in the way, whose primary has said that it is alive.
+    alive: Option<Timestamp>,
     failed: Option<Error>,
 }
 
@@ -309,7 +311,11 @@ fn lock_once(
         start_ts: shared.start_ts,
         for_update_ts: ask.read_ts,
         ttl_ms: age_ms + core.config.lock_ttl_ms,
-        wait: if left_ms == 0 { LockWait::No } else { LockWait::Millis(left_ms) },
+        wait: match taken.alive {
+            _ if left_ms == 0 => LockWait::No,
+            Some(holder) => LockWait::Behind { holder, millis: left_ms },
+            None => LockWait::Millis(left_ms),
+        },
         return_values: ask.values,
         allow_conflict: group.items.len() == 1,
     });
@@ -341,7 +347,7 @@ fn lock_once(
                 backoff.add_lock_wait(core.clock.monotonic().saturating_sub(before));
             }
             let locks = refused(shared, errors)?;
-            after_locks(core, shared, group, &locks, backoff)
+            after_locks(core, shared, group, &locks, taken, backoff)
         }
     }
 }
@@ -375,14 +381,17 @@ fn after_locks(
     shared: &Shared,
     mut group: Group<Vec<u8>>,
     locks: &[KeyLock],
+    taken: &mut Taken,
     backoff: &mut Backoff<'_>,
 ) -> Result<Vec<Group<Vec<u8>>>> {
     let resolution = core.resolve(locks, Timestamp::ZERO, backoff)?;
+    let is_alive = |lock: &&KeyLock| resolution.living.contains(&lock.lock.start_ts);
+    taken.alive = locks.iter().find(is_alive).map(|lock| lock.lock.start_ts);
     let Some((holder, left)) = resolution.alive else {
         backoff.turn(&"locks of transactions that had ended")?;
         return Ok(vec![group]);
     };
-    let mut living = locks.iter().filter(|l| resolution.living.contains(&l.lock.start_ts));
+    let mut living = locks.iter().filter(is_alive);
     match shared.ask.wait {
         Wait::No if shared.ask.skip => {
             let blocked: BTreeSet<&[u8]> = living.map(|l| l.key.as_slice()).collect();

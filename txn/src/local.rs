@@ -8,6 +8,7 @@ use crate::region::Services;
 use crate::replica::LocalReplica;
 use crate::request::Service;
 use crate::server::TxnServer;
+use crate::waits::Wait;
 use damask_env::{Clock, RealClock};
 use damask_kv::{Engine, GcSafePoint};
 use damask_pd::{Locate, Route};
@@ -29,7 +30,8 @@ const PEER: Peer = Peer { id: PeerId(1), store: STORE, role: PeerRole::Voter };
 pub struct LocalCluster {
     engine: Arc<dyn Engine>,
     replica: Arc<LocalReplica>,
-    server: Arc<TxnServer>,
+    /// Of the store's present life.
+    server: RwLock<Arc<TxnServer>>,
     oracle: Arc<MemoryOracle>,
     safe_point: GcSafePoint,
     /// By start key.
@@ -47,18 +49,29 @@ impl LocalCluster {
         let now = Timestamp::compose(RealClock::default().wall_ms(), 0);
         let oracle = Arc::new(MemoryOracle::new(now.0));
         let safe_point = GcSafePoint::new();
-        let server = TxnServer::new(Arc::clone(&replica), Arc::clone(&engine))
-            .with_oracle(Arc::clone(&oracle) as Arc<dyn Oracle>)
-            .with_safe_point(safe_point.clone());
+        let server = serve(&replica, &engine, &oracle, &safe_point);
         Arc::new(LocalCluster {
             engine,
             replica,
-            server: Arc::new(server),
+            server: RwLock::new(server),
             oracle,
             safe_point,
             cache: RwLock::default(),
             next_region: AtomicU64::new(2),
         })
+    }
+
+    /// The store dies and starts again: what was applied is there, what it had in memory alone
+    /// (latches, who waits for whom, up to where was read) is gone. Calls to it that have not
+    /// decided yet are answered `Stopped`.
+    pub fn restart(&self) {
+        let server = serve(&self.replica, &self.engine, &self.oracle, &self.safe_point);
+        *self.server.write() = server;
+    }
+
+    /// Who waits at the store for whose lock.
+    pub fn lock_waits(&self) -> Vec<Wait> {
+        self.server.read().lock_waits()
     }
 
     /// Splits the region that holds `key` there; clients find out by themselves.
@@ -128,9 +141,22 @@ impl LocalCluster {
     }
 }
 
+/// A server on a new life of the replica.
+fn serve(
+    replica: &Arc<LocalReplica>,
+    engine: &Arc<dyn Engine>,
+    oracle: &Arc<MemoryOracle>,
+    safe_point: &GcSafePoint,
+) -> Arc<TxnServer> {
+    let server = TxnServer::new(replica.begin_life(), Arc::clone(engine))
+        .with_oracle(Arc::clone(oracle) as Arc<dyn Oracle>)
+        .with_safe_point(safe_point.clone());
+    Arc::new(server)
+}
+
 impl Services for LocalCluster {
     fn service(&self, store: StoreId) -> Option<Arc<dyn Service>> {
-        (store == STORE).then(|| Arc::clone(&self.server) as Arc<dyn Service>)
+        (store == STORE).then(|| Arc::clone(&*self.server.read()) as Arc<dyn Service>)
     }
 }
 

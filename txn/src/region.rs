@@ -190,6 +190,11 @@ impl Core {
                 Wait::Region
             }
             RegionError::Stale => Wait::Stale,
+            // It ends, or is taken back: then the same region, or the one it went into, answers.
+            RegionError::Merging(_) => {
+                self.locate.invalidate(id);
+                Wait::Region
+            }
             RegionError::Busy(_) => Wait::Busy,
             RegionError::Undetermined(_) => {
                 backoff.mark_unknown();

@@ -38,6 +38,13 @@ pub struct LocalReplica {
 struct State {
     regions: BTreeMap<RegionId, Hosted>,
     index: u64,
+    life: u64,
+}
+
+/// A server's hold on a [`LocalReplica`], which ends with the next one: as if its process had died.
+pub struct Life {
+    replica: Arc<LocalReplica>,
+    number: u64,
 }
 
 struct Hosted {
@@ -83,14 +90,24 @@ impl LocalReplica {
         Some([left_part, right_part])
     }
 
+    /// Everything is led anew, by whoever holds this: earlier holders are answered `Stopped`.
+    pub fn begin_life(self: &Arc<LocalReplica>) -> Life {
+        let mut state = self.state.lock();
+        state.life += 1;
+        state.regions.values_mut().for_each(|hosted| hosted.term += 1);
+        Life { replica: Arc::clone(self), number: state.life }
+    }
+
     /// The regions led here.
     pub fn regions(&self) -> Vec<Region> {
         self.state.lock().regions.values().map(|h| Region::clone(&h.region)).collect()
     }
 
-    fn apply(&self, proposal: &Proposal) -> Result<Applied> {
+    /// `life`: whose proposal it is; `None`: nobody's in particular.
+    fn apply(&self, life: Option<u64>, proposal: &Proposal) -> Result<Applied> {
         // One at a time, as a log applies; and no split between the check and the write.
         let mut state = self.state.lock();
+        check_life(&state, life)?;
         let (_, term) = check(&state, proposal.region, proposal.epoch)?;
         if proposal.term.is_some_and(|expected| expected != term) {
             return Err(Error::Stale);
@@ -100,10 +117,18 @@ impl LocalReplica {
         Ok(Applied { index: state.index, term })
     }
 
-    fn permit(&self, region: RegionId, epoch: Epoch) -> Result<ReadPermit> {
+    fn permit(&self, life: Option<u64>, region: RegionId, epoch: Epoch) -> Result<ReadPermit> {
         let state = self.state.lock();
+        check_life(&state, life)?;
         let (region, term) = check(&state, region, epoch)?;
         Ok(ReadPermit { region, term, applied: Applied { index: state.index, term } })
+    }
+}
+
+fn check_life(state: &State, life: Option<u64>) -> Result<()> {
+    match life.is_none_or(|life| life == state.life) {
+        true => Ok(()),
+        false => Err(Error::Stopped),
     }
 }
 
@@ -119,15 +144,29 @@ fn check(state: &State, id: RegionId, epoch: Epoch) -> Result<(Arc<Region>, u64)
 
 impl Replica for LocalReplica {
     fn propose(&self, proposal: Proposal, done: Done<Applied>) {
-        done(self.apply(&proposal));
+        done(self.apply(None, &proposal));
     }
 
     fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
-        done(self.permit(region, epoch));
+        done(self.permit(None, region, epoch));
     }
 
     fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
-        self.permit(region, epoch).ok()
+        self.permit(None, region, epoch).ok()
+    }
+}
+
+impl Replica for Life {
+    fn propose(&self, proposal: Proposal, done: Done<Applied>) {
+        done(self.replica.apply(Some(self.number), &proposal));
+    }
+
+    fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
+        done(self.replica.permit(Some(self.number), region, epoch));
+    }
+
+    fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
+        self.replica.permit(Some(self.number), region, epoch).ok()
     }
 }
 

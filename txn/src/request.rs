@@ -253,8 +253,28 @@ pub struct Prewrite {
 pub enum LockWait {
     /// Answer `Locked` at once.
     No,
-    /// Wait in the key's queue for so long, then answer `Locked`.
+    /// Wait in the key's queue for so long, then answer `Locked`; at once if its time is up.
     Millis(u64),
+    /// The same, and wait for the locks of this transaction however old they look, since its
+    /// primary has just said that it is alive. That is believed for a short time; then `Locked`,
+    /// and the primary has to be asked again. (Only the primary's lock is kept alive: without this
+    /// nobody would stand in the queue behind a transaction that lasts, nor be seen in a circle.)
+    Behind {
+        /// The transaction that is alive.
+        holder: Timestamp,
+        /// As in `Millis`.
+        millis: u64,
+    },
+}
+
+impl LockWait {
+    /// How long in all, milliseconds.
+    pub fn millis(self) -> u64 {
+        match self {
+            LockWait::No => 0,
+            LockWait::Millis(millis) | LockWait::Behind { millis, .. } => millis,
+        }
+    }
 }
 
 /// Locks on keys that will be written later.

@@ -164,6 +164,13 @@ impl Core {
                         }
                         ask.roll_back = true;
                     }
+                    // The owner has given its first primary up with all locks that named it, and
+                    // taken another: this is one of those, which came late (client-go: the same).
+                    Some(KeyError::PrimaryMismatch { .. })
+                        if lock.kind == LockKind::Pessimistic =>
+                    {
+                        return Ok(Fate::Gone);
+                    }
                     _ => return Err(Error::unexpected("transaction status", errors)),
                 },
             }

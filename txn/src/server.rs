@@ -26,12 +26,12 @@ use crate::percolator::{self, Decision, decide};
 use crate::replica::Replica;
 use crate::request::{Context, KeyError, Request, RequestError, Response, SCAN_PAIRS_MAX, Service};
 use crate::waits::{Change, Wait, Waits};
-use crossbeam_channel::{Receiver, bounded};
-use damask_env::{Clock, RealClock};
+use damask_env::channel::{Receiver, bounded};
+use damask_env::{Clock, Mistake, RealClock, mistaken};
 use damask_kv::{Engine, GcSafePoint, MvccReader};
 use damask_raftstore::{Done, Error as RegionError, Proposal, ReadPermit};
 use damask_tso::Oracle;
-use damask_types::{KeyLock, KeyRange, Timestamp};
+use damask_types::{ErrorKind, KeyLock, KeyRange, Timestamp};
 use scope::{check_keys, keys_of, reads_of, starts_of, version_of};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +109,7 @@ impl TxnServer {
     /// read index and the snapshot come after this. The locks in its way, if there are any.
     ///
     /// # Errors
-    /// If the timestamp lies in the future, or below the safe point.
+    /// `Invalid` if the timestamp lies in the future, `TooOld` if it lies below the safe point.
     pub fn admit(
         &self,
         ranges: &[KeyRange],
@@ -125,9 +125,12 @@ impl TxnServer {
     /// Is what such a read has seen so far all that was there? Asked after the last part of it.
     ///
     /// # Errors
-    /// If versions at the timestamp may have been collected meanwhile.
+    /// `TooOld` if versions at the timestamp may have been collected meanwhile.
     pub fn confirm(&self, ts: Timestamp) -> std::result::Result<(), RegionError> {
-        Ok(self.safe_point.check(ts).map_err(damask_kv::Error::from)?)
+        self.safe_point.check(ts).map_err(|refused| RegionError::Storage {
+            kind: ErrorKind::TooOld,
+            detail: refused.to_string(),
+        })
     }
 
     /// Who waits here for whose lock, as of now.
@@ -149,7 +152,8 @@ impl TxnServer {
     }
 
     fn latch(&self, request: &Request) -> Result<Guard> {
-        let guard = self.latches.acquire(keys_of(request), self.patience);
+        let keys = keys_of(request).filter(|_| !mistaken(Mistake::LatchesNotTaken));
+        let guard = self.latches.acquire(keys, self.patience);
         Ok(guard.ok_or(RegionError::Busy("keys are latched by other commands"))?)
     }
 
@@ -261,6 +265,10 @@ impl TxnServer {
         held: Held,
     ) -> Result<Response> {
         let Decision { mut records, response } = decision;
+        let mut held = held;
+        if mistaken(Mistake::GuardDroppedEarly) {
+            held.pending = None;
+        }
         let mut changes = self.waits.changes(&records);
         self.pass_on(view, reader, &mut records, &mut changes);
         let (done, answer) = one_shot();
@@ -318,15 +326,15 @@ struct Held {
 }
 
 impl Held {
-    /// The log has answered; with what has changed for waiters, if it is applied. They are told
-    /// under the latch, so that the order of what they hear is the order of what happened.
+    /// The log has answered; with what has changed for waiters, if it is applied. It is noted under
+    /// the latch, so that the order of what they hear is the order of what happened; their threads
+    /// wake after it.
     fn release(self, applied: Option<(&Waits, Vec<Change>)>) {
         let Held { guard, pending } = self;
         drop(pending);
-        if let Some((waits, changes)) = applied {
-            waits.applied(changes);
-        }
+        let woken = applied.map(|(waits, changes)| waits.applied(changes));
         drop(guard);
+        drop(woken);
     }
 }
 

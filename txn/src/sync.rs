@@ -1,7 +1,8 @@
 //! Locks and atomics for the files that are also checked under every schedule: `tests/loom.rs`
 //! compiles them again with a module of this name over loom's. It must stay as small as they need.
 
-pub(crate) use parking_lot::{Condvar, Mutex};
+pub(crate) use damask_env::Condvar;
+pub(crate) use parking_lot::Mutex;
 pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use parking_lot::MutexGuard;

@@ -277,10 +277,14 @@ impl Transaction {
             let (bytes, limit) = (entry, config.entry_bytes_max);
             return Err(Error::TooLarge { what: "a key with its value", bytes, limit });
         }
+        let limit = config.transaction_bytes_max;
         let bytes = self.buffer.bytes() + entry;
-        if bytes > config.transaction_bytes_max {
-            let limit = config.transaction_bytes_max;
+        if bytes > limit {
             return Err(Error::TooLarge { what: "a transaction", bytes, limit });
+        }
+        let bytes = self.buffer.undo_bytes();
+        if bytes > limit {
+            return Err(Error::TooLarge { what: "what savepoints keep", bytes, limit });
         }
         Ok(())
     }

@@ -9,7 +9,8 @@
 //!              no  ─► applied: it wakes, and looks ─► let go of the latch
 //! ```
 //!
-//! The order of a key's latch is the order of what happens to its queue. Who is woken to look keeps
+//! The order of a key's latch is the order of what happens to its queue; the threads are woken when
+//! the latch is let go ([`Wakeups`]), since they want it next. Who is woken to look keeps
 //! its place until it has the lock (the others wait for the new holder) or gives up (the next one
 //! is woken after [`WAKE_DELAY`]: who met a conflict comes back at once with a newer version).
 //! Where others wait already, one may [`Waits::join`] them without the latch: the release that it
@@ -23,9 +24,10 @@ pub use ticket::Ticket;
 
 use crate::deadlock::{Circle, Deadlocks};
 use crate::request::{LockedKey, PessimisticLock};
+use damask_env::Condvar;
 use damask_types::{Record, Timestamp, WriteKind};
 use grant::Grant;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -272,50 +274,69 @@ impl Waits {
         changes
     }
 
-    /// They are applied. Still under the latches.
-    pub fn applied(&self, changes: Vec<Change>) {
+    /// They are applied. Still under the latches; whoever is concerned wakes when what this gives
+    /// back is dropped, after them.
+    pub fn applied(&self, changes: Vec<Change>) -> Wakeups {
+        let mut woken = Wakeups::default();
         for Change { key, holder, ended, grant } in changes {
-            if let Some(grant) = grant {
-                self.granted(&key, grant);
+            let granted = grant.and_then(|grant| grant.settle(&mut woken));
+            if let Some((start_ts, _)) = granted {
+                self.deadlocks.leave(start_ts, &key);
             }
             let victim = holder.and_then(|holder| self.deadlocks.hand_over(&key, holder));
             let mut queues = self.queues.lock();
             let Some(queue) = queues.get_mut(key.as_slice()) else { continue };
+            if let Some(place) = granted
+                && self.take_out(queue, place)
+            {
+                queues.remove(key.as_slice());
+                continue;
+            }
             for start_ts in ended {
                 queue.end(start_ts);
-                queue.wake_all_of(start_ts);
+                queue.wake_all_of(start_ts, &mut woken);
             }
             if let Some(holder) = holder {
-                queue.pass_to(holder);
+                queue.pass_to(holder, &mut woken);
             }
             if let Some((victim, circle)) = victim {
-                queue.wake_victim(victim, &circle);
+                queue.wake_victim(victim, &circle, &mut woken);
             }
         }
+        woken
     }
 
-    /// The waiter has the lock, and its place is free.
-    fn granted(&self, key: &[u8], grant: Grant) {
-        let place = grant.place;
-        let Some(start_ts) = grant.settle() else { return };
-        self.deadlocks.leave(start_ts, key);
-        self.remove(key, place);
+    /// Takes a place away, if it is there; is the queue empty then?
+    fn take_out(&self, queue: &mut Queue, place: Place) -> bool {
+        let found = queue.waiters.remove(&place).is_some();
+        self.count.fetch_sub(usize::from(found), Ordering::SeqCst);
+        queue.waiters.is_empty()
     }
 
     /// Takes a place away; wakes the next one if this one had been woken.
     fn remove(&self, key: &[u8], place: Place) {
+        let mut woken = Wakeups::default();
         let mut queues = self.queues.lock();
         let Some(queue) = queues.get_mut(key) else { return };
         let was_first = queue.waiters.keys().next() == Some(&place);
-        if queue.waiters.remove(&place).is_none() {
-            return;
-        }
-        self.count.fetch_sub(1, Ordering::SeqCst);
-        if queue.waiters.is_empty() {
+        if self.take_out(queue, place) {
             queues.remove(key);
         } else if queue.free && was_first {
-            queue.wake_first(State::Soon);
+            queue.wake_first(State::Soon, &mut woken);
         }
+        drop(queues);
+    }
+}
+
+/// Waiters to whom something has happened; dropping it wakes their threads. Not under a latch or a
+/// lock: they would only go to sleep again at that.
+#[must_use]
+#[derive(Default)]
+pub struct Wakeups(Vec<Arc<Waiter>>);
+
+impl Drop for Wakeups {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|waiter| waiter.changed.notify_one());
     }
 }
 
@@ -345,18 +366,18 @@ impl Queue {
     }
 
     /// The key has this holder now; ZERO: none.
-    fn pass_to(&mut self, holder: Timestamp) {
+    fn pass_to(&mut self, holder: Timestamp, woken: &mut Wakeups) {
         self.free = holder == Timestamp::ZERO;
         self.holder = holder;
         if self.free {
-            self.wake_first(State::Released);
+            self.wake_first(State::Released, woken);
         } else {
             // Perhaps another call of the transaction that has the key now.
-            self.wake_all_of(holder);
+            self.wake_all_of(holder, woken);
         }
     }
 
-    fn wake_first(&self, state: State) {
+    fn wake_first(&self, state: State, woken: &mut Wakeups) {
         for waiter in self.waiters.values() {
             let mut inner = waiter.inner.lock();
             match inner.state {
@@ -366,28 +387,28 @@ impl Queue {
                 State::Waiting | State::Released | State::Soon => {}
             }
             inner.state = state;
-            waiter.changed.notify_one();
+            woken.0.push(Arc::clone(waiter));
             return;
         }
     }
 
-    fn wake_all_of(&self, start_ts: Timestamp) {
+    fn wake_all_of(&self, start_ts: Timestamp, woken: &mut Wakeups) {
         for waiter in self.calls_of(start_ts) {
             let mut inner = waiter.inner.lock();
             if matches!(inner.state, State::Waiting | State::Soon) {
                 inner.state = State::Released;
-                waiter.changed.notify_one();
+                woken.0.push(Arc::clone(waiter));
             }
         }
     }
 
-    fn wake_victim(&self, victim: Timestamp, circle: &Circle) {
+    fn wake_victim(&self, victim: Timestamp, circle: &Circle, woken: &mut Wakeups) {
         for waiter in self.calls_of(victim) {
             let mut inner = waiter.inner.lock();
             // Who is given the lock waits for nobody; who is not will look, and be told then.
             if !matches!(inner.state, State::Granting | State::Granted(_) | State::Gone) {
                 inner.state = State::Victim(circle.clone());
-                waiter.changed.notify_one();
+                woken.0.push(Arc::clone(waiter));
             }
         }
     }

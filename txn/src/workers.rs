@@ -1,9 +1,9 @@
 //! A few threads for work that is handed over whole. It must never hold more work than its queue,
 //! nor lose a thread to a panic in the work.
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use damask_env::{Task, spawn};
-use parking_lot::{Condvar, Mutex};
+use damask_env::channel::{Receiver, Sender, TrySendError, bounded};
+use damask_env::{Condvar, Task, spawn};
+use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 

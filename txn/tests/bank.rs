@@ -1,5 +1,6 @@
-//! Transfers between accounts in several regions, with lost and doubled requests, splits and
-//! readers: no snapshot ever shows another total, and every acknowledged transfer is there.
+//! Transfers between accounts in several regions, with lost and doubled requests, splits, deaths of
+//! the store and readers: no snapshot ever shows another total, and every acknowledged transfer is
+//! there.
 
 mod common;
 
@@ -132,6 +133,9 @@ fn bank_total(modes: [Mode; 4], config: Config) {
             audit(&reader, round);
             if round % 10 == 5 {
                 split.split(&account(round / 4));
+            }
+            if round % 8 == 3 {
+                split.restart();
             }
         }
     }));

@@ -414,6 +414,25 @@ fn too_much_is_refused_before_anything_is_sent() {
     txn.commit().expect("what fitted commits");
 }
 
+/// One key written again and again under a savepoint: it stays small, what is kept to take the
+/// writes back does not.
+#[test]
+fn savepoints_do_not_keep_without_bounds() {
+    let cluster = cluster(&[]);
+    let services = Arc::clone(&cluster) as Arc<dyn Services>;
+    let config = Config { entry_bytes_max: 100, transaction_bytes_max: 1_000, ..Config::default() };
+    let client = cluster.client_with(services, config).expect("valid");
+    let mut txn = client.begin().expect("begins");
+    let mark = txn.mark();
+    let error = (0..100).find_map(|_| txn.put("k", vec![0; 99]).err()).expect("refused");
+    let Error::TooLarge { what, bytes, limit: 1_000 } = &error else { panic!("{error}") };
+    assert!(*what == "what savepoints keep" && *bytes < 1_200, "{error}");
+    txn.rollback_to(mark);
+    txn.put("k", vec![1; 99]).expect("there is room again");
+    txn.commit().expect("commits");
+    assert_eq!(client.get_latest(b"k").expect("read"), Some(vec![1; 99]));
+}
+
 #[test]
 fn opposite_orders_do_not_wait_for_each_other_for_ever() {
     let cluster = cluster(&["m"]);

@@ -34,6 +34,7 @@ enum Step {
     Rollback { txn: u8 },
     Unlock { txn: u8 },
     Push { txn: u8 },
+    Beat { txn: u8 },
     Resolve { key: u8 },
     Read { key: u8, back: u8 },
     Late { nth: u16 },
@@ -54,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => n().prop_map(|txn| Step::Rollback { txn }),
         1 => n().prop_map(|txn| Step::Unlock { txn }),
         1 => n().prop_map(|txn| Step::Push { txn }),
+        1 => n().prop_map(|txn| Step::Beat { txn }),
         4 => n().prop_map(|key| Step::Resolve { key }),
         5 => (n(), 0u8..12).prop_map(|(key, back)| Step::Read { key, back }),
         4 => any::<u16>().prop_map(|nth| Step::Late { nth }),
@@ -187,6 +189,7 @@ impl World<'_> {
             | Step::Commit { txn }
             | Step::Rollback { txn }
             | Step::Push { txn }
+            | Step::Beat { txn }
             | Step::Unlock { txn } => {
                 let Some(at) = self.pick(txn) else { return };
                 match step {
@@ -195,6 +198,7 @@ impl World<'_> {
                     Step::Commit { .. } => self.commit(at),
                     Step::Rollback { .. } => self.rollback(at),
                     Step::Push { .. } => drop(self.status(at, false, false)),
+                    Step::Beat { .. } => self.beat(at),
                     _ => self.unlock(at),
                 }
             }
@@ -390,6 +394,16 @@ impl World<'_> {
         self.send(Request::PessimisticRollback { keys, start_ts, for_update_ts }).expect("always");
         self.txns[at].held.clear();
         self.txns[at].failed = true;
+    }
+
+    /// The client is alive, or a beat of it comes late.
+    fn beat(&mut self, at: usize) {
+        let txn = self.txns[at].clone();
+        let (primary, start_ts) = (key_of(txn.primary), Timestamp(txn.start));
+        let answer = self.send(Request::HeartBeat { primary, start_ts, ttl_ms: 2 * TTL });
+        let Ok(Response::Status(TxnStatus::Locked { lock })) = answer else { return };
+        assert!(lock.ttl_ms >= 2 * TTL && lock.start_ts == start_ts);
+        assert!(txn.outcome != Some(None), "nothing lives again");
     }
 
     fn status(&mut self, at: usize, force: bool, pessimistic: bool) -> Option<TxnStatus> {

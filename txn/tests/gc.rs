@@ -99,7 +99,7 @@ fn reads_at_or_above_the_safe_point_do_not_change() {
     let error = client.snapshot(below).get(b"a").expect_err("refused");
     assert_eq!(error, Error::BelowSafePoint { ts: below, safe_point: at[0] });
     assert!(error.to_string().contains("GC life time"), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), ErrorKind::TooOld);
     client.snapshot(below).scan(&KeyRange::all(), 9, false).expect_err("refused");
     let mut late = client.begin_at(below);
     late.put("a", "late").expect("fits");

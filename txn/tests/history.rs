@@ -1,10 +1,10 @@
 //! Random histories of transactions in every mode, with wires that lose, double and delay, regions
-//! that split and clients that die at any step: checked by what clients have seen, and once more by
-//! the versions that the store holds in the end.
+//! that split, clients that die at any step and a store that dies with all that it had in memory:
+//! checked by what clients have seen, and once more by the versions that it holds in the end.
 
 mod common;
 
-use common::{cluster, locks};
+use common::{Store, cluster, locks};
 use damask_env::spawn;
 use damask_kv::{Cf, GcSafePoint, MvccReader, Read};
 use damask_txn::history::{Anomaly, Level, Op, Outcome, Run, check};
@@ -58,7 +58,16 @@ struct Plan {
     async_commit: bool,
     transactions: u64,
     faults: bool,
+    /// Pessimistic statements that only read lock nothing, at this level.
+    plain: Option<Isolation>,
     level: Level,
+}
+
+/// What became of a history.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    committed: usize,
+    restarts: u64,
 }
 
 /// A transaction as it was made, with what only the test knows.
@@ -83,13 +92,14 @@ struct World {
     /// Requests that will arrive once more, later.
     late: Mutex<Vec<(Context, Request)>>,
     records: Mutex<Vec<Record>>,
+    restarts: AtomicU64,
     over: Mutex<bool>,
     ended: Condvar,
 }
 
 /// One client's wire, which ends with it.
 struct Wire {
-    inner: Arc<dyn Service>,
+    inner: Store,
     chance: Mutex<Chance>,
     /// Requests until the client dies.
     left: AtomicI64,
@@ -167,7 +177,7 @@ impl World {
 
     /// A client, which dies after so many requests.
     fn client(self: &Arc<World>, seed: u64, left: i64) -> (Client, Arc<Wire>) {
-        let inner = self.cluster.service(StoreId(1)).expect("the store");
+        let inner = Store(Arc::clone(&self.cluster));
         let chance = Mutex::new(Chance(seed));
         let wire =
             Arc::new(Wire { inner, chance, left: AtomicI64::new(left), world: Arc::clone(self) });
@@ -207,7 +217,7 @@ impl World {
         let pessimistic = chance.below(100) < self.plan.pessimistic;
         let mode = if pessimistic { Mode::Pessimistic } else { Mode::Optimistic };
         let invoked = self.event();
-        let options = Options { mode, isolation: Isolation::RepeatableRead };
+        let options = Options { mode, isolation: self.plan.plain.unwrap_or_default() };
         let Ok(mut txn) = client.begin_with(options) else { return };
         let start_ts = txn.start_ts();
         let mut record = Record {
@@ -279,6 +289,10 @@ impl World {
         writes: bool,
         record: &mut Record,
     ) -> Result<(), Error> {
+        if !writes && self.plan.plain.is_some() {
+            txn.begin_statement(Reads::Snapshot)?;
+            return self.step(txn, key, false, record);
+        }
         loop {
             let (ops, reads) = (record.run.ops.len(), record.reads.len());
             let mark = txn.mark();
@@ -304,7 +318,8 @@ impl World {
         }
     }
 
-    /// Time for locks, splits, and messages that come late, until all workers are done.
+    /// Time for locks, splits, deaths of the store, and messages that come late, until all workers
+    /// are done.
     fn turmoil(&self) {
         let mut chance = Chance(self.plan.seed ^ 0x7777);
         while !self.is_over() {
@@ -312,6 +327,10 @@ impl World {
             self.cluster.pass_ms(20);
             if chance.below(20) == 0 && self.plan.faults {
                 self.cluster.split(&key_of(chance.below(u64::from(KEYS)) as u32));
+            }
+            if chance.below(8) == 0 && self.plan.faults {
+                self.cluster.restart();
+                self.restarts.fetch_add(1, Ordering::SeqCst);
             }
             let mut due = |late: &mut Vec<(Context, Request)>| {
                 let at = chance.below(late.len().max(1) as u64) as usize;
@@ -333,7 +352,7 @@ impl World {
 }
 
 /// Makes a history and checks it.
-fn run(plan: Plan) -> usize {
+fn run(plan: Plan) -> Made {
     let world = Arc::new(World {
         cluster: cluster(&["key03", "key06"]),
         plan,
@@ -341,6 +360,7 @@ fn run(plan: Plan) -> usize {
         elements: AtomicU32::new(1),
         late: Mutex::default(),
         records: Mutex::default(),
+        restarts: AtomicU64::new(0),
         over: Mutex::new(false),
         ended: Condvar::new(),
     });
@@ -395,7 +415,8 @@ fn run(plan: Plan) -> usize {
     check_versions(&world.cluster, &records, plan);
     check_records(&world.cluster, &records, plan);
     assert!(anomalies.is_empty(), "{plan:?}: {} anomalies", anomalies.len());
-    runs.iter().filter(|run| run.outcome == Outcome::Committed).count()
+    let committed = runs.iter().filter(|run| run.outcome == Outcome::Committed).count();
+    Made { committed, restarts: world.restarts.load(Ordering::SeqCst) }
 }
 
 /// Every version of every key: its transaction and its list.
@@ -492,15 +513,19 @@ const PLAN: Plan = Plan {
     async_commit: false,
     transactions: 60,
     faults: true,
+    plain: None,
     level: Level::SnapshotIsolation,
 };
 
 /// Seeds of each mode; more from the environment.
 fn many(plan: Plan) {
-    let count = std::env::var("DAMASK_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
-    let committed: usize = (1..=count).map(|seed| run(Plan { seed, ..plan })).sum();
+    let count = std::env::var("DAMASK_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let made = (1..=count).map(|seed| run(Plan { seed, ..plan })).fold(Made::default(), |a, b| {
+        Made { committed: a.committed + b.committed, restarts: a.restarts + b.restarts }
+    });
     let all = count as usize * (plan.transactions * WORKERS) as usize;
-    assert!(committed > all / 4, "{committed} of {all}: too few to mean anything");
+    assert!(made.committed > all / 4, "{made:?} of {all}: too few to mean anything");
+    assert!(made.restarts >= count, "{made:?}: the store has hardly died");
 }
 
 #[test]
@@ -532,11 +557,21 @@ fn mixed_histories_have_snapshot_isolation() {
     many(Plan { pessimistic: 50, one_phase: true, async_commit: true, ..PLAN });
 }
 
+/// Statements of one transaction that read different versions: the one that locks reads the newest,
+/// the other its snapshot, or what is committed by then. Nothing unfinished is seen all the same.
+#[test]
+fn plain_reads_beside_locks_see_what_is_committed() {
+    let plan = Plan { pessimistic: 70, one_phase: true, async_commit: true, ..PLAN };
+    for isolation in [Isolation::RepeatableRead, Isolation::ReadCommitted] {
+        many(Plan { plain: Some(isolation), level: Level::ReadCommitted, ..plan });
+    }
+}
+
 #[test]
 fn without_faults_hardly_anything_fails() {
     let plan = Plan { pessimistic: 100, faults: false, ..PLAN };
     let plan = Plan { one_phase: true, async_commit: true, level: Level::Serializable, ..plan };
-    let committed = run(plan);
+    let Made { committed, .. } = run(plan);
     let all = (plan.transactions * WORKERS) as usize;
     assert!(committed * 2 > all, "{committed} of {all}");
 }

@@ -23,7 +23,7 @@ const TABLE: [(&str, &[&str]); 20] = [
             "kv/src/gc/tests.rs::reads_at_or_above_the_safe_point_are_the_same",
         ],
     ),
-    ("abort_is_final", &[COMMANDS, DECISIONS]),
+    ("abort_is_final", &[COMMANDS, DECISIONS, "txn/tests/scripts.rs::scripts"]),
     ("unique_write", &[COMMANDS, HISTORIES]),
     ("min_commit_respected", &["txn/tests/scripts.rs::scripts", HIGHEST]),
     (
@@ -47,6 +47,7 @@ const TABLE: [(&str, &[&str]); 20] = [
         &[
             HISTORIES,
             LEADERS,
+            LOCKED,
             "txn/src/history/tests.rs::read_skew_is_found",
             "txn/src/history/tests.rs::a_lost_update_is_found",
             "cluster/tests/isolation.rs::every_level_isolates_as_it_is_written_down",
@@ -58,7 +59,9 @@ const TABLE: [(&str, &[&str]); 20] = [
         &[
             "txn/tests/bank.rs::the_bank_keeps_its_money_on_short_ways",
             "txn/tests/bank.rs::the_pessimistic_bank_keeps_its_money",
+            "txn/tests/bank.rs::the_bank_of_both_minds_keeps_its_money",
             LEADERS,
+            LOCKED,
             "cluster/tests/faults.rs::transfers_keep_the_sum_in_rows_and_columns_at_every_moment",
         ],
     ),
@@ -86,6 +89,7 @@ const TABLE: [(&str, &[&str]); 20] = [
             "txn/src/deadlock/tests.rs::random_waits_agree_with_a_plain_search",
             "txn/src/server/tests/waiting.rs::a_circle_has_one_victim_and_the_other_goes_on",
             "txn/tests/pessimistic.rs::of_a_circle_one_is_the_victim",
+            "txn/tests/pessimistic.rs::a_circle_of_transactions_that_last_has_a_victim_too",
         ],
     ),
 ];
@@ -101,6 +105,7 @@ const BROKEN: &str = "txn/tests/invariants.rs::each_broken_invariant_is_named";
 const COMMANDS: &str = "txn/tests/idempotence.rs::random_commands_keep_the_invariants";
 const HISTORIES: &str = "txn/tests/history.rs::mixed_histories_have_snapshot_isolation";
 const LEADERS: &str = "txn/tests/leader.rs::leaders_fall_under_commits_in_one_phase";
+const LOCKED: &str = "txn/tests/leader.rs::leaders_fall_under_locks";
 
 #[test]
 fn every_invariant_has_tests_that_exist() {

@@ -11,7 +11,7 @@ use damask_txn::history::{Level, Op, Outcome, Run, check};
 use damask_txn::testing::check_invariants;
 use damask_txn::testing::counter::{count_up, read_count};
 use damask_txn::testing::replicated::{Parts, Replicated};
-use damask_txn::{Client, Config, Error, Gc, Transaction};
+use damask_txn::{Client, Config, Error, Gc, Mode, Options, Reads, Transaction, Wait};
 use damask_types::{ErrorKind, KeyRange, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -94,13 +94,17 @@ impl World {
     }
 
     /// Reads some lists and appends to them, until the end.
-    fn append(&self, client: &Client, mut seed: u64) {
+    fn append(&self, client: &Client, mode: Mode, mut seed: u64) {
+        let options = Options { mode, ..Options::default() };
         while !self.is_over() {
-            let Ok(mut txn) = client.begin() else { continue };
+            let Ok(mut txn) = client.begin_with(options) else { continue };
             let mut ops = Vec::new();
             let done = (0..=below(&mut seed, 3)).try_for_each(|_| {
                 let key = below(&mut seed, u64::from(LISTS)) as u32;
-                self.append_one(&mut txn, key, &mut ops)
+                match mode {
+                    Mode::Optimistic => self.append_one(&mut txn, key, &mut ops),
+                    Mode::Pessimistic => self.append_locked(&mut txn, key, &mut ops),
+                }
             });
             let outcome = self.end(done.and_then(|()| txn.commit()));
             self.runs.lock().push(Run { ops, outcome });
@@ -115,6 +119,37 @@ impl World {
         txn.put(list_key(key), value.unwrap_or_default())?;
         ops.push(Op::Append { key, element });
         Ok(())
+    }
+
+    /// As a statement that locks what it reads, and runs again when that was outdated.
+    fn append_locked(
+        &self,
+        txn: &mut Transaction,
+        key: u32,
+        ops: &mut Vec<Op>,
+    ) -> Result<(), Error> {
+        let before = ops.len();
+        // Ends: who holds the lock is not outdated again.
+        loop {
+            let mark = txn.mark();
+            txn.begin_statement(Reads::Current)?;
+            let done = self
+                .append_one(txn, key, ops)
+                .and_then(|()| txn.lock_written(&mark, Wait::Millis(2_000)));
+            match done {
+                Ok(()) => {
+                    txn.release(mark);
+                    return Ok(());
+                }
+                Err(e) => {
+                    txn.rollback_to(mark);
+                    ops.truncate(before);
+                    if !matches!(e, Error::Outdated { .. }) {
+                        return Err(e);
+                    }
+                }
+            }
+        }
     }
 
     fn end<T>(&self, result: Result<T, Error>) -> Outcome {
@@ -187,8 +222,8 @@ impl World {
     }
 }
 
-/// Transactions in one mode until all leaders have fallen, and then the whole truth.
-fn leaders_fall(config: Config) {
+/// Transactions that end one way until all leaders have fallen, and then the whole truth.
+fn leaders_fall(config: Config, mode: Mode) {
     let world = World::start();
     world.cluster.leader();
     let client = world.client(config.clone());
@@ -202,7 +237,7 @@ fn leaders_fall(config: Config) {
     for seed in 1..=2 {
         let (one, two) = (Arc::clone(&world), Arc::clone(&world));
         let (own, other) = (world.client(config.clone()), world.client(config.clone()));
-        workers.push(spawn("append", move || one.append(&own, seed)));
+        workers.push(spawn("append", move || one.append(&own, mode, seed)));
         workers.push(spawn("transfer", move || two.transfer(&other, seed)));
     }
     for _ in 0..2 {
@@ -229,11 +264,11 @@ fn leaders_fall(config: Config) {
     poll("transactions go on", || world.count() >= before + BETWEEN);
     world.over.store(true, Ordering::SeqCst);
     workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
-    the_whole_truth(&world, &config, *counted.lock());
+    the_whole_truth(&world, &config, mode, *counted.lock());
 }
 
 /// `counted`: increments that were acknowledged, and those of which nobody knows.
-fn the_whole_truth(world: &World, config: &Config, counted: (u64, u64)) {
+fn the_whole_truth(world: &World, config: &Config, mode: Mode, counted: (u64, u64)) {
     // Whatever a dead client has left is over.
     let oracle = world.cluster.oracle();
     let client = world.client(config.clone());
@@ -252,7 +287,12 @@ fn the_whole_truth(world: &World, config: &Config, counted: (u64, u64)) {
     let ops = (0..LISTS).map(|key| Op::Read { key, list: list_of(read(key)) }).collect();
     let mut runs = std::mem::take(&mut *world.runs.lock());
     runs.push(Run { ops, outcome: Outcome::Committed });
-    let anomalies = check(&runs, Level::SnapshotIsolation);
+    // Who locks all that it reads is serializable.
+    let level = match mode {
+        Mode::Optimistic => Level::SnapshotIsolation,
+        Mode::Pessimistic => Level::Serializable,
+    };
+    let anomalies = check(&runs, level);
     assert!(anomalies.is_empty(), "{:?}", &anomalies[..anomalies.len().min(3)]);
 
     let leader = world.cluster.leader();
@@ -260,9 +300,10 @@ fn the_whole_truth(world: &World, config: &Config, counted: (u64, u64)) {
     let reader = MvccReader::new(engine.snapshot());
     let locks = reader.scan_locks(&KeyRange::all(), |_| true, 10).expect("read");
     assert_eq!(locks, [], "no lock is left");
-    // The counter's transactions have read what they locked.
-    let read_version = |start_ts: Timestamp, key: &[u8]| match key {
-        b"count" => Timestamp::MAX,
+    // The counter's transactions have read what they locked, and so have pessimistic ones.
+    let read_version = |start_ts: Timestamp, key: &[u8]| match mode {
+        Mode::Pessimistic if key.starts_with(b"list") => Timestamp::MAX,
+        _ if key == b"count" => Timestamp::MAX,
         _ => start_ts,
     };
     check_invariants(engine.as_ref(), read_version).expect("whole");
@@ -270,15 +311,21 @@ fn the_whole_truth(world: &World, config: &Config, counted: (u64, u64)) {
 
 #[test]
 fn leaders_fall_under_commits_in_one_phase() {
-    leaders_fall(Config::default());
+    leaders_fall(Config::default(), Mode::Optimistic);
 }
 
 #[test]
 fn leaders_fall_under_async_commits() {
-    leaders_fall(Config { one_phase: false, ..Config::default() });
+    leaders_fall(Config { one_phase: false, ..Config::default() }, Mode::Optimistic);
 }
 
 #[test]
 fn leaders_fall_under_commits_in_two_phases() {
-    leaders_fall(common::two_phase());
+    leaders_fall(common::two_phase(), Mode::Optimistic);
+}
+
+#[test]
+fn leaders_fall_under_locks() {
+    leaders_fall(Config::default(), Mode::Pessimistic);
+    leaders_fall(Config { one_phase: false, ..Config::default() }, Mode::Pessimistic);
 }

@@ -3,15 +3,18 @@
 
 mod common;
 
-use common::{Spoil, brief, cluster, get, locks, poll, put_all, spoiled_client};
-use damask_env::spawn;
+use common::{Spoil, brief, cluster, get, locks, poll, put_all, send, spoiled_client, two_phase};
+use damask_env::{Clock, RealClock, spawn};
 use damask_txn::{
-    Client, Config, Error, Isolation, Mode, Options, Reads, Request, Services, Transaction, Wait,
+    Client, Config, Error, Isolation, LockWait, Mode, Options, PessimisticLock, Reads, Request,
+    Services, Transaction, Wait,
 };
 use damask_types::{ErrorKind, KeyRange};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 const PESSIMISTIC: Options =
     Options { mode: Mode::Pessimistic, isolation: Isolation::RepeatableRead };
@@ -405,6 +408,145 @@ fn a_transaction_that_thinks_long_is_kept_alive() {
     assert!(lock(&mut other, "z", Wait::No).is_err(), "alive");
     txn.commit().expect("commits");
     assert_eq!(get(&client, "z").as_deref(), Some("1"));
+}
+
+/// A region that does not answer heartbeats holds up none but its own transactions.
+#[test]
+fn a_silent_region_does_not_let_the_transactions_of_others_die() {
+    let cluster = cluster(&["m"]);
+    let (silent, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let beats = Arc::new(AtomicU64::new(0));
+    let (held, ended, seen) = (Arc::clone(&silent), Arc::clone(&over), Arc::clone(&beats));
+    let config = Config { lock_ttl_ms: 60, ..Config::default() };
+    let client = spoiled_client(&cluster, config, move |request| {
+        match request {
+            Request::HeartBeat { primary, .. } if primary == b"a" => {
+                held.fetch_add(1, Ordering::SeqCst);
+                while !ended.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+            Request::HeartBeat { .. } => drop(seen.fetch_add(1, Ordering::SeqCst)),
+            _ => {}
+        }
+        Spoil::Nothing
+    });
+    let (mut one, mut other) = (begin(&client), begin(&client));
+    put(&mut one, "a", "1");
+    put(&mut other, "z", "1");
+    poll("a heartbeat that hangs", || silent.load(Ordering::SeqCst) > 0);
+    let before = beats.load(Ordering::SeqCst);
+    let deadline = Duration::from_secs(20);
+    let clock = RealClock::default();
+    while beats.load(Ordering::SeqCst) < before + 3 && clock.monotonic() < deadline {
+        std::thread::yield_now();
+    }
+    let went_on = beats.load(Ordering::SeqCst) >= before + 3;
+    over.store(true, Ordering::SeqCst);
+    assert!(went_on, "the other region's transaction had no heartbeats");
+    one.commit().expect("commits");
+    other.commit().expect("commits");
+}
+
+/// Locks of a transaction that lasts look old, all but its primary's: who waits for them stands in
+/// the queue all the same, and is seen in a circle.
+#[test]
+fn a_circle_of_transactions_that_last_has_a_victim_too() {
+    let cluster = cluster(&["m"]);
+    let beats = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&beats);
+    let config = Config { lock_ttl_ms: 60, ..Config::default() };
+    let client = spoiled_client(&cluster, config, move |request| {
+        if let Request::HeartBeat { primary, .. } = request {
+            seen.lock().insert(primary.clone());
+        }
+        Spoil::Nothing
+    });
+    let (mut one, mut other) = (begin(&client), begin(&client));
+    put(&mut one, "p1", "1");
+    put(&mut one, "a", "1");
+    put(&mut other, "p2", "1");
+    put(&mut other, "z", "1");
+    // Their primaries live on; their other locks do not.
+    for _ in 0..2 {
+        beats.lock().clear();
+        poll("heartbeats of both", || beats.lock().len() == 2);
+    }
+    cluster.pass_ms(5_000);
+    let waiter = spawn("waiter", move || match lock(&mut other, "a", LONG) {
+        Ok(()) => drop(other.commit().expect("commits")),
+        Err(e) => {
+            assert!(matches!(e, Error::Deadlock { .. }), "{e}");
+            other.rollback();
+        }
+    });
+    match lock(&mut one, "z", LONG) {
+        Ok(()) => drop(one.commit().expect("commits")),
+        Err(e) => {
+            assert!(matches!(e, Error::Deadlock { .. }), "{e}");
+            one.rollback();
+        }
+    }
+    waiter.join().expect("no panic");
+    client.flush();
+    assert_eq!(locks(&cluster), 0);
+}
+
+/// Committed in two phases a long value is in the store before the entry that passes its key on.
+#[test]
+fn a_long_value_is_there_for_the_next_one() {
+    let cluster = cluster(&["m"]);
+    let client = spoiled_client(&cluster, two_phase(), |_| Spoil::Nothing);
+    put_all(&client, &[("a", &"x".repeat(300))]);
+    let mut first = begin(&client);
+    put(&mut first, "a", &"y".repeat(300));
+    put(&mut first, "z", "1");
+    let waiter = {
+        let client = client.clone();
+        spawn("waiter", move || {
+            let mut next = begin(&client);
+            let add = |txn: &mut Transaction| {
+                let mut value = txn.get(b"a")?.unwrap_or_default();
+                value.push(b'!');
+                txn.put("a", value)
+            };
+            statement(&mut next, add).expect("locked");
+            next.commit().expect("commits");
+        })
+    };
+    poll("it waits", || !cluster.lock_waits().is_empty());
+    first.commit().expect("commits");
+    waiter.join().expect("no panic");
+    let found = get(&client, "a").expect("a value");
+    assert_eq!(found, "y".repeat(300) + "!");
+}
+
+/// A lock that came late names a primary that its transaction has given up since: whoever meets it
+/// takes it off, and the transaction goes on.
+#[test]
+fn a_late_lock_under_another_primary_is_taken_off() {
+    let cluster = cluster(&["m"]);
+    let client = cluster.client();
+    let mut txn = begin(&client);
+    put(&mut txn, "a", "1");
+    put(&mut txn, "p", "1");
+    let late = PessimisticLock {
+        keys: vec![b"z".to_vec()],
+        primary: b"p".to_vec(),
+        start_ts: txn.start_ts(),
+        for_update_ts: txn.start_ts(),
+        ttl_ms: 1_000_000,
+        wait: LockWait::No,
+        return_values: false,
+        allow_conflict: false,
+    };
+    send(&cluster, "z", Request::PessimisticLock(late));
+    let mut other = begin(&client);
+    lock(&mut other, "z", Wait::No).expect("nobody holds it");
+    other.rollback();
+    txn.commit().expect("commits");
+    client.flush();
+    assert_eq!((get(&client, "p").as_deref(), locks(&cluster)), (Some("1"), 0));
 }
 
 #[test]

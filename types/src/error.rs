@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Conflict,
     /// The caller's mistake; repeating it will not help.
     Invalid,
+    /// What was to be read may have been collected; begin again at a newer timestamp.
+    TooOld,
     /// The disk is full and nothing was written; retry after freeing space.
     NoSpace,
     /// An earlier sync failed: only reopening the store tells what is durable.

@@ -185,7 +185,8 @@ pub fn encode_handle(handle: i64) -> Vec<u8> {
 /// The handle in a unique index entry's value.
 pub fn decode_handle(value: &[u8]) -> Result<i64> {
     let mut buf = value;
-    Ok(codec::take_u64(&mut buf)? as i64)
+    let handle = codec::take_u64(&mut buf)? as i64;
+    if buf.is_empty() { Ok(handle) } else { Err(DecodeError("bytes after handle")) }
 }
 
 /// Prints bytes as lower-case hex, for messages.

@@ -46,3 +46,11 @@ SELECT d + INTERVAL 1 DAY, dt - INTERVAL 1 HOUR FROM times WHERE id = 4;
 SELECT min(d), max(dt), count(ts) FROM times;
 INSERT INTO times (id, d) VALUES (5, '2023-02-29');
 INSERT INTO times (id, dt) VALUES (5, 'yesterday');
+-- A choice among moments keeps the finest fraction.
+CREATE TABLE moments (id INT PRIMARY KEY, y DATE, z DATETIME(3), p DATETIME(6));
+INSERT INTO moments VALUES (1, '2024-01-02', '2024-01-02 03:04:05.678', '2024-01-02 03:04:05.678901');
+SELECT CASE WHEN id = 1 THEN z ELSE y END, IF(id = 1, y, z), coalesce(z, y), ifnull(y, p) FROM moments;
+SELECT y FROM moments UNION ALL SELECT z FROM moments ORDER BY 1;
+SELECT NULL AS x UNION ALL SELECT z FROM moments ORDER BY 1;
+SELECT z FROM moments UNION ALL SELECT CAST('2020-01-01' AS DATE) ORDER BY 1;
+SELECT greatest(y, z), least(z, p) FROM moments;

@@ -15,6 +15,8 @@ use std::sync::Arc;
 const CACHE: usize = 256;
 /// Strings up to this length are keys as they are.
 const SHORT: usize = 15;
+/// Numbers below it are paired by a table, not by hashing.
+const GRID: usize = 64;
 
 /// A value of a grouping column or an extreme; ordered as the answer is, NULL first.
 #[derive(Clone, Debug, PartialEq, PartialOrd)]
@@ -91,6 +93,8 @@ pub fn array_of<'a>(
 struct Dictionary {
     cache: Vec<(u128, u32)>,
     numbers: HashMap<u128, u32>,
+    /// Strings of one byte; `u32::MAX`: not seen yet.
+    bytes: Box<[u32; 256]>,
     long: HashMap<Vec<u8>, u32>,
     null: Option<u32>,
     values: Vec<Value>,
@@ -101,6 +105,7 @@ impl Dictionary {
         Dictionary {
             cache: vec![(0, u32::MAX); CACHE],
             numbers: HashMap::new(),
+            bytes: Box::new([u32::MAX; 256]),
             long: HashMap::new(),
             null: None,
             values: Vec::new(),
@@ -131,7 +136,21 @@ impl Dictionary {
         code
     }
 
+    fn number(&mut self, number: i128) -> u32 {
+        self.code(number as u128, || Value::Number(number))
+    }
+
     fn text(&mut self, text: &[u8]) -> u32 {
+        if let [byte] = text {
+            let code = self.bytes[*byte as usize];
+            if code != u32::MAX {
+                return code;
+            }
+            self.values.push(Value::Text(text.to_vec()));
+            let code = self.values.len() as u32 - 1;
+            self.bytes[*byte as usize] = code;
+            return code;
+        }
         if text.len() <= SHORT {
             let mut key = [0u8; 16];
             key[..text.len()].copy_from_slice(text);
@@ -147,11 +166,17 @@ impl Dictionary {
         code
     }
 
+    fn float(&mut self, float: f64) -> u32 {
+        let float = float + 0.0; // -0.0 is 0.0
+        let float = if float.is_nan() { f64::NAN } else { float };
+        self.code(float.to_bits().into(), || Value::Float(float))
+    }
+
     fn value(&mut self, value: &Value) -> u32 {
         match value {
             Value::Null => self.null(),
-            Value::Number(number) => self.code(*number as u128, || value.clone()),
-            Value::Float(float) => self.code(float.to_bits().into(), || value.clone()),
+            Value::Number(number) => self.number(*number),
+            Value::Float(float) => self.float(*float),
             Value::Text(text) => self.text(text),
         }
     }
@@ -164,31 +189,56 @@ impl Dictionary {
         out: &mut [u32],
     ) -> Result<()> {
         let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
-        let values = Values::of(array)?;
-        let number = |n: i128| (n as u128, Value::Number(n));
-        for_rows(array.len(), mask, |row| {
-            if nulls.is_some_and(|nulls| nulls.is_null(row)) {
-                out[row] = self.null();
-                return;
-            }
-            let (key, value) = match values {
-                Values::I64(values) => number(values[row].into()),
-                Values::U64(values) => number(values[row].into()),
-                Values::I32(values) => number(values[row].into()),
-                Values::I128(values) => number(values[row]),
-                Values::F64(values) => {
-                    let float = values[row] + 0.0; // -0.0 is 0.0
-                    let float = if float.is_nan() { f64::NAN } else { float };
-                    (float.to_bits().into(), Value::Float(float))
-                }
-                Values::Texts(texts) => {
-                    out[row] = self.text(texts.get(row));
-                    return;
+        macro_rules! each {
+            (|$row:ident| $code:expr) => {
+                match nulls {
+                    None => for_rows(array.len(), mask, |$row| out[$row] = $code),
+                    Some(nulls) => for_rows(array.len(), mask, |$row| {
+                        out[$row] = if nulls.is_null($row) { self.null() } else { $code };
+                    }),
                 }
             };
-            out[row] = self.code(key, || value);
-        });
+        }
+        match Values::of(array)? {
+            Values::I64(values) => each!(|row| self.number(values[row].into())),
+            Values::U64(values) => each!(|row| self.number(values[row].into())),
+            Values::I32(values) => each!(|row| self.number(values[row].into())),
+            Values::I128(values) => each!(|row| self.number(values[row])),
+            Values::F64(values) => each!(|row| self.float(values[row])),
+            Values::Texts(texts) => each!(|row| self.text(texts.get(row))),
+        }
         Ok(())
+    }
+}
+
+/// Pairs of numbers, numbered in the order they came.
+#[derive(Clone, Debug, Default)]
+struct Pairs {
+    /// Of two small numbers; `u32::MAX`: not seen yet.
+    grid: Vec<u32>,
+    large: HashMap<(u32, u32), u32>,
+    all: Vec<(u32, u32)>,
+}
+
+impl Pairs {
+    fn number(&mut self, pair: (u32, u32)) -> u32 {
+        let next = self.all.len() as u32;
+        let (a, b) = (pair.0 as usize, pair.1 as usize);
+        let number = match a < GRID && b < GRID {
+            true => {
+                if self.grid.is_empty() {
+                    self.grid = vec![u32::MAX; GRID * GRID];
+                }
+                let slot = &mut self.grid[a * GRID + b];
+                *slot = if *slot == u32::MAX { next } else { *slot };
+                *slot
+            }
+            false => *self.large.entry(pair).or_insert(next),
+        };
+        if number == next {
+            self.all.push(pair);
+        }
+        number
     }
 }
 
@@ -196,11 +246,8 @@ impl Dictionary {
 #[derive(Debug)]
 pub struct Groups {
     columns: Vec<Dictionary>,
-    /// By the first two columns' codes, then by that number and the next column's code.
-    pairs: Vec<HashMap<(u32, u32), u32>>,
-    last: Vec<((u32, u32), u32)>,
-    /// The codes of each group.
-    codes: Vec<Vec<u32>>,
+    /// Pairs of the first two columns' codes, then of their number and the next column's code.
+    levels: Vec<Pairs>,
 }
 
 impl Groups {
@@ -208,39 +255,13 @@ impl Groups {
     pub fn new(columns: usize) -> Groups {
         Groups {
             columns: (0..columns).map(|_| Dictionary::new()).collect(),
-            pairs: vec![HashMap::new(); columns - 1],
-            last: vec![((u32::MAX, u32::MAX), 0); columns - 1],
-            codes: Vec::new(),
+            levels: vec![Pairs::default(); columns - 1],
         }
     }
 
     /// Groups.
     pub fn len(&self) -> usize {
-        match self.pairs.is_empty() {
-            true => self.columns[0].values.len(),
-            false => self.codes.len(),
-        }
-    }
-
-    fn pair(&mut self, level: usize, pair: (u32, u32)) -> u32 {
-        if self.last[level].0 == pair {
-            return self.last[level].1;
-        }
-        let next = self.pairs[level].len() as u32;
-        let number = *self.pairs[level].entry(pair).or_insert(next);
-        self.last[level] = (pair, number);
-        number
-    }
-
-    fn group(&mut self, codes: impl Fn(usize) -> u32) -> u32 {
-        let mut number = codes(0);
-        for level in 0..self.pairs.len() {
-            number = self.pair(level, (number, codes(level + 1)));
-        }
-        if !self.pairs.is_empty() && number as usize == self.codes.len() {
-            self.codes.push((0..self.columns.len()).map(codes).collect());
-        }
-        number
+        self.levels.last().map_or(self.columns[0].values.len(), |level| level.all.len())
     }
 
     /// Writes the group of each row under the mask.
@@ -254,38 +275,33 @@ impl Groups {
         out.clear();
         out.resize(rows, 0);
         self.columns[0].codes(&arrays[0], mask, out)?;
-        if arrays.len() == 1 {
-            return Ok(());
+        let mut codes = vec![0; if arrays.len() > 1 { rows } else { 0 }];
+        for (index, level) in self.levels.iter_mut().enumerate() {
+            self.columns[index + 1].codes(&arrays[index + 1], mask, &mut codes)?;
+            for_rows(rows, mask, |row| out[row] = level.number((out[row], codes[row])));
         }
-        let mut others = vec![vec![0; rows]; arrays.len() - 1];
-        for (index, codes) in others.iter_mut().enumerate() {
-            self.columns[index + 1].codes(&arrays[index + 1], mask, codes)?;
-        }
-        for_rows(rows, mask, |row| {
-            let first = out[row];
-            out[row] = self.group(|column| match column {
-                0 => first,
-                _ => others[column - 1][row],
-            });
-        });
         Ok(())
     }
 
     /// The values of a group.
     pub fn values(&self, group: usize) -> Vec<Value> {
-        match self.pairs.is_empty() {
-            true => vec![self.columns[0].values[group].clone()],
-            false => {
-                let codes = self.codes[group].iter().zip(&self.columns);
-                codes.map(|(code, column)| column.values[*code as usize].clone()).collect()
-            }
+        let mut number = group as u32;
+        let mut codes = vec![0; self.columns.len()];
+        for (index, level) in self.levels.iter().enumerate().rev() {
+            (number, codes[index + 1]) = level.all[number as usize];
         }
+        codes[0] = number;
+        let codes = codes.iter().zip(&self.columns);
+        codes.map(|(code, column)| column.values[*code as usize].clone()).collect()
     }
 
     /// The number of a group with these values, new if need be.
     pub fn find(&mut self, values: &[Value]) -> u32 {
-        let columns = self.columns.iter_mut().zip(values);
-        let codes: Vec<u32> = columns.map(|(column, value)| column.value(value)).collect();
-        self.group(|column| codes[column])
+        let mut codes = self.columns.iter_mut().zip(values).map(|(c, value)| c.value(value));
+        let mut number = codes.next().expect("a group has a column");
+        for (level, code) in self.levels.iter_mut().zip(codes) {
+            number = level.number((number, code));
+        }
+        number
     }
 }

@@ -5,14 +5,14 @@
 //! magnitudes, gathered on the way; if not, the rows are added one by one, wider.
 
 use super::wide::{self, Word};
-use crate::values::for_words;
+use crate::values::{for_words, words};
 use arrow::buffer::BooleanBuffer;
 
 /// Rows that are added before the sum is widened: 2^13 values below 2^50 stay below 2^63.
-const BLOCK: usize = 1 << 13;
+pub const BLOCK: usize = 1 << 13;
 
 /// Set in the magnitude of a value that is too large for a block.
-const LARGE: u64 = u64::MAX << 50;
+pub const LARGE: u64 = u64::MAX << 50;
 
 /// A number whose sums stay exact while its magnitude is small.
 pub trait Small: Word + Into<i128> {
@@ -34,14 +34,16 @@ impl Small for u64 {
 
 /// The exact sum of the values under set bits; at most 2^64 values.
 pub fn sum<T: Small>(values: &[T], mask: Option<&BooleanBuffer>) -> i128 {
-    let mut words: Vec<u64> = Vec::new();
-    if let Some(mask) = mask {
-        words.reserve(mask.len().div_ceil(64));
-        for_words(mask, |_, bits| words.push(bits));
+    let in_place = mask.and_then(words);
+    let mut copied: Vec<u64> = Vec::new();
+    if let (Some(mask), None) = (mask, &in_place) {
+        copied.reserve(mask.len().div_ceil(64));
+        for_words(mask, |_, bits| copied.push(bits));
     }
+    let all: &[u64] = in_place.as_ref().map_or(&copied, |words| words);
     let mut total = 0i128;
     for (index, values) in values.chunks(BLOCK).enumerate() {
-        let words = mask.map(|_| &words[index * BLOCK / 64..]);
+        let words = mask.map(|_| &all[index * BLOCK / 64..]);
         let (sum, seen) = wide::sum(values, words);
         total += match seen & LARGE {
             0 => T::widen(sum),

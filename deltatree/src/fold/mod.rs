@@ -6,17 +6,21 @@
 //!                   (none: all rows are slot 0)         merge: another thread's
 //! ```
 
+mod derive;
+mod grouped;
 pub(crate) mod groups;
 mod kernels;
-mod wide;
+pub(crate) mod wide;
 
 use crate::error::Result;
-use crate::store::{Fold, Grouping};
+use crate::store::{Derived, Fold, Grouping};
 use crate::tree::bounds::Bounds;
-use crate::values::{Values, both, for_rows, invalid};
+use crate::values::{Values, both, count, for_rows, invalid};
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema, SchemaRef};
+use derive::Columns;
+use grouped::Numbered;
 use groups::{Groups, Value, array_of};
 use std::sync::Arc;
 
@@ -43,10 +47,43 @@ struct Call {
     state: State,
 }
 
+/// The rows of a batch, and which of them count.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    /// All.
+    pub rows: usize,
+    /// Those that count.
+    pub set: usize,
+    /// A bit for each that counts; `None`: all do.
+    pub mask: Option<BooleanBuffer>,
+}
+
+impl Rows {
+    /// Every row counts.
+    pub fn all(rows: usize) -> Rows {
+        Rows { rows, set: rows, mask: None }
+    }
+
+    /// Those under a mask, if there is one.
+    pub fn of(rows: usize, mask: Option<BooleanBuffer>) -> Rows {
+        Rows { rows, set: mask.as_ref().map_or(rows, count), mask }
+    }
+
+    /// Only those that are not NULL in a column.
+    fn valid(&self, array: Option<&ArrayRef>) -> Option<Rows> {
+        let nulls = array?.nulls().filter(|nulls| nulls.null_count() > 0)?;
+        let mask = both(self.mask.clone(), Some(nulls.inner().clone()))?;
+        Some(Rows { rows: self.rows, set: count(&mask), mask: Some(mask) })
+    }
+}
+
 /// Aggregates in the making.
 #[derive(Debug)]
 pub(crate) struct Folder {
+    /// The request's columns, then those made of them.
     schema: SchemaRef,
+    derived: Vec<Derived>,
+    keep: Option<usize>,
     group_columns: Vec<usize>,
     groups: Option<Groups>,
     groups_max: usize,
@@ -91,21 +128,23 @@ impl Call {
         }
     }
 
+    /// The values of a column, unless only their number matters.
+    fn values<'a>(&self, array: Option<&'a ArrayRef>) -> Result<Option<Values<'a>>> {
+        match self.state {
+            State::Count(_) => Ok(None),
+            _ => array.map(|array| Values::of(array)).transpose(),
+        }
+    }
+
     /// Folds rows of one group: slot 0.
-    fn update_all(
-        &mut self,
-        rows: usize,
-        mask: Option<&BooleanBuffer>,
-        array: Option<&ArrayRef>,
-    ) -> Result<()> {
-        let nulls = array.and_then(|a| a.nulls()).filter(|nulls| nulls.null_count() > 0);
-        let joined = nulls.and_then(|n| both(mask.cloned(), Some(n.inner().clone())));
-        let mask = joined.as_ref().or(mask);
-        let count = mask.map_or(rows, |mask| mask.count_set_bits()) as u64;
+    fn update_all(&mut self, rows: &Rows, array: Option<&ArrayRef>) -> Result<()> {
+        let valid = rows.valid(array);
+        let Rows { rows, set, mask } = valid.as_ref().unwrap_or(rows);
+        let (rows, count, mask) = (*rows, *set as u64, mask.as_ref());
         if count == 0 {
             return Ok(());
         }
-        let values = array.map(|array| Values::of(array)).transpose()?;
+        let values = self.values(array)?;
         match (&mut self.state, values) {
             (State::Count(all), _) => all[0] += count,
             (State::Sum(all), Some(values)) => {
@@ -141,18 +180,30 @@ impl Call {
     }
 
     /// Folds rows of many groups.
-    fn update_groups(
-        &mut self,
-        ids: &[u32],
-        mask: Option<&BooleanBuffer>,
-        array: Option<&ArrayRef>,
-    ) -> Result<()> {
-        let nulls = array.and_then(|a| a.nulls()).filter(|nulls| nulls.null_count() > 0);
-        let joined = nulls.and_then(|n| both(mask.cloned(), Some(n.inner().clone())));
-        let mask = joined.as_ref().or(mask);
-        let values = array.map(|array| Values::of(array)).transpose()?;
+    fn update_groups(&mut self, rows: &mut Numbered<'_>, array: Option<&ArrayRef>) -> Result<()> {
+        let values = self.values(array)?;
+        let valid = rows.rows.valid(array);
+        let mut without;
+        let rows = match valid {
+            None => rows,
+            Some(valid) => {
+                without = Numbered::new(rows.ids, valid, rows.groups);
+                &mut without
+            }
+        };
+        let is_done = match (&mut self.state, values) {
+            (State::Count(all), _) => {
+                all.iter_mut().zip(rows.counts()).for_each(|(all, more)| *all += more);
+                true
+            }
+            (State::Sum(all), Some(values)) => rows.add(all, values)?,
+            _ => false,
+        };
+        if is_done {
+            return Ok(());
+        }
+        let (ids, mask) = (rows.ids, rows.rows.mask.as_ref());
         match (&mut self.state, values) {
-            (State::Count(all), _) => for_rows(ids.len(), mask, |row| all[ids[row] as usize] += 1),
             (State::Sum(all), Some(values)) => sum_groups(all, ids, mask, values)?,
             (State::FloatSum(all), Some(Values::F64(values))) => {
                 for_rows(ids.len(), mask, |row| {
@@ -243,6 +294,19 @@ impl Call {
             }
         }
     }
+}
+
+/// The columns of a request, then those made of them.
+fn with_derived(schema: &SchemaRef, derived: &[Derived]) -> SchemaRef {
+    if derived.is_empty() {
+        return schema.clone();
+    }
+    let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
+    let all = derived.iter().enumerate();
+    fields.extend(all.map(|(at, derived)| {
+        Arc::new(Field::new(format!("d{at}"), derived.data_type.clone(), true))
+    }));
+    Arc::new(Schema::new(fields))
 }
 
 /// Rounded half away from zero.
@@ -352,10 +416,13 @@ fn sum_groups(
 impl Folder {
     /// Nothing folded yet; checks the grouping against the request's columns.
     pub fn new(schema: &SchemaRef, grouping: &Grouping) -> Result<Folder> {
+        let base = schema.fields().len();
+        let schema = with_derived(schema, &grouping.derived);
         if grouping.groups.iter().any(|column| *column >= schema.fields().len()) {
             return Err(invalid("a group names no column"));
         }
-        let calls = grouping.aggregates.iter().map(|a| Call::new(schema, a.fold, a.column));
+        derive::check(base, &grouping.derived, grouping.keep)?;
+        let calls = grouping.aggregates.iter().map(|a| Call::new(&schema, a.fold, a.column));
         let mut calls = calls.collect::<Result<Vec<_>>>()?;
         let groups = match grouping.groups.len() {
             0 => {
@@ -365,7 +432,9 @@ impl Folder {
             columns => Some(Groups::new(columns)),
         };
         Ok(Folder {
-            schema: schema.clone(),
+            schema,
+            derived: grouping.derived.clone(),
+            keep: grouping.keep,
             group_columns: grouping.groups.clone(),
             groups,
             groups_max: grouping.groups_max,
@@ -383,43 +452,53 @@ impl Folder {
         }
     }
 
-    /// Folds the rows of a batch under a mask; `column` gives a column of the request. False:
-    /// there are too many groups, and the folder is of no use any more.
+    /// Folds rows of a batch; `column` gives a column of the request. False: there are too many
+    /// groups, and the folder is of no use any more.
     pub fn update(
         &mut self,
-        rows: usize,
-        mask: Option<&BooleanBuffer>,
+        rows: Rows,
         column: impl FnMut(usize) -> Result<ArrayRef>,
     ) -> Result<bool> {
-        self.update_bounded(rows, mask, column, |_| None)
+        self.update_bounded(rows, column, |_| None)
     }
 
     /// The same of rows whose columns are known to lie within bounds: a column whose values
     /// cannot change an extreme is not read.
     pub fn update_bounded<'b>(
         &mut self,
-        rows: usize,
-        mask: Option<&BooleanBuffer>,
+        rows: Rows,
         mut column: impl FnMut(usize) -> Result<ArrayRef>,
         bounds: impl Fn(usize) -> Option<&'b Bounds>,
     ) -> Result<bool> {
-        if let Some(groups) = &mut self.groups {
-            let arrays = self.group_columns.iter().map(|at| column(*at));
-            let arrays = arrays.collect::<Result<Vec<_>>>()?;
-            groups.number(&arrays, mask, &mut self.ids)?;
-            if groups.len() > self.groups_max {
-                return Ok(false);
-            }
-            self.calls.iter_mut().for_each(|call| call.grow(groups.len()));
+        let base = self.schema.fields().len() - self.derived.len();
+        let mut columns = Columns::new(rows, base, &self.derived, &mut column);
+        columns.prepare(self.keep)?;
+        let rows = columns.rows.clone();
+        if rows.set == 0 {
+            return Ok(true);
         }
+        let mut numbered = match &mut self.groups {
+            None => None,
+            Some(groups) => {
+                let arrays = self.group_columns.iter().map(|at| columns.get(*at));
+                let arrays = arrays.collect::<Result<Vec<_>>>()?;
+                groups.number(&arrays, rows.mask.as_ref(), &mut self.ids)?;
+                if groups.len() > self.groups_max {
+                    return Ok(false);
+                }
+                self.calls.iter_mut().for_each(|call| call.grow(groups.len()));
+                Some(Numbered::new(&self.ids, rows.clone(), groups.len()))
+            }
+        };
         for call in &mut self.calls {
-            if self.groups.is_none() && call.is_settled(&bounds) {
+            let bounds = |at: usize| if at < base { bounds(at) } else { None };
+            if numbered.is_none() && call.is_settled(&bounds) {
                 continue;
             }
-            let array = call.column.map(&mut column).transpose()?;
-            match self.groups {
-                None => call.update_all(rows, mask, array.as_ref())?,
-                Some(_) => call.update_groups(&self.ids, mask, array.as_ref())?,
+            let array = call.column.map(|at| columns.get(at)).transpose()?;
+            match &mut numbered {
+                None => call.update_all(&rows, array.as_ref())?,
+                Some(numbered) => call.update_groups(numbered, array.as_ref())?,
             }
         }
         Ok(true)

@@ -1,5 +1,6 @@
-//! Wrapping sums of words under masks, compiled once for any processor and again for those with
-//! wide registers. It must never run an instruction that the processor does not have.
+//! Loops over whole columns and masks that wide registers make faster: compiled once for any
+//! processor and again for those that have them. It must never run an instruction that the
+//! processor does not have.
 #![allow(unsafe_code)] // calls of functions compiled for a feature that was found
 
 /// A whole number as a word, with a measure of its size.
@@ -104,6 +105,27 @@ pub fn sum<T: Word>(values: &[T], words: Option<&[u64]>) -> (u64, u64) {
     sum_plain(values, words)
 }
 
+#[inline(always)]
+fn ones_plain(words: &[u64]) -> usize {
+    words.iter().map(|word| word.count_ones() as usize).sum()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt")]
+fn ones_popcnt(words: &[u64]) -> usize {
+    ones_plain(words)
+}
+
+/// How many bits are set.
+pub fn ones(words: &[u64]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("popcnt") {
+        // SAFETY: the function is safe but for needing the feature, which was just found.
+        return unsafe { ones_popcnt(words) };
+    }
+    ones_plain(words)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +138,7 @@ mod tests {
             let signed: Vec<i64> = values.iter().map(|v| (*v as i64) >> 20).collect();
             let word = |i: usize| [u64::MAX, 0, mix(i), !(1 << (i % 64))][i % 4];
             let words: Vec<u64> = (0..len.div_ceil(64)).map(word).collect();
+            assert_eq!(ones(&words), ones_plain(&words));
             for words in [None, Some(words.as_slice())] {
                 assert_eq!(sum(&values, words), sum_plain(&values, words));
                 assert_eq!(sum(&signed, words), sum_plain(&signed, words));

@@ -195,7 +195,12 @@ fn aggregates(
         (0..numbers.below(3)).map(|_| columns[numbers.below(4) as usize]).collect();
     let aggregates = folds(numbers);
     let groups_max = [3, 1000][numbers.below(2) as usize];
-    let grouping = Grouping { groups: groups.clone(), aggregates: aggregates.clone(), groups_max };
+    let grouping = Grouping {
+        groups: groups.clone(),
+        aggregates: aggregates.clone(),
+        groups_max,
+        ..Grouping::default()
+    };
     let context = format!("{grouping:?} of {context}");
     let threads = 1 + numbers.below(2) as usize;
     let answer = snapshot.aggregate(query, &grouping, threads)?;
@@ -235,7 +240,12 @@ fn aggregates(
         bare.scan.schema = Arc::new(arrow::datatypes::Schema::empty());
         bare.scan.defaults.clear();
         let count = Aggregate { fold: Fold::Count, column: None };
-        let grouping = Grouping { groups: vec![], aggregates: vec![count], groups_max: 1 };
+        let grouping = Grouping {
+            groups: vec![],
+            aggregates: vec![count],
+            groups_max: 1,
+            ..Grouping::default()
+        };
         let batch = snapshot.aggregate(&bare, &grouping, 1)?.expect("one group");
         assert_eq!(cell(batch.column(0), 0), Cell::Int(rows.len() as i64), "{context}");
     }

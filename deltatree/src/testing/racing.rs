@@ -59,7 +59,8 @@ fn totals(snapshot: &dyn ColumnSnapshot, ts: u64) -> [(i128, u64); 2] {
     }
     let one = |fold| Aggregate { fold, column: Some(0) };
     let aggregates = vec![one(Fold::Sum), one(Fold::Count)];
-    let grouping = Grouping { groups: Vec::new(), aggregates, groups_max: 1 };
+    let grouping =
+        Grouping { groups: Vec::new(), aggregates, groups_max: 1, ..Grouping::default() };
     let query = Query { scan, filter: Vec::new() };
     let folded = snapshot.aggregate(&query, &grouping, 2).expect("folded").expect("one group");
     let Cell::Decimal(folded_sum) = cell(folded.column(0), 0) else { panic!("no sum at {ts}") };

@@ -295,6 +295,12 @@ impl Chunk {
         Seen::Some(&versions & &untils)
     }
 
+    /// Rows that a read at `ts` sees, if it needs nothing but the mask of the end of time.
+    pub fn live(&self, ts: u64) -> Option<usize> {
+        let ends = &*self.ends;
+        (self.rows.max_version <= ts && ends.max_until <= ts).then_some(ends.live)
+    }
+
     /// Bytes of what is kept about the rows.
     pub fn ends_bytes(&self) -> usize {
         let slots = self.slots.as_ref().map_or(0, |slots| slots.len());

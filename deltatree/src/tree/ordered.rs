@@ -70,7 +70,7 @@ impl Ordered {
             let mask = match self.plan.visible(unit)? {
                 Visible::Nothing => continue,
                 Visible::All => None,
-                Visible::Some(mask) => Some(mask),
+                Visible::Some(mask, _) => Some(mask),
             };
             let handles = self.handles(unit)?;
             for_rows(unit.rows, mask.as_ref(), |row| {
@@ -136,7 +136,7 @@ impl Ordered {
             match self.plan.visible(unit)? {
                 Visible::Nothing => {}
                 Visible::All => for_rows(unit.rows, None, &mut take),
-                Visible::Some(mask) => for_rows(unit.rows, Some(&mask), &mut take),
+                Visible::Some(mask, _) => for_rows(unit.rows, Some(&mask), &mut take),
             }
         }
         for extra in left {

@@ -14,6 +14,8 @@ pub struct Overlay {
     /// version: a read in the past walks back from the end.
     ended: Vec<(u32, u64)>,
     min_until: u64,
+    /// Bits set in `latest`.
+    live: usize,
 }
 
 /// A mask with the first `rows` bits set.
@@ -49,7 +51,8 @@ pub fn set(words: &mut [u64], row: usize) {
 impl Overlay {
     /// Nothing changed yet.
     pub fn new(rows: usize) -> Overlay {
-        Overlay { latest: ones(rows), killed: None, ended: Vec::new(), min_until: u64::MAX }
+        let (latest, ended) = (ones(rows), Vec::new());
+        Overlay { latest, killed: None, ended, min_until: u64::MAX, live: rows }
     }
 
     /// Was the row physically removed?
@@ -62,6 +65,7 @@ impl Overlay {
         let mut until = until;
         if get(&self.latest, row) {
             clear(&mut self.latest, row);
+            self.live -= 1;
         } else if let Some(at) = self.ended.iter().position(|entry| entry.0 == row as u32) {
             until = until.min(self.ended.remove(at).1);
         } else {
@@ -79,6 +83,7 @@ impl Overlay {
         let killed = self.killed.get_or_insert_with(|| vec![0; words]);
         for row in rows {
             killed[row / 64] |= 1 << (row % 64);
+            self.live -= usize::from(get(&self.latest, row));
             clear(&mut self.latest, row);
         }
         let killed = &*killed;
@@ -87,7 +92,12 @@ impl Overlay {
 
     /// Rows that a read at the end of time does not see.
     pub fn dead_rows(&self, rows: usize) -> usize {
-        rows - self.latest.iter().map(|word| word.count_ones() as usize).sum::<usize>()
+        rows - self.live
+    }
+
+    /// Rows that a read at `ts` sees, if it needs nothing but the mask of the end of time.
+    pub fn live(&self, ts: u64) -> Option<usize> {
+        self.ended.last().is_none_or(|entry| entry.1 <= ts).then_some(self.live)
     }
 
     /// Some row was physically removed.
@@ -139,6 +149,7 @@ mod tests {
         assert_eq!(visible(&overlay, 70, 5), [1, 69]);
         assert_eq!(visible(&overlay, 70, 20), [69]);
         assert_eq!(overlay.dead_rows(70), 69);
+        assert_eq!((overlay.live(20), overlay.live(19)), (Some(1), None));
         overlay.end(3, 7);
         assert_eq!(visible(&overlay, 70, 1), [0, 1, 69]);
     }

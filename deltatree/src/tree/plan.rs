@@ -274,21 +274,22 @@ impl Plan {
         let view = &self.views[unit.view];
         let mut visible = unit.visible(view, self.ts)?;
         for (condition, column) in self.filter.columns().enumerate() {
-            let mask = match visible {
-                Visible::Nothing => return Ok(Visible::Nothing),
-                Visible::All => None,
-                Visible::Some(mask) => Some(mask),
-            };
+            if let Visible::Nothing = visible {
+                return Ok(visible);
+            }
             let sure = !self.may_be_null(unit, column)
                 && self.bounds(unit, column).is_some_and(|bounds| {
                     self.filter.rough(condition, bounds) == Rough::AllButNull
                 });
-            visible = match sure {
-                true => mask.map_or(Visible::All, Visible::Some),
-                false => {
-                    let array = self.column(unit, column)?;
-                    Visible::of(self.filter.refine(condition, &array, mask)?)
+            if sure {
+                continue;
+            }
+            let array = self.column(unit, column)?;
+            visible = match visible {
+                Visible::Some(mask, set) => {
+                    Visible::of(self.filter.refine(condition, &array, Some((mask, set)))?)
                 }
+                _ => Visible::of(self.filter.refine(condition, &array, None)?),
             };
         }
         Ok(visible)
@@ -336,7 +337,7 @@ impl Plan {
         let mask = match self.visible(unit)? {
             Visible::Nothing => return Ok(None),
             Visible::All => None,
-            Visible::Some(mask) => Some(mask),
+            Visible::Some(mask, _) => Some(mask),
         };
         let columns = (0..self.request.schema.fields().len()).map(|at| self.column(unit, at));
         let columns = columns.collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use super::plan::{Plan, clamp, units};
 use super::segment::View;
 use super::unit::{Unit, Visible};
 use crate::error::Result;
-use crate::fold::Folder;
+use crate::fold::{Folder, Rows};
 use crate::plain::compact;
 use crate::predicate::Filter;
 use crate::store::{
@@ -162,13 +162,13 @@ impl Work<'_> {
     }
 
     fn fold(&self, unit: &Unit, folder: &mut Folder) -> Result<bool> {
-        let mask = match self.plan.visible(unit)? {
+        let rows = match self.plan.visible(unit)? {
             Visible::Nothing => return Ok(true),
-            Visible::All => None,
-            Visible::Some(mask) => Some(mask),
+            Visible::All => Rows::all(unit.rows),
+            Visible::Some(mask, set) => Rows { rows: unit.rows, set, mask: Some(mask) },
         };
         let column = |at| self.plan.column(unit, at);
-        folder.update_bounded(unit.rows, mask.as_ref(), column, |at| self.plan.bounds(unit, at))
+        folder.update_bounded(rows, column, |at| self.plan.bounds(unit, at))
     }
 }
 
@@ -226,7 +226,7 @@ impl Iterator for Part {
                 match Visible::of(mask) {
                     Visible::Nothing => None,
                     Visible::All => Some(None),
-                    Visible::Some(mask) => Some(Some(mask)),
+                    Visible::Some(mask, _) => Some(Some(mask)),
                 }
                 .map(|mask| Masked { batch: masked.batch.slice(first, rows), mask })
             };

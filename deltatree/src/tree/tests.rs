@@ -6,6 +6,7 @@ use arrow::array::{Array, AsArray, BooleanArray, Int64Array, StringArray, UInt64
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use damask_env::{MemoryDisk, RealDisk};
 
+mod derived;
 mod load;
 mod narrow;
 mod pushed;

@@ -6,7 +6,7 @@ use super::chunk::Seen;
 use super::segment::View;
 use crate::error::Result;
 use crate::store::HandleRange;
-use crate::values::pack_bits;
+use crate::values::{count, pack_bits};
 use arrow::buffer::BooleanBuffer;
 
 /// Neighbouring rows that are read together.
@@ -31,18 +31,24 @@ pub enum Visible {
     All,
     /// None.
     Nothing,
-    /// Those with a bit; neither all nor none.
-    Some(BooleanBuffer),
+    /// Those with a bit, and how many they are; neither all nor none.
+    Some(BooleanBuffer, usize),
 }
 
 impl Visible {
     /// From a mask of the unit's rows; no mask is all.
     pub fn of(mask: Option<BooleanBuffer>) -> Visible {
         let Some(mask) = mask else { return Visible::All };
-        match mask.count_set_bits() {
+        let set = count(&mask);
+        Visible::counted(mask, set)
+    }
+
+    /// From a mask of which it is known how many bits are set.
+    fn counted(mask: BooleanBuffer, set: usize) -> Visible {
+        match set {
             0 => Visible::Nothing,
             all if all == mask.len() => Visible::All,
-            _ => Visible::Some(mask),
+            _ => Visible::Some(mask, set),
         }
     }
 
@@ -51,7 +57,7 @@ impl Visible {
         match self {
             Visible::All => unit.rows,
             Visible::Nothing => 0,
-            Visible::Some(mask) => mask.count_set_bits(),
+            Visible::Some(_, set) => *set,
         }
     }
 }
@@ -74,8 +80,29 @@ impl Unit {
         Ok(match self.seen(view, ts)? {
             Seen::Nothing => Visible::Nothing,
             Seen::All => Visible::All,
-            Seen::Some(mask) => Visible::of(Some(mask)),
+            Seen::Some(mask) => match self.known(view, ts) {
+                Some(set) => Visible::counted(mask, set),
+                None => Visible::of(Some(mask)),
+            },
         })
+    }
+
+    /// How many rows a read at `ts` sees, if the delta has kept count of them.
+    fn known(&self, view: &View, ts: u64) -> Option<usize> {
+        let (live, rows) = match self.is_chunk {
+            true => {
+                let chunk = &view.chunks[self.index];
+                (chunk.live(ts), chunk.rows.len())
+            }
+            false => {
+                let stable = view.stable.as_ref()?;
+                let pack = &stable.packs[self.index];
+                let is_plain = self.index < stable.base_packs && pack.max_version <= ts;
+                let overlay = view.overlays[self.index].as_ref().filter(|_| is_plain)?;
+                (overlay.live(ts), pack.rows)
+            }
+        };
+        live.filter(|_| self.rows == rows)
     }
 
     /// As `visible`, with the mask that it took to find out.

@@ -1,6 +1,6 @@
 //! How much a versioned read costs beside a bare RocksDB read of the same bytes, measured in one
-//! run: `cargo run --release -p damask-kv --example read_speed`. It must never be taken for a bench
-//! of the machine: only the ratios mean something.
+//! run: `cargo run --release -p damask-kv --example read_speed [PART]`. It must never be taken for
+//! a bench of the machine: only the ratios mean something.
 
 #[cfg(feature = "rocksdb")]
 mod with_rocksdb;

@@ -4,7 +4,8 @@ use damask_env::{Clock, RealClock};
 use damask_kv::{Cf, Engine, EngineConfig, MvccReader, Read, RocksEngine, Rows, WriteBatch};
 use damask_types::codec::{encode_key, encode_key_ts};
 use damask_types::{KeyRange, Timestamp, Write, WriteKind};
-use rocksdb::{BlockBasedOptions, Cache, DB, Options, ReadOptions, WriteOptions};
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, ReadOptions, WriteOptions};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -32,20 +33,11 @@ struct Setup {
     versions: u64,
 }
 
-/// The same records in our engine and in a database of one family with the same blocks.
+/// The same records in our engine and in a database of one family with the engine's own options.
 fn load(folder: &std::path::Path, versions: u64) -> Setup {
     let config = EngineConfig::default();
     let engine = RocksEngine::open(&folder.join("engine"), &config).expect("opens");
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(config.block_cache_bytes as usize));
-    table.set_block_size(16 << 10);
-    table.set_format_version(6);
-    table.set_bloom_filter(10.0, false);
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.set_block_based_table_factory(&table);
-    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-    let bare = DB::open(&options, folder.join("bare")).expect("opens");
+    let bare = DB::open(&RocksEngine::peer_options(&config), folder.join("bare")).expect("opens");
     for block in (0..KEYS).step_by(1000) {
         let mut batch = WriteBatch::default();
         for n in block..block + 1000 {
@@ -62,7 +54,9 @@ fn load(folder: &std::path::Path, versions: u64) -> Setup {
     }
     engine.sync().expect("syncs");
     engine.compact(Cf::Write, b"", b"");
-    bare.compact_range::<&[u8], &[u8]>(None, None);
+    let mut options = CompactOptions::default();
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+    bare.compact_range_opt::<&[u8], &[u8]>(None, None, &options);
     Setup { engine, bare, versions }
 }
 
@@ -128,19 +122,25 @@ impl Setup {
         }
     }
 
-    fn bare_scans(&self) {
+    fn bare_scans(&self, reverse: bool) {
         let snapshot = self.bare.snapshot();
         for i in 0..SCANS {
             let first = nth(i) % (KEYS - SCAN_ROWS);
             let mut options = ReadOptions::default();
-            options.set_iterate_upper_bound(encode_key(&key(first + SCAN_ROWS)));
+            let (start, end) = (encode_key(&key(first)), encode_key(&key(first + SCAN_ROWS)));
+            options.set_iterate_lower_bound(start.as_slice());
+            options.set_iterate_upper_bound(end);
             let mut iter = snapshot.raw_iterator_opt(options);
-            iter.seek(encode_key(&key(first)));
+            if reverse {
+                iter.seek_to_last()
+            } else {
+                iter.seek(start)
+            }
             let (mut rows, mut bytes) = (0, 0);
             while let Some((key, value)) = iter.item() {
                 rows += 1;
                 bytes += black_box(key).len() + black_box(value).len();
-                iter.next();
+                if reverse { iter.prev() } else { iter.next() }
             }
             assert_eq!(rows, SCAN_ROWS * self.versions);
             black_box(bytes);
@@ -190,40 +190,78 @@ fn measure(clock: &dyn Clock, parts: &[&dyn Fn()], count: u64) -> Vec<f64> {
     best
 }
 
+/// What RocksDB did for one of `count` units of the work.
+fn counts(work: &dyn Fn(), count: u64) -> String {
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut context = PerfContext::default();
+    context.reset();
+    work();
+    let of = |metric| context.metric(metric) as f64 / count as f64;
+    let counted = format!(
+        "{:.1} comparisons, {:.1} blocks from the cache, {:.2} read",
+        of(PerfMetric::UserKeyComparisonCount),
+        of(PerfMetric::BlockCacheHitCount),
+        of(PerfMetric::BlockReadCount),
+    );
+    set_perf_stats(PerfStatsLevel::Disable);
+    counted
+}
+
+/// Prints each part's time for one unit, its share of the others' speed, and what RocksDB did.
+fn report(clock: &dyn Clock, unit: &str, count: u64, parts: &[(&str, &dyn Fn())]) {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let parts: Vec<_> = parts.iter().filter(|(name, _)| name.contains(&wanted)).collect();
+    let work: Vec<&dyn Fn()> = parts.iter().map(|(_, work)| *work).collect();
+    let ns = measure(clock, &work, count);
+    for ((name, work), spent) in parts.iter().zip(&ns) {
+        let ratio = ns[0] / spent;
+        println!("  {name:<34} {spent:>9.0} ns a {unit}  {ratio:.2}x  {}", counts(work, count));
+    }
+}
+
 pub fn main() {
     let clock = RealClock::default();
     for versions in [1, 3] {
         let folder = tempfile::tempdir().expect("a folder");
         let setup = load(folder.path(), versions);
-        let parts: [&dyn Fn(); 6] = [
-            &|| setup.bare_gets(),
-            &|| setup.mvcc_gets(true),
-            &|| setup.mvcc_gets(false),
-            &|| setup.bare_gets_at_fresh_snapshots(),
-            &|| setup.bare_gets_after_writes(),
-            &|| setup.mvcc_gets_after_writes(),
-        ];
-        let ns = measure(&clock, &parts, GETS);
-        let ratio = |ns: &[f64], i: usize| ns[0] / ns[i];
         println!("{versions} version(s) of {KEYS} keys, {VALUE_BYTES} B values");
-        println!("  get   bare {:6.0} ns", ns[0]);
-        println!("        mvcc, one snapshot      {:6.0} ns  {:.2}x", ns[1], ratio(&ns, 1));
-        println!("        mvcc, snapshot each     {:6.0} ns  {:.2}x", ns[2], ratio(&ns, 2));
-        println!("        bare, snapshot each     {:6.0} ns  {:.2}x of it", ns[3], ns[3] / ns[2]);
-        let (bare, mvcc) = (4.0 * ns[4], 4.0 * ns[5]);
-        println!(
-            "        write, then get: bare {bare:.0} ns, mvcc {mvcc:.0} ns  {:.2}x",
-            bare / mvcc
+        report(
+            &clock,
+            "get",
+            GETS,
+            &[
+                ("bare get", &|| setup.bare_gets()),
+                ("bare get, a snapshot each", &|| setup.bare_gets_at_fresh_snapshots()),
+                ("mvcc get, one snapshot", &|| setup.mvcc_gets(true)),
+                ("mvcc get, a snapshot each", &|| setup.mvcc_gets(false)),
+            ],
         );
-        let parts: [&dyn Fn(); 3] =
-            [&|| setup.bare_scans(), &|| setup.mvcc_scans(false), &|| setup.mvcc_scans(true)];
-        let ns = measure(&clock, &parts, SCANS);
-        println!("  scan  bare {:6.1} us for {} records", ns[0] / 1e3, SCAN_ROWS * versions);
-        println!(
-            "        mvcc forward, {SCAN_ROWS} rows {:6.1} us  {:.2}x",
-            ns[1] / 1e3,
-            ratio(&ns, 1)
+        report(
+            &clock,
+            "pair",
+            GETS / 4,
+            &[
+                ("bare write, then get", &|| setup.bare_gets_after_writes()),
+                ("write, then mvcc get", &|| setup.mvcc_gets_after_writes()),
+            ],
         );
-        println!("        mvcc reverse            {:6.1} us  {:.2}x", ns[2] / 1e3, ratio(&ns, 2));
+        report(
+            &clock,
+            "row",
+            SCANS * SCAN_ROWS,
+            &[
+                ("bare iterator", &|| setup.bare_scans(false)),
+                ("mvcc scan", &|| setup.mvcc_scans(false)),
+            ],
+        );
+        report(
+            &clock,
+            "row",
+            SCANS * SCAN_ROWS,
+            &[
+                ("bare iterator, backward", &|| setup.bare_scans(true)),
+                ("mvcc scan, reverse", &|| setup.mvcc_scans(true)),
+            ],
+        );
     }
 }

@@ -5,6 +5,7 @@
 //! write  a!9 a!4 a!1 | b!7 b!3      reading at 5:   b!3 value, b!7 too new ► b = b!3
 //!                       ◄─────                      a!1, a!4 value, a!9 too new ► a = a!4
 //! more than NEAR records of one key: one seek to the version, one seek out of the key
+//! lock   a                          its key is kept aside; most scans meet none
 //! ```
 
 use super::{Read, Visibility, blocked, encoded_bounds, missing_value};
@@ -14,7 +15,10 @@ use damask_types::codec::{decode_key, put_ts_desc, split_key_ts};
 use damask_types::{KeyRange, Lock, Timestamp, WriteKind, WriteRef};
 
 /// Steps among the records of one key before a seek.
-const NEAR: usize = 8;
+pub(super) const NEAR: usize = 8;
+
+/// Rows as they are given to the caller.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What decides a key so far.
 enum Found {
@@ -24,10 +28,18 @@ enum Found {
     Long(Timestamp),
 }
 
+/// The locks of the range, from the last one down.
+struct Locks<'a> {
+    cursor: Box<dyn Cursor + 'a>,
+    /// The encoded key of the lock at the cursor; empty when no lock is left.
+    key: Vec<u8>,
+}
+
 struct Backward<'a> {
     snapshot: &'a dyn Snapshot,
     visibility: &'a Visibility,
     write: Box<dyn Cursor + 'a>,
+    locks: Locks<'a>,
     /// The encoded user key that is being read.
     encoded: Vec<u8>,
     value: Vec<u8>,
@@ -40,108 +52,148 @@ pub(super) fn scan(
     range: &KeyRange,
     visibility: &Visibility,
     limit: usize,
-) -> Result<Read<Vec<(Vec<u8>, Vec<u8>)>>> {
-    let mut rows = Vec::new();
+) -> Result<Read<Pairs>> {
     if range.is_empty() {
-        return Ok(Read::Ok(rows));
+        return Ok(Read::Ok(Vec::new()));
     }
     let (start, end) = encoded_bounds(range);
-    let mut write = snapshot.cursor(Cf::Write, &start, &end)?;
-    let mut lock = snapshot.cursor(Cf::Lock, &start, &end)?;
-    write.seek_to_last()?;
-    lock.seek_to_last()?;
+    let write = snapshot.cursor(Cf::Write, &start, &end)?;
+    let locks = Locks::new(snapshot.cursor(Cf::Lock, &start, &end)?)?;
     let (encoded, value, seek) = (Vec::new(), Vec::new(), Vec::new());
-    let mut scan = Backward { snapshot, visibility, write, encoded, value, seek };
-    while rows.len() < limit {
-        let write_key = match scan.write.current() {
-            Some((key, _)) => Some(split_key_ts(key)?.0),
-            None => None,
-        };
-        // `None` sorts below every key, so the larger of the two is the next user key.
-        if let Some((encoded, value)) = lock.current()
-            && Some(encoded) >= write_key
-        {
-            let key = decode_key(encoded)?;
-            let found = Lock::decode(value)?;
-            if visibility.blocked_by(&key, &found) {
-                return Ok(blocked(&key, found));
-            }
-            lock.prev()?;
-            continue;
-        }
-        let Some(encoded) = write_key else { break };
-        scan.encoded.clear();
-        scan.encoded.extend_from_slice(encoded);
-        if let Some(value) = scan.read_key()? {
-            rows.push((decode_key(&scan.encoded)?, value));
-        }
-    }
-    Ok(Read::Ok(rows))
+    Backward { snapshot, visibility, write, locks, encoded, value, seek }.rows(limit)
 }
 
 impl Backward<'_> {
-    /// The value of the key whose oldest record is at the cursor; moves to the key before.
-    fn read_key(&mut self) -> Result<Option<Vec<u8>>> {
+    fn rows(&mut self, limit: usize) -> Result<Read<Pairs>> {
         let ts = self.visibility.ts;
-        let mut found = Found::Nothing;
-        let mut steps = 0;
-        while let Some((key, value)) = self.write.current() {
-            let (prefix, commit_ts) = split_key_ts(key)?;
-            if prefix != self.encoded {
-                return self.value_of(&found);
+        let mut rows = Vec::new();
+        // The oldest record of the next key: all records of the keys behind it were passed.
+        let mut pair = self.write.seek_to_last()?;
+        while rows.len() < limit {
+            let first = match pair {
+                Some((key, _)) => Some(split_key_ts(key)?.0),
+                None => None,
+            };
+            if let Some(lock) = self.locks.pass(first, self.visibility)? {
+                return Ok(lock);
             }
-            if steps == NEAR {
+            let (Some(mut at), Some(first)) = (pair, first) else { break };
+            self.encoded.clear();
+            self.encoded.extend_from_slice(first);
+            let mut found = Found::Nothing;
+            let mut steps = 0;
+            pair = loop {
+                let (key, value) = at;
+                let (_, commit_ts) = split_key_ts(key)?;
+                if steps == NEAR {
+                    if commit_ts <= ts {
+                        found = seek_newest(
+                            &mut *self.write,
+                            &self.encoded,
+                            ts,
+                            &mut self.seek,
+                            &mut self.value,
+                        )?;
+                    }
+                    break self.write.seek_for_prev(&self.encoded)?;
+                }
                 if commit_ts <= ts {
-                    found = self.seek_newest()?;
+                    let write = WriteRef::decode(value)?;
+                    if let Some(decides) = decide(&write, ts, &mut self.value) {
+                        found = decides;
+                    }
                 }
-                self.write.seek_for_prev(&self.encoded)?;
-                return self.value_of(&found);
-            }
-            if commit_ts <= ts {
-                let write = WriteRef::decode(value)?;
-                if let Some(decides) = decide(&write, ts, &mut self.value) {
-                    found = decides;
+                steps += 1;
+                match self.write.prev()? {
+                    Some(next) if is_of(next.0, &self.encoded) => at = next,
+                    next => break next,
                 }
-            }
-            steps += 1;
-            self.write.prev()?;
+            };
+            let value = match found {
+                Found::Nothing => continue,
+                Found::Short => self.value.clone(),
+                Found::Long(start_ts) => {
+                    long_value(self.snapshot, &self.encoded, start_ts, &mut self.seek)?
+                }
+            };
+            rows.push((decode_key(&self.encoded)?, value));
         }
-        self.value_of(&found)
+        Ok(Read::Ok(rows))
+    }
+}
+
+impl<'a> Locks<'a> {
+    fn new(mut cursor: Box<dyn Cursor + 'a>) -> Result<Locks<'a>> {
+        let key = cursor.seek_to_last()?.map(|(key, _)| key.to_vec()).unwrap_or_default();
+        Ok(Locks { cursor, key })
     }
 
-    /// The newest record at or below the timestamp that decides; the key has one record or more.
-    fn seek_newest(&mut self) -> Result<Found> {
-        self.seek.clear();
-        self.seek.extend_from_slice(&self.encoded);
-        put_ts_desc(&mut self.seek, self.visibility.ts);
-        let mut pair = self.write.seek(&self.seek)?;
-        while let Some((key, value)) = pair {
-            if split_key_ts(key)?.0 != self.encoded {
-                break;
-            }
-            let write = WriteRef::decode(value)?;
-            if let Some(found) = decide(&write, self.visibility.ts, &mut self.value) {
-                return Ok(found);
-            }
-            pair = self.write.next()?;
-        }
-        Ok(Found::Nothing)
-    }
-
-    fn value_of(&mut self, found: &Found) -> Result<Option<Vec<u8>>> {
-        match found {
-            Found::Nothing => Ok(None),
-            Found::Short => Ok(Some(self.value.clone())),
-            Found::Long(start_ts) => {
-                self.seek.clear();
-                self.seek.extend_from_slice(&self.encoded);
-                put_ts_desc(&mut self.seek, *start_ts);
-                match self.snapshot.get(Cf::Default, &self.seek)? {
-                    Some(value) => Ok(Some(value.into())),
-                    None => Err(missing_value(&decode_key(&self.encoded)?, *start_ts)),
+    /// Checks the locks of `next` and of keys behind it, and moves on if none blocks. `next` is an
+    /// encoded key, `None` when no record is left.
+    fn pass(
+        &mut self,
+        next: Option<&[u8]>,
+        visibility: &Visibility,
+    ) -> Result<Option<Read<Pairs>>> {
+        // `None` sorts below every key.
+        while !self.key.is_empty() && Some(self.key.as_slice()) >= next {
+            let key = decode_key(&self.key)?;
+            if let Some((_, value)) = self.cursor.current() {
+                let found = Lock::decode(value)?;
+                if visibility.blocked_by(&key, &found) {
+                    return Ok(Some(blocked(&key, found)));
                 }
             }
+            self.key.clear();
+            if let Some((key, _)) = self.cursor.prev()? {
+                self.key.extend_from_slice(key);
+            }
         }
+        Ok(None)
+    }
+}
+
+/// Is it a record of this encoded key?
+fn is_of(key: &[u8], encoded: &[u8]) -> bool {
+    split_key_ts(key).is_ok_and(|(prefix, _)| prefix == encoded)
+}
+
+/// The newest record at or below the timestamp that decides; the key has one record or more.
+fn seek_newest(
+    write: &mut dyn Cursor,
+    encoded: &[u8],
+    ts: Timestamp,
+    seek: &mut Vec<u8>,
+    short: &mut Vec<u8>,
+) -> Result<Found> {
+    seek.clear();
+    seek.extend_from_slice(encoded);
+    put_ts_desc(seek, ts);
+    let mut pair = write.seek(seek)?;
+    while let Some((key, value)) = pair {
+        if !is_of(key, encoded) {
+            break;
+        }
+        if let Some(found) = decide(&WriteRef::decode(value)?, ts, short) {
+            return Ok(found);
+        }
+        pair = write.next()?;
+    }
+    Ok(Found::Nothing)
+}
+
+fn long_value(
+    snapshot: &dyn Snapshot,
+    encoded: &[u8],
+    start_ts: Timestamp,
+    seek: &mut Vec<u8>,
+) -> Result<Vec<u8>> {
+    seek.clear();
+    seek.extend_from_slice(encoded);
+    put_ts_desc(seek, start_ts);
+    match snapshot.get(Cf::Default, seek)? {
+        Some(value) => Ok(value.into()),
+        None => Err(missing_value(&decode_key(encoded)?, start_ts)),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Reads of versions: each rule by hand, then everything against a map of versions. No test here
 //! may depend on a backend's own order of work.
 
+mod steps;
+
 use super::*;
 use crate::EngineConfig;
 use crate::engine::{Engine, WriteBatch};

@@ -33,6 +33,34 @@ pub(super) struct All {
 /// Options of the database and of each family; `filter` goes to the write family.
 pub(super) fn of(config: &EngineConfig, filter: GcFilterFactory) -> All {
     let mut database = Options::default();
+    of_database(&mut database, config);
+    let cache = cache(config);
+    let files = Cf::ALL.map(|cf| family(cf, config, &cache));
+    let mut filter = Some(filter);
+    let families = Cf::ALL.map(|cf| {
+        let mut options = family(cf, config, &cache);
+        if cf == Cf::Write
+            && let Some(filter) = filter.take()
+        {
+            options.set_compaction_filter_factory(filter);
+        }
+        ColumnFamilyDescriptor::new(cf.name(), options)
+    });
+    All { database, families: families.into(), files }
+}
+
+/// The same for a database of one family that is asked for whole keys and keeps every version.
+pub(super) fn of_peer(config: &EngineConfig) -> Options {
+    let mut options = family(Cf::Default, config, &cache(config));
+    of_database(&mut options, config);
+    options
+}
+
+fn cache(config: &EngineConfig) -> Cache {
+    Cache::new_lru_cache(config.block_cache_bytes as usize)
+}
+
+fn of_database(database: &mut Options, config: &EngineConfig) {
     database.create_if_missing(true);
     database.create_missing_column_families(true);
     database.set_atomic_flush(true);
@@ -48,19 +76,6 @@ pub(super) fn of(config: &EngineConfig, filter: GcFilterFactory) -> All {
     database.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     database.enable_statistics();
     database.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
-    let cache = Cache::new_lru_cache(config.block_cache_bytes as usize);
-    let files = Cf::ALL.map(|cf| family(cf, config, &cache));
-    let mut filter = Some(filter);
-    let families = Cf::ALL.map(|cf| {
-        let mut options = family(cf, config, &cache);
-        if cf == Cf::Write
-            && let Some(filter) = filter.take()
-        {
-            options.set_compaction_filter_factory(filter);
-        }
-        ColumnFamilyDescriptor::new(cf.name(), options)
-    });
-    All { database, families: families.into(), files }
 }
 
 /// A key without its version.

@@ -6,6 +6,8 @@
 //! cursor over one key's         an iterator of one prefix: a file whose filter does not know the
 //!   versions (write family)     key is not read; kept by the snapshot for the next such cursor,
 //!                               and by the engine for the next snapshot
+//! reads of the lock family      a snapshot that is asked often looks once where the first and the
+//!                               last lock are: mostly there is none, and nothing is looked up
 //! ```
 //!
 //! Between two writes there is one snapshot, shared by all who ask for one: point reads at fresh
@@ -13,17 +15,25 @@
 //! made fresh; it is a view of the new snapshot only if nothing was written between the two.
 #![allow(unsafe_code)]
 
+use super::locks::LockSpan;
 use super::{Inner, classify, family};
 use crate::engine::{Cf, Cursor, Pair, Snapshot, VERSION_BYTES, is_empty_range, is_versions_range};
 use crate::error::Result;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{DBRawIterator, ReadOptions};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Idle iterators that an engine keeps.
 const IDLE_MAX: usize = 4;
+/// Iterators that a snapshot keeps: as many threads read single keys of it without making one.
+const VERSIONS_MAX: usize = 8;
+/// Gets of locks at one snapshot before it looks where the locks are, which costs as much as about
+/// eight gets.
+const LOCK_GETS_MIN: u32 = 8;
+/// Keys as long as this are kept without an allocation.
+const INLINE_BYTES: usize = 80;
 
 /// Counts changes, so that a reader can tell that there was none.
 #[derive(Default)]
@@ -103,10 +113,13 @@ impl Idle {
 /// A snapshot. `versions`, `options` and `view` borrow from `engine`, so they are declared, and
 /// dropped, first.
 pub(super) struct RocksSnapshot {
-    /// An iterator of one prefix that no cursor uses.
-    versions: Mutex<Option<DBRawIterator<'static>>>,
+    /// Iterators of one prefix that no cursor uses.
+    versions: Mutex<Vec<DBRawIterator<'static>>>,
     /// For gets.
     options: ReadOptions,
+    /// Gets of locks so far, until the span is known.
+    lock_gets: AtomicU32,
+    locks: OnceLock<LockSpan>,
     view: rocksdb::Snapshot<'static>,
     /// Changes before it, if none was in progress when it was taken.
     quiet: Option<u64>,
@@ -115,9 +128,7 @@ pub(super) struct RocksSnapshot {
 
 impl Drop for RocksSnapshot {
     fn drop(&mut self) {
-        if let Some(iter) = self.versions.get_mut().take() {
-            self.engine.idle.put(iter);
-        }
+        std::mem::take(self.versions.get_mut()).into_iter().for_each(|i| self.engine.idle.put(i));
     }
 }
 
@@ -131,7 +142,9 @@ impl RocksSnapshot {
         let view = forever.db.snapshot();
         let mut options = ReadOptions::default();
         options.set_snapshot(&view);
-        RocksSnapshot { versions: Mutex::new(None), options, view, quiet, engine }
+        let (versions, locks) = (Mutex::default(), OnceLock::new());
+        let lock_gets = AtomicU32::new(0);
+        RocksSnapshot { versions, options, lock_gets, locks, view, quiet, engine }
     }
 
     fn options(&self) -> ReadOptions {
@@ -153,7 +166,7 @@ impl RocksSnapshot {
     }
 
     fn take_versions(&self) -> DBRawIterator<'static> {
-        if let Some(iter) = self.versions.lock().take() {
+        if let Some(iter) = self.versions.lock().pop() {
             return iter;
         }
         if let Some(iter) = self.refreshed() {
@@ -165,7 +178,33 @@ impl RocksSnapshot {
         let forever: &'static Inner = unsafe { &*Arc::as_ptr(&self.engine) };
         let mut options = self.options();
         options.set_prefix_same_as_start(true);
+        // A point read reads one block.
+        options.set_auto_readahead_size(false);
         forever.db.raw_iterator_cf_opt(family(&forever.db, Cf::Write), options)
+    }
+
+    fn give_versions(&self, iter: DBRawIterator<'static>) {
+        let mut kept = self.versions.lock();
+        if kept.len() < VERSIONS_MAX {
+            kept.push(iter);
+        }
+    }
+
+    /// Can a lock be in `[start, end)`? An empty `end` has no upper bound.
+    fn may_hold_lock(&self, start: &[u8], end: &[u8]) -> bool {
+        let known = self.locks.get().or_else(|| {
+            let often = self.lock_gets.fetch_add(1, Ordering::Relaxed) >= LOCK_GETS_MIN;
+            often.then(|| self.locks.get_or_init(|| LockSpan::find(&self.engine.db, &self.view)))
+        });
+        known.is_none_or(|span| span.may_hold(start, end))
+    }
+}
+
+#[cfg(test)]
+impl RocksSnapshot {
+    /// Iterators that are kept for single keys.
+    pub fn kept(&self) -> usize {
+        self.versions.lock().len()
     }
 }
 
@@ -186,6 +225,9 @@ impl RocksSnapshot {
 
 impl Snapshot for RocksSnapshot {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        if cf == Cf::Lock && !self.may_hold_lock(key, key) {
+            return Ok(None);
+        }
         let db = &self.engine.db;
         let found = db.get_pinned_cf_opt(family(db, cf), key, &self.options);
         let found = found.map_err(|e| classify("get", e))?;
@@ -198,11 +240,14 @@ impl Snapshot for RocksSnapshot {
         }
         if cf == Cf::Write && is_versions_range(start, end) {
             let iter = Some(self.take_versions());
-            let end = end.to_vec();
+            let end = Inline::new(end);
             let cursor = VersionsCursor { snapshot: self, iter, sought: false, end, turned: None };
             return Ok(Box::new(cursor));
         }
         if cf == Cf::Lock {
+            if self.locks.get().is_some_and(|span| !span.may_hold(start, end)) {
+                return Ok(Box::new(RocksCursor { iter: None }));
+            }
             self.engine.tidy_locks();
         }
         Ok(Box::new(RocksCursor { iter: Some(self.whole(cf, start, end)) }))
@@ -262,6 +307,30 @@ impl Cursor for RocksCursor<'_> {
     }
 }
 
+/// A copy of bytes that are mostly few.
+enum Inline {
+    Few([u8; INLINE_BYTES], u8),
+    Many(Vec<u8>),
+}
+
+impl Inline {
+    fn new(bytes: &[u8]) -> Inline {
+        if bytes.len() > INLINE_BYTES {
+            return Inline::Many(bytes.to_vec());
+        }
+        let mut few = [0; INLINE_BYTES];
+        few[..bytes.len()].copy_from_slice(bytes);
+        Inline::Few(few, bytes.len() as u8)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Inline::Few(few, len) => &few[..usize::from(*len)],
+            Inline::Many(bytes) => bytes,
+        }
+    }
+}
+
 /// Over the versions of one key. Backward steps, and targets that are not versions of the key,
 /// are for another iterator: this one's seeks are right only inside its prefix.
 struct VersionsCursor<'a> {
@@ -270,23 +339,24 @@ struct VersionsCursor<'a> {
     /// The iterator stands where this cursor put it, not an earlier one.
     sought: bool,
     /// The key, then the largest version.
-    end: Vec<u8>,
+    end: Inline,
     turned: Option<RocksCursor<'a>>,
 }
 
 impl VersionsCursor<'_> {
     fn key(&self) -> &[u8] {
-        &self.end[..self.end.len() - VERSION_BYTES]
+        let end = self.end.bytes();
+        &end[..end.len() - VERSION_BYTES]
     }
 
     /// Gives the iterator back and goes on with one that may move everywhere.
     fn turn(&mut self) -> &mut dyn Cursor {
         if let Some(iter) = self.iter.take() {
-            let mut whole = self.snapshot.whole(Cf::Write, self.key(), &self.end);
+            let mut whole = self.snapshot.whole(Cf::Write, self.key(), self.end.bytes());
             if let Some(key) = iter.key().filter(|_| self.sought) {
                 whole.seek(key);
             }
-            self.snapshot.versions.lock().get_or_insert(iter);
+            self.snapshot.give_versions(iter);
             self.turned = Some(RocksCursor { iter: Some(whole) });
         }
         self.turned.as_mut().expect("made when the iterator was given back")
@@ -296,14 +366,15 @@ impl VersionsCursor<'_> {
 impl Drop for VersionsCursor<'_> {
     fn drop(&mut self) {
         if let Some(iter) = self.iter.take() {
-            self.snapshot.versions.lock().get_or_insert(iter);
+            self.snapshot.give_versions(iter);
         }
     }
 }
 
 impl Cursor for VersionsCursor<'_> {
     fn seek(&mut self, key: &[u8]) -> Result<Option<Pair<'_>>> {
-        let inside = key.len() == self.end.len() && key.starts_with(self.key()) && *key < *self.end;
+        let end = self.end.bytes();
+        let inside = key.len() == end.len() && key.starts_with(self.key()) && key < end;
         if !inside || self.iter.is_none() {
             return self.turn().seek(key);
         }

@@ -156,3 +156,85 @@ fn a_reused_snapshot_or_iterator_is_neither_torn_nor_old() {
     drop(engine);
     RocksEngine::open(&path, &EngineConfig::default()).expect("it was closed");
 }
+
+/// A snapshot that serves many reads looks once where the locks are; it misses none, however long
+/// the search would be, and a later snapshot sees later locks.
+#[test]
+fn a_snapshot_that_knows_where_locks_are_misses_none() {
+    let scratch = Scratch::new();
+    let engine = RocksEngine::open(&scratch.path("engine"), &EngineConfig::default());
+    let engine = engine.expect("opens");
+    let keys: Vec<Vec<u8>> = (b'a'..=b'z').map(|letter| vec![letter]).collect();
+    let put = |keys: &[&str]| {
+        let mut batch = WriteBatch::default();
+        batch.delete_range(Cf::Lock, "", "");
+        keys.iter().for_each(|key| batch.put(Cf::Lock, *key, *key));
+        engine.write(batch).expect("writes");
+    };
+    let found = |snapshot: &dyn Snapshot| -> Vec<String> {
+        let got = keys.iter().filter_map(|key| snapshot.get(Cf::Lock, key).expect("reads"));
+        let got: Vec<_> = got.map(|value| String::from_utf8_lossy(&value).into_owned()).collect();
+        let mut walked = Vec::new();
+        for pair in keys.windows(2) {
+            let mut cursor = snapshot.cursor(Cf::Lock, &pair[0], &pair[1]).expect("a cursor");
+            let at = cursor.seek(&pair[0]).expect("seek");
+            walked.extend(at.map(|(key, _)| String::from_utf8_lossy(key).into_owned()));
+        }
+        assert_eq!(walked, got);
+        got
+    };
+    // Asked only after the locks have changed.
+    put(&["d", "m"]);
+    let late = engine.snapshot();
+    put(&[]);
+    assert_eq!(found(&*late), ["d", "m"]);
+    for tombstones in [0, 100, 2_000u32] {
+        let mut old = Vec::new();
+        for locks in [&[][..], &["d"], &["d", "m"], &["a", "c", "y"], &[]] {
+            put(locks);
+            for n in 0..tombstones {
+                let mut batch = WriteBatch::default();
+                batch.put(Cf::Lock, [b"c", &n.to_be_bytes()[..]].concat(), "gone");
+                batch.delete(Cf::Lock, [b"c", &n.to_be_bytes()[..]].concat());
+                engine.write(batch).expect("writes");
+            }
+            old.push((engine.snapshot(), locks));
+            for (snapshot, locks) in &old {
+                for _ in 0..2 {
+                    assert_eq!(found(&**snapshot), *locks, "{tombstones} removed ones");
+                }
+            }
+        }
+    }
+}
+
+/// As many readers as a snapshot keeps iterators for share it without making more.
+#[test]
+fn readers_at_once_get_an_iterator_each() {
+    let scratch = Scratch::new();
+    let engine = RocksEngine::open(&scratch.path("engine"), &EngineConfig::default());
+    let engine = engine.expect("opens");
+    let mut batch = WriteBatch::default();
+    for key in 0..100u8 {
+        batch.put(Cf::Write, [&[key; 9][..], &[0; 8]].concat(), [key]);
+    }
+    engine.write(batch).expect("writes");
+    let snapshot = engine.snapshot();
+    let mut cursors: Vec<_> = (0..12u8)
+        .map(|key| {
+            let (start, mut end) = ([key; 9], vec![key; 9]);
+            crate::engine::versions_end(&mut end);
+            (key, snapshot.cursor(Cf::Write, &start, &end).expect("a cursor"))
+        })
+        .collect();
+    for (key, cursor) in &mut cursors {
+        let target = [&[*key; 9][..], &[0; 8]].concat();
+        let found = cursor.seek(&target).expect("seek");
+        assert_eq!(found, Some((&target[..], &[*key][..])));
+    }
+    for (key, cursor) in &cursors {
+        assert_eq!(cursor.current().map(|(_, value)| value), Some(&[*key][..]), "its own place");
+    }
+    drop(cursors);
+    assert_eq!(engine.latest.get(&engine.inner).kept(), 8);
+}

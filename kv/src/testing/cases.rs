@@ -328,6 +328,12 @@ fn versions_of_one_key(engine: &dyn Engine) {
             let found = owned(cursor.seek_to_last().expect("seek")).map(|(k, _)| k);
             assert_eq!(found.as_ref(), last);
             assert_eq!(owned(cursor.seek(b"zzzzzzzzzzzz").expect("seek")), None);
+            // A version of a key just before it.
+            let mut before = key.as_bytes().to_vec();
+            before.last_mut().map(|last| *last -= 1).expect("keys here have bytes");
+            let before = [codec::encode_key(&before), 5u64.to_be_bytes().into()].concat();
+            let found = owned(cursor.seek(&before).expect("seek")).map(|(k, _)| k);
+            assert_eq!(found.as_ref(), first, "from a version of another key");
         }
         let mut cursor = snapshot.cursor(Cf::Write, &start, &end).expect("a cursor");
         if let [first, second, ..] = &inside[..] {

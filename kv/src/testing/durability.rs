@@ -165,7 +165,7 @@ pub(super) fn crash_model<E: Engine>(make: &impl Fn() -> E, crash: &impl Fn(&E, 
 
 /// Copies a folder that the engine's own threads may be changing: until it was the same before and
 /// after, so that the copy is what it was at one moment.
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     for _ in 0..COPIES_MAX {
         let before = listing(from);
         if try_copy(from, to).is_ok() && before.is_ok() && listing(from).ok() == before.ok() {

@@ -292,6 +292,7 @@ pub fn state(id: RegionId, range: KeyRange, version: u64) -> RegionState {
         region: Region { id, range, epoch: Epoch { conf_ver: 1, version }, peers: vec![] },
         applied: Applied { index: 5, term: 1 },
         tombstone: false,
+        merge: Default::default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Splits, snapshots taken in, replicas removed.
+//! Splits, merges, snapshots taken in, replicas removed.
 
 use super::fixture::*;
 use damask_raftstore::snapshot::{ChunkWriter, FAMILIES};
@@ -62,6 +62,82 @@ fn a_split_in_the_middle_of_a_call() {
     assert_eq!(f.machine.slot(R).unwrap().seen.lock().state.region.epoch.version, 2);
 }
 
+/// The left part is taken in again, as the target's entry says: its tombstone comes along.
+fn merge_left(version: u64) -> Effect {
+    let all = row_range(T);
+    let mut gone = state(LEFT, KeyRange::new(all.start.clone(), key(5)), version - 1);
+    gone.tombstone = true;
+    gone.merge.into = Some(R);
+    Effect::Regions(vec![state(R, all, version), gone])
+}
+
+#[test]
+fn a_merge_brings_rows_locks_and_values_together() {
+    let mut f = Fixture::new();
+    let long = row(1, &"l".repeat(300));
+    f.write(prewrite(1, 20, Some(&long)));
+    f.write(prewrite(9, 20, Some(&long)));
+    split(&mut f, 5);
+    let short = row(2, "two");
+    f.machine.apply(vec![batch(LEFT, 6, prewrite(2, 20, Some(&short)))]).unwrap();
+    f.machine.apply(vec![batch(LEFT, 7, commit(2, 20, 30, Some(&short)))]).unwrap();
+    let before = f.machine.slot(R).unwrap().seen.lock().generation;
+    // The source's last entries and the merge come in one call, as after a catch-up.
+    let prepared = state(LEFT, KeyRange::new(row_range(T).start, key(5)), 3);
+    let last = ApplyBatch {
+        region: LEFT,
+        applied: Applied { index: 8, term: 1 },
+        effects: vec![Effect::Regions(vec![prepared])],
+    };
+    f.index += 1;
+    let applied = Applied { index: f.index, term: 1 };
+    let merge = ApplyBatch { region: R, applied, effects: vec![merge_left(4)] };
+    f.machine.apply(vec![last, merge]).unwrap();
+    assert!(f.machine.slot(R).unwrap().seen.lock().generation > before, "readers ask again");
+    assert_eq!(f.machine.sync().unwrap(), [(R, f.index)], "the source counts no more");
+    for mut f in [f.crash(false), f] {
+        let slot = f.machine.slot(R).unwrap();
+        assert_eq!(slot.seen.lock().locks.len(), 2, "the left one came along");
+        assert_eq!(slot.hidden.lock().values.len(), 2);
+        let left = f.machine.slot(LEFT).unwrap();
+        assert!(left.seen.lock().state.tombstone && left.seen.lock().locks.is_empty());
+        assert_eq!(f.rows(30).iter().map(|r| r.0).collect::<Vec<_>>(), [2]);
+        // Who has only the part that was the target's may not serve the whole.
+        let epoch = Epoch { conf_ver: 1, version: 2 };
+        let old = f.reader().view(R, epoch, &[row_range(T)], Timestamp(30)).map(|_| ());
+        assert_eq!(old.unwrap_err().kind(), ErrorKind::Reroute);
+        let gone = f.reader().view(LEFT, epoch, &[row_range(T)], Timestamp(30)).map(|_| ());
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::Reroute);
+        f.write(commit(1, 20, 30, Some(&long)));
+        f.write(commit(9, 20, 30, Some(&long)));
+        assert_eq!(f.rows(30).iter().map(|r| r.0).collect::<Vec<_>>(), [1, 2, 9]);
+    }
+}
+
+/// A snapshot of the grown region comes where its part still lives.
+#[test]
+fn a_snapshot_replaces_the_regions_that_were_taken_in() {
+    let mut f = Fixture::new();
+    let value = row(1, "a");
+    for handle in [1, 9] {
+        f.write(prewrite(handle, 20, Some(&value)));
+        f.write(commit(handle, 20, 30, Some(&value)));
+    }
+    split(&mut f, 5);
+    f.machine.apply(vec![batch(LEFT, 6, prewrite(4, 90, Some(&value)))]).unwrap();
+    let mut new = state(R, row_range(T), 5);
+    new.applied = Applied { index: 50, term: 2 };
+    let mut gone = state(LEFT, KeyRange::new(row_range(T).start, key(5)), 2);
+    gone.tombstone = true;
+    gone.merge.into = Some(R);
+    f.machine.import(&new, std::slice::from_ref(&gone), snapshot()).unwrap();
+    for f in [f.crash(false), f] {
+        assert_eq!(f.machine.recover().unwrap(), [new.clone(), gone.clone()]);
+        assert_eq!(f.rows(60).iter().map(|r| r.0).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(f.machine.stats().locks, 1, "only the snapshot's");
+    }
+}
+
 /// A row store's content: rows 1 (two versions), 2 (deleted), 3 (long), 4 (locked, long), 5 (rolled
 /// back), an index entry.
 fn snapshot() -> Vec<Vec<u8>> {
@@ -95,7 +171,7 @@ fn a_snapshot_replaces_all_and_is_durable() {
     f.write(prewrite(7, 20, Some(&value)));
     let mut new = state(R, row_range(T), 3);
     new.applied = Applied { index: 50, term: 2 };
-    f.machine.import(&new, snapshot()).unwrap();
+    f.machine.import(&new, &[], snapshot()).unwrap();
     for f in [f.crash(false), f] {
         assert_eq!(f.machine.recover().unwrap(), std::slice::from_ref(&new));
         let at30 = [(1, 11, "old".to_owned()), (2, 2, "two".into()), (3, 3, "n".repeat(300))];
@@ -119,7 +195,7 @@ fn a_damaged_snapshot_is_never_served() {
     f.machine.sync().unwrap();
     let mut chunks = snapshot();
     chunks[0][100] ^= 1;
-    let failed = f.machine.import(&state(R, row_range(T), 3), chunks).unwrap_err();
+    let failed = f.machine.import(&state(R, row_range(T), 3), &[], chunks).unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Corrupt);
     let epoch = Epoch { conf_ver: 1, version: 1 };
     assert!(f.reader().view(R, epoch, &[row_range(T)], Timestamp(90)).is_err());

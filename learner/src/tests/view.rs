@@ -74,7 +74,7 @@ fn a_change_between_check_and_snapshot_is_seen() {
     *f.store.before_snapshot.lock() = Some(Box::new(move || {
         if once.swap(false, Ordering::SeqCst) {
             // The same description again: an epoch alone would not tell.
-            machine.import(&state(R, row_range(T), 1), vec![]).unwrap();
+            machine.import(&state(R, row_range(T), 1), &[], vec![]).unwrap();
         }
     }));
     let refused = view(&f, 0, 9, 99).map(|_| ()).unwrap_err();

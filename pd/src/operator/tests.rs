@@ -23,7 +23,7 @@ impl World {
         all.push(StoreInfo { id: StoreId(5), ..all[0].clone() });
         let report = |s: &StoreInfo| {
             let seen = if quiet.contains(&s.id.0) { 0 } else { NOW_MS };
-            (s.id, (seen, StoreReport { store: s.id, capacity: 0, available: 0 }))
+            (s.id, (seen, StoreReport { store: s.id, capacity: 0, available: 0, failed: false }))
         };
         World {
             config: Config::default(),
@@ -134,6 +134,19 @@ fn splits_and_merges_end_when_the_range_has_changed() {
     assert!(matches!(world.say(&left, &merge, &left, &[]), Progress::Stale(_)), "no neighbour");
     world.regions.put(region(2, b"m", b"", 1), RegionFacts::default()).expect("the first");
     assert_eq!(world.say(&left, &merge, &left, &[]), Progress::Do(merge[0].clone()));
+    // The prepare raises the version: only when the region is gone is it done.
+    let prepared = region(1, b"", b"m", 2);
+    let progress = |merging| {
+        let leader = Some(left.peers[0]);
+        let facts = RegionFacts { leader, merging, ..RegionFacts::default() };
+        world.with(|view| {
+            let steps = merge.to_vec();
+            let operator = Operator::new(view, &left, OperatorKind::Merge, steps);
+            operator.progress(view, &prepared, &facts)
+        })
+    };
+    assert!(matches!(progress(true), Progress::Wait(_)));
+    assert!(matches!(progress(false), Progress::Stale(_)), "it was taken back");
     let elsewhere = with_peers(&[voter(21, 1), voter(22, 2), voter(25, 5)]);
     let elsewhere = Region { id: RegionId(2), range: KeyRange::new("m", ""), ..elsewhere };
     world.regions.put(elsewhere, RegionFacts::default()).expect("as new");

@@ -7,10 +7,13 @@ use crate::values::{Intent, Step, StoreKind};
 use crate::view::{Draft, move_steps};
 use damask_types::{Peer, StoreId};
 
-/// Stores that are to lead nothing give their leaders away.
+/// Stores that are to lead nothing, and those that have failed, give their leaders away.
 pub(super) fn leaders_off(draft: &mut Draft<'_>, regions: &[Known<'_>]) {
     let view = draft.view;
-    let evicts = |store| view.kind(store).is_some() && view.intent(store) != Intent::Serve;
+    let failed = |store| view.reports.get(&store).is_some_and(|(_, report)| report.failed);
+    let evicts = |store| {
+        view.kind(store).is_some() && (view.intent(store) != Intent::Serve || failed(store))
+    };
     for (region, facts) in regions {
         let Some(leader) = facts.leader.filter(|leader| evicts(leader.store)) else { continue };
         if draft.is_busy(region.id) || !draft.has_room(Group::Leader) {

@@ -1,5 +1,5 @@
 //! Small neighbours become one region: the smaller moves to where the larger is, and is merged.
-//! Only where stores can merge; never what would be split again.
+//! Never what would be split again.
 
 use super::Known;
 use super::columns::column_replicas;
@@ -18,7 +18,7 @@ pub(super) fn neighbours(draft: &mut Draft<'_>, regions: &[Known<'_>]) {
         if !draft.has_room(Group::Merge) {
             return;
         }
-        if facts.bytes > draft.view.config.merge_bytes_max || !is_calm(draft, region, facts) {
+        if facts.bytes > draft.view.config.merge_bytes() || !is_calm(draft, region, facts) {
             continue;
         }
         let before = at.checked_sub(1).and_then(|i| regions.get(i));
@@ -62,7 +62,7 @@ fn fits(draft: &Draft<'_>, (region, facts): (&Region, &RegionFacts), other: Know
 
 /// Moves of the region's replicas to the neighbour's stores, then the merge. `None`: they do not
 /// have the same numbers of replicas.
-fn steps(region: &Region, target: &Region) -> Option<Vec<Step>> {
+pub(crate) fn steps(region: &Region, target: &Region) -> Option<Vec<Step>> {
     if same_stores(region, target) {
         return Some(vec![Step::Merge(target.id)]);
     }

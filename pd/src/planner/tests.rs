@@ -2,10 +2,12 @@
 //! scripts are in `tests/scripts`; `UPDATE_SCRIPTS=1` writes the answers anew, to be read in review.
 //!
 //! ```text
-//! config merge=true voters=1            aims that differ from the defaults
-//! store 1 row host=a drain silent=40    kind, labels, what it is meant to do, seconds of silence
+//! config merge=true voters=1            aims that differ from the defaults, and merge=false
+//! store 1 row host=a drain silent=40    kind, labels, what it is meant to do, seconds of silence;
+//!                                       failed: it says so itself
 //! rule b..d 2                           column rule
-//! region 1 a..c 1* 2 3p 101l bytes=5    peers by store: * leads, p has not caught up, l learns
+//! region 1 a..c 1* 2 3p 101l bytes=5    peers by store: * leads, p has not caught up, l learns;
+//!                                       merging: its neighbour is about to take it in
 //! running transfer 1 2                  an order that is in flight
 //! plan | check 1 | order move 1 3 4     what to ask; the answer follows after ----
 //! ```
@@ -85,12 +87,13 @@ impl World {
         let kind = if words[1] == "row" { StoreKind::Row } else { StoreKind::Column };
         self.stores.insert(id, StoreInfo { id, kind, address: String::new() });
         let mut settings = StoreSettings::default();
-        let mut report = StoreReport { store: id, capacity: 100, available: 50 };
+        let mut report = StoreReport { store: id, capacity: 100, available: 50, failed: false };
         let mut seen = NOW_MS;
         for word in &words[2..] {
             match (*word, word.split_once('=')) {
                 ("drain", _) => settings.intent = Intent::Drain,
                 ("evict", _) => settings.intent = Intent::Evict,
+                ("failed", _) => report.failed = true,
                 (_, Some(("silent", seconds))) => seen -= number(seconds) * 1000,
                 (_, Some(("free", percent))) => report.available = number(percent),
                 (_, Some((name, value))) => {
@@ -115,6 +118,7 @@ impl World {
                 Some(("write", n)) => facts.flow.write = number(n),
                 Some(("since", seconds)) => facts.since_ms = NOW_MS - number(seconds) * 1000,
                 Some(_) => panic!("region: {word}"),
+                None if *word == "merging" => facts.merging = true,
                 None => {
                     let store = number(word.trim_end_matches(['*', 'p', 'l']));
                     let role = if word.contains('l') { PeerRole::Learner } else { PeerRole::Voter };
@@ -191,6 +195,8 @@ fn run(text: &str) -> String {
     let mut out = String::new();
     for case in text.split("\n\n").filter(|case| !case.trim().is_empty()) {
         let (mut world, mut answers) = (World::default(), String::new());
+        // Else every case of small regions would be one of merges.
+        world.config.merge = false;
         for line in case.lines().take_while(|line| *line != "----") {
             writeln!(out, "{line}").expect("a string takes all");
             world.line(line, &mut answers);

@@ -108,7 +108,7 @@ impl Model {
     pub fn round(&mut self) -> usize {
         self.now_ms += ROUND_MS;
         for store in self.stores.keys().filter(|store| !self.down.contains(store)) {
-            let report = StoreReport { store: *store, capacity: 100, available: 90 };
+            let report = StoreReport { store: *store, capacity: 100, available: 90, failed: false };
             self.pd.store_heartbeat(report).expect("a known store");
         }
         self.pd.tick(self.now_ms).expect("the driver's disk works");
@@ -162,6 +162,7 @@ impl Model {
             bytes: region.bytes,
             flow: region.flow,
             pending: region.lagging.keys().copied().collect(),
+            merging: false,
         };
         if let Some(step) = self.pd.region_heartbeat(report).expect("the newest report") {
             self.steps += 1;

@@ -1,17 +1,12 @@
-//! The bytes of a log segment. It encodes and decodes; it opens no file.
+//! The bytes of a log segment. It encodes and decodes operations and entries; it opens no file.
+//! What makes a record of them is in `record.rs`.
 //!
 //! ```text
 //! segment   {number, 16 hex digits}.log
-//!   0   8   magic "DMSKLOG2"
+//!   0   8   magic "DMSKLOG3"
 //!   8   8   number, LE
-//!  16   …   records
-//! record    one per sync
-//!   0   4   n, bytes of payload, LE
-//!   4   8   sequence, LE: one more than the record before, over all segments
-//!  12   4   crc32 of the 12 bytes before, LE
-//!  16   n   payload: operations
-//!   …   4   crc32 of header and payload, LE
-//!   …   4   end mark "\x0aEND"
+//!  16   …   records; zeros up to the end of the file
+//! payload of a record: operations
 //! operation tag u8, group varint, then
 //!   1 append     count, entry*
 //!   2 hard       term, vote, commit
@@ -25,38 +20,18 @@
 //! ```
 //! Numbers without a width are varints. A new segment's first record starts with a `state` of
 //! every group, so that older segments matter only for the entries they hold.
-//!
-//! A crash cuts the last write short: bytes are missing, or the file system gives zeros in place of
-//! sectors that it had no time to write. Nothing in a record makes it end in zeros, so what has its
-//! end mark was written whole, and is damaged if its checksum is wrong. The header has a checksum of
-//! its own, so that a length is believed only if it is right.
 
-use crate::error::{Error, Result};
+#[cfg(any(feature = "rocksdb", feature = "raft-engine"))]
+use crate::log_store::GroupLog;
 use crate::log_store::{EntryKind, HardState, LogEntry, LogOp};
 use crate::machine::Applied;
 use damask_types::RegionId;
 use damask_types::codec::{DecodeError, put_var_u64, take, take_u8, take_var_u64};
 
-pub(super) const MAGIC: &[u8; 8] = b"DMSKLOG2";
+const MAGIC: &[u8; 8] = b"DMSKLOG3";
 pub(super) const SEGMENT_HEADER: usize = 16;
-pub(super) const RECORD_HEADER: usize = 16;
-const RECORD_TRAILER: usize = 8;
-const END: &[u8; 4] = b"\x0aEND";
-/// The file system writes no less than this at a time, aligned.
-const SECTOR: usize = 512;
-
-/// What is found where a record should begin.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found<'a> {
-    /// A good one; the next begins `bytes` later.
-    Record { sequence: u64, payload: &'a [u8], bytes: usize },
-    /// The end of the file.
-    End,
-    /// A write that a crash cut short.
-    Torn,
-    /// Bytes that nobody wrote.
-    Damaged,
-}
+#[cfg(any(feature = "rocksdb", feature = "raft-engine"))]
+const STATE_VERSION: u8 = 1;
 
 /// An operation as found in a file.
 pub(super) enum Stored<'a> {
@@ -182,17 +157,41 @@ pub(super) fn put_state(
     put_position(out, restoring.unwrap_or_default());
 }
 
+/// A group's state as the stores on other engines keep it: positions without the last entry's.
+#[cfg(any(feature = "rocksdb", feature = "raft-engine"))]
+pub(crate) fn encode_state(log: &GroupLog) -> Vec<u8> {
+    let mut out = vec![STATE_VERSION];
+    put_hard(&mut out, log.hard);
+    put_position(&mut out, log.truncated);
+    put_position(&mut out, log.restoring.unwrap_or_default());
+    out
+}
+
+/// The other way round; `last` is the truncated position.
+#[cfg(any(feature = "rocksdb", feature = "raft-engine"))]
+pub(crate) fn decode_state(mut bytes: &[u8]) -> std::result::Result<GroupLog, DecodeError> {
+    let buf = &mut bytes;
+    if take_u8(buf)? != STATE_VERSION {
+        return Err(DecodeError("version of a group's state"));
+    }
+    let (hard, truncated, restoring) = (take_hard(buf)?, take_position(buf)?, take_position(buf)?);
+    let restoring = (restoring.index != 0).then_some(restoring);
+    Ok(GroupLog { hard, truncated, last: truncated, restoring })
+}
+
+fn take_position(buf: &mut &[u8]) -> std::result::Result<Applied, DecodeError> {
+    Ok(Applied { index: take_var_u64(buf)?, term: take_var_u64(buf)? })
+}
+
+fn take_hard(buf: &mut &[u8]) -> std::result::Result<HardState, DecodeError> {
+    let (term, vote, commit) = (take_var_u64(buf)?, take_var_u64(buf)?, take_var_u64(buf)?);
+    Ok(HardState { term, vote, commit })
+}
+
 /// Takes one operation of a payload.
 pub(super) fn take_op<'a>(
     buf: &mut &'a [u8],
 ) -> std::result::Result<(RegionId, Stored<'a>), DecodeError> {
-    fn position(buf: &mut &[u8]) -> std::result::Result<Applied, DecodeError> {
-        Ok(Applied { index: take_var_u64(buf)?, term: take_var_u64(buf)? })
-    }
-    fn hard(buf: &mut &[u8]) -> std::result::Result<HardState, DecodeError> {
-        let (term, vote, commit) = (take_var_u64(buf)?, take_var_u64(buf)?, take_var_u64(buf)?);
-        Ok(HardState { term, vote, commit })
-    }
     let tag = take_u8(buf)?;
     let group = RegionId(take_var_u64(buf)?);
     let op = match tag {
@@ -210,73 +209,18 @@ pub(super) fn take_op<'a>(
             }
             Stored::Entries { rewrite: tag == 8, entries }
         }
-        2 => Stored::Hard(hard(buf)?),
-        3 => Stored::Compact(position(buf)?),
-        4 => Stored::Reset(position(buf)?),
-        5 => Stored::Restoring(position(buf)?),
+        2 => Stored::Hard(take_hard(buf)?),
+        3 => Stored::Compact(take_position(buf)?),
+        4 => Stored::Reset(take_position(buf)?),
+        5 => Stored::Restoring(take_position(buf)?),
         6 => Stored::Destroy,
         7 => {
-            let (hard, truncated, restoring) = (hard(buf)?, position(buf)?, position(buf)?);
+            let (hard, truncated, restoring) =
+                (take_hard(buf)?, take_position(buf)?, take_position(buf)?);
             let restoring = (restoring.index != 0).then_some(restoring);
             Stored::State { hard, truncated, restoring }
         }
         _ => return Err(DecodeError("operation tag")),
     };
     Ok((group, op))
-}
-
-/// Fills in a record's header, once its payload is complete, and adds its trailer.
-pub(super) fn seal(piece: &mut Vec<u8>, record: usize, sequence: u64) -> Result<()> {
-    let len = u32::try_from(piece.len() - record - RECORD_HEADER)
-        .map_err(|_| Error::Invalid("a log record above 4 GiB".to_owned()))?;
-    let header = &mut piece[record..record + RECORD_HEADER];
-    header[..4].copy_from_slice(&len.to_le_bytes());
-    header[4..12].copy_from_slice(&sequence.to_le_bytes());
-    let crc = crc32fast::hash(&header[..12]);
-    header[12..].copy_from_slice(&crc.to_le_bytes());
-    let crc = crc32fast::hash(&piece[record..]);
-    piece.extend_from_slice(&crc.to_le_bytes());
-    piece.extend_from_slice(END);
-    Ok(())
-}
-
-/// The record at `at` of a segment.
-pub(super) fn find_record(segment: &[u8], at: usize) -> Found<'_> {
-    let rest = &segment[at..];
-    if rest.is_empty() {
-        return Found::End;
-    }
-    let unfinished = |end: usize| match is_torn(segment, at, end) {
-        true => Found::Torn,
-        false => Found::Damaged,
-    };
-    let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
-    let Some((header, body)) = rest.split_at_checked(RECORD_HEADER) else { return Found::Torn };
-    if crc32fast::hash(&header[..12]) != number(&header[12..]) {
-        return unfinished(at + RECORD_HEADER);
-    }
-    let len = number(&header[..4]) as usize;
-    let sequence = u64::from_le_bytes(header[4..12].try_into().expect("8 bytes"));
-    let bytes = RECORD_HEADER + len + RECORD_TRAILER;
-    let Some(trailer) = body.get(len..len + RECORD_TRAILER) else { return Found::Torn };
-    let whole = crc32fast::hash(&rest[..RECORD_HEADER + len]) == number(&trailer[..4]);
-    if !whole || &trailer[4..] != END {
-        return unfinished(at + bytes);
-    }
-    Found::Record { sequence, payload: &body[..len], bytes }
-}
-
-/// Is the segment's header only partly there?
-pub(super) fn is_header_torn(segment: &[u8]) -> bool {
-    is_torn(segment, 0, SEGMENT_HEADER)
-}
-
-/// Was what lies in `at..end` written in part only? Then the file ends before, or is all zeros from
-/// `at` on, or from the beginning of one of its sectors on.
-fn is_torn(segment: &[u8], at: usize, end: usize) -> bool {
-    if segment.len() < end {
-        return true;
-    }
-    let written = segment.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    written <= at || written.next_multiple_of(SECTOR) < end
 }

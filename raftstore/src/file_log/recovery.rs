@@ -1,32 +1,20 @@
 //! Opening a log folder: replays every record in order. It cuts a torn end off the last file, and
 //! says so, and changes nothing else; any other damage is an error that names file and offset.
 
-use super::format::{self, Found, RECORD_HEADER, SEGMENT_HEADER, Stored};
-use super::{Lives, Place, Slot, State};
+use super::format::{self, SEGMENT_HEADER, Stored};
+use super::record::{self, Found};
+use super::state::{Place, Slot, State};
 use crate::error::{Error, Result};
 use crate::log_index::LogIndex;
 use crate::machine::Applied;
 use damask_env::Disk;
 use damask_types::RegionId;
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub(super) fn replay(disk: &Arc<dyn Disk>, folder: &str) -> Result<State> {
     let names = disk.list(folder).map_err(|e| Error::io(folder, &e))?;
     let numbers: Vec<u64> = names.iter().filter_map(|name| format::parse_name(name)).collect();
-    let mut state = State {
-        groups: BTreeMap::new(),
-        live: Lives::default(),
-        files: BTreeMap::new(),
-        maps: BTreeMap::new(),
-        piece: None,
-        tail: (0, 0),
-        sequence: 0,
-        written: 0,
-        cache: VecDeque::new(),
-        cache_bytes: 0,
-        poisoned: None,
-    };
+    let mut state = State::default();
     for (at, &number) in numbers.iter().enumerate() {
         if at > 0 && numbers[at - 1] + 1 != number {
             let name = format::segment_name(folder, numbers[at - 1] + 1);
@@ -52,11 +40,12 @@ fn segment(
     let io = |e: std::io::Error| Error::io(&name, &e);
     let content = disk.map(&name).map_err(io)?;
     let (len, at) = (content.len(), records(&content, &name, number, state)?);
+    let unfinished = !record::is_zero(&content[at..]);
     drop(content);
-    if at < len || at <= SEGMENT_HEADER {
-        if !last {
-            return Err(Error::corrupt(format!("{name} at {at}: the record is cut short")));
-        }
+    if (at < len || at <= SEGMENT_HEADER) && !last {
+        return Err(Error::corrupt(format!("{name} at {at}: the record is cut short")));
+    }
+    if unfinished {
         tracing::warn!(
             file = name,
             offset = at,
@@ -74,7 +63,10 @@ fn segment(
     }
     let file = disk.open(&name).map_err(io)?;
     if at < len {
+        // Room that was reserved, or what is left of the last write: what follows begins at `at`.
         file.truncate(at as u64).map_err(io)?;
+    }
+    if unfinished {
         file.sync().map_err(io)?;
     }
     state.files.insert(number, file);
@@ -86,20 +78,23 @@ fn segment(
 fn records(segment: &[u8], name: &str, number: u64, state: &mut State) -> Result<usize> {
     let damaged = |at: usize, why: &str| Error::corrupt(format!("{name} at {at}: {why}"));
     if segment.get(..SEGMENT_HEADER) != Some(&format::segment_header(number)[..]) {
-        return match format::is_header_torn(segment) {
+        let torn = record::is_torn(segment, 0, SEGMENT_HEADER, &[])
+            && !record::is_followed(segment, 0, known(state));
+        return match torn {
             true => Ok(0),
             false => Err(damaged(0, "not the header of this segment, in this version's format")),
         };
     }
     let mut at = SEGMENT_HEADER;
     loop {
-        match format::find_record(segment, at) {
+        match record::find(segment, at, known(state)) {
             Found::Record { sequence, payload, bytes } => {
-                if state.sequence != 0 && sequence != state.sequence {
+                if known(state).is_some_and(|known| known != sequence) {
                     return Err(damaged(at, "a record is missing before this one"));
                 }
-                let start = (at + RECORD_HEADER) as u64;
-                apply(state, number, start, sequence, payload)
+                let place =
+                    Place { segment: number, record: at as u64, sequence, ..Place::default() };
+                apply(state, place, &payload)
                     .map_err(|e| damaged(at, &format!("a bad record: {e}")))?;
                 state.sequence = sequence + 1;
                 at += bytes;
@@ -110,11 +105,15 @@ fn records(segment: &[u8], name: &str, number: u64, state: &mut State) -> Result
     }
 }
 
+/// The sequence that the next record must have; any will do for the first.
+fn known(state: &State) -> Option<u64> {
+    (state.sequence != 0).then_some(state.sequence)
+}
+
+/// Replays a record: `place` is that of an entry in it, as far as it goes for all.
 fn apply(
     state: &mut State,
-    segment: u64,
-    start: u64,
-    sequence: u64,
+    place: Place,
     payload: &[u8],
 ) -> std::result::Result<(), damask_types::codec::DecodeError> {
     let mut buf = payload;
@@ -133,11 +132,10 @@ fn apply(
                 for entry in entries {
                     let inside = entry.bytes.as_ptr() as usize - payload.as_ptr() as usize;
                     let place = Place {
-                        segment,
-                        offset: start + inside as u64,
+                        inside: inside as u32,
                         len: entry.bytes.len() as u32,
                         crc: crc32fast::hash(entry.bytes),
-                        sequence,
+                        ..place
                     };
                     let slot = Slot { place, cached: None };
                     live.add(place);

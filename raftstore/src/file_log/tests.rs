@@ -5,12 +5,24 @@ use crate::log_store::MemoryLogStore;
 use crate::machine::Applied;
 use crate::testing::{InFolder, InMemory, OnMemoryDisk, log_store_suite};
 use damask_env::{Fault, MemoryDisk};
+use damask_types::ErrorKind;
 use damask_types::key::Hex;
 
 const A: RegionId = RegionId(7);
 
 fn small() -> FileLogConfig {
-    FileLogConfig { segment_bytes: 700, cache_bytes: 300, segments_max: 3 }
+    FileLogConfig {
+        segment_bytes: 700,
+        cache_bytes: 300,
+        segments_max: 3,
+        reserve_bytes: 256,
+        compress_bytes_min: 400,
+    }
+}
+
+/// Nothing reserved, and nearly all compressed.
+fn packed() -> FileLogConfig {
+    FileLogConfig { reserve_bytes: 0, compress_bytes_min: 30, ..small() }
 }
 
 fn open(disk: &MemoryDisk) -> Result<FileLogStore> {
@@ -24,11 +36,15 @@ fn entries(range: std::ops::RangeInclusive<u64>) -> LogBatch {
 
 #[test]
 fn file_log_passes_the_suite() {
-    log_store_suite(&|| {
-        Box::new(OnMemoryDisk::new(|disk: Arc<dyn Disk>| {
-            Ok(Arc::new(FileLogStore::open(disk, "log", small())?) as Arc<dyn LogStore>)
-        }))
-    });
+    for config in [small(), packed()] {
+        log_store_suite(&|| {
+            let config = config.clone();
+            Box::new(OnMemoryDisk::new(move |disk: Arc<dyn Disk>| {
+                let store = FileLogStore::open(disk, "log", config.clone())?;
+                Ok(Arc::new(store) as Arc<dyn LogStore>)
+            }))
+        });
+    }
 }
 
 #[test]
@@ -59,11 +75,12 @@ fn bytes_are_fixed() {
     store.append(vec![(A, LogOp::Append(vec![entry]))]).unwrap();
     store.sync().unwrap();
     let bytes = disk.map("log/0000000000000001.log").unwrap();
-    let segment = "444d534b4c4f4732".to_owned() + "0100000000000000";
-    let header = "0d000000".to_owned() + "0000000000000000" + &crc(&bytes[16..28]);
+    let segment = "444d534b4c4f4733".to_owned() + "0100000000000000";
+    let header = "d0".to_owned() + "0d000000" + "0000000000000000" + &crc(&bytes[16..29]) + "5d";
     let payload = "04070505".to_owned() + "010701" + "00060500" + "0164";
-    let trailer = crc(&bytes[16..45]) + "0a454e44";
-    assert_eq!(Hex(&bytes).to_string(), segment + &header + &payload + &trailer);
+    let trailer = "e7".to_owned() + &crc(&bytes[16..47]) + "7e";
+    let room = "00".repeat(256 - 53);
+    assert_eq!(Hex(&bytes).to_string(), segment + &header + &payload + &trailer + &room);
 }
 
 fn crc(bytes: &[u8]) -> String {
@@ -82,6 +99,12 @@ fn filled() -> MemoryDisk {
     disk
 }
 
+/// Where the records of a segment end, and its room begins.
+fn end(disk: &MemoryDisk, name: &str) -> usize {
+    let bytes = disk.map(name).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
 /// The same files, one of them with other bytes.
 fn altered(disk: &MemoryDisk, name: &str, bytes: &[u8]) -> MemoryDisk {
     let image = disk.crash_image(|n| n);
@@ -93,9 +116,18 @@ fn altered(disk: &MemoryDisk, name: &str, bytes: &[u8]) -> MemoryDisk {
 fn a_flipped_bit_anywhere_is_named() {
     let disk = filled();
     for (name, bytes) in disk.files() {
+        let end = end(&disk, &name);
         for at in 0..bytes {
             let image = disk.crash_image(|n| n);
             assert!(image.flip(&name, at, (at % 8) as u8));
+            if at >= end {
+                // In room that nothing was written to: named, or everything is there.
+                match open(&image) {
+                    Ok(store) => assert_eq!(store.group(A).unwrap().last.index, 40),
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt),
+                }
+                continue;
+            }
             let e = open(&image).err().unwrap_or_else(|| panic!("{name} at {at} was taken"));
             assert_eq!(e.kind(), ErrorKind::Corrupt);
             let said = e.to_string();
@@ -107,10 +139,11 @@ fn a_flipped_bit_anywhere_is_named() {
 #[test]
 fn a_zeroed_last_byte_is_damage_too() {
     let disk = filled();
-    let (name, len) = disk.files().pop().unwrap();
+    let (name, _) = disk.files().pop().unwrap();
     let mut bytes = disk.map(&name).unwrap().to_vec();
-    assert_ne!((len - 1) % 512, 0, "no write ends there");
-    bytes[len - 1] = 0;
+    let last = end(&disk, &name) - 1;
+    assert_ne!(last % 512, 0, "no sector begins there");
+    bytes[last] = 0;
     assert_eq!(open(&altered(&disk, &name, &bytes)).err().unwrap().kind(), ErrorKind::Corrupt);
 }
 
@@ -131,17 +164,19 @@ fn a_missing_segment_and_one_cut_short_are_named() {
 #[test]
 fn an_unfinished_record_is_cut_off_and_the_log_goes_on() {
     let disk = MemoryDisk::new();
-    let config = FileLogConfig::default();
+    let config = FileLogConfig { reserve_bytes: 8192, ..FileLogConfig::default() };
     let open = |disk: &MemoryDisk| {
         FileLogStore::open(Arc::new(disk.clone()), "log", config.clone()).unwrap()
     };
     let store = open(&disk);
     store.append(entries(1..=2)).unwrap();
     store.sync().unwrap();
-    let (name, synced) = disk.files().pop().unwrap();
+    let (name, room) = disk.files().pop().unwrap();
+    let synced = end(&disk, &name);
     store.append(entries(3..=60)).unwrap();
     store.sync().unwrap();
-    let whole = disk.map(&name).unwrap().to_vec();
+    assert_eq!(disk.files(), [(name.clone(), room)], "into the room that was reserved");
+    let whole = disk.map(&name).unwrap()[..end(&disk, &name)].to_vec();
     assert!(whole.len() > 4 * 512, "several sectors");
     let check = |image: &MemoryDisk, what: &str| {
         let store = open(image);
@@ -275,7 +310,7 @@ fn a_large_quiet_group_does_not_hold_old_segments() {
     store.sync().unwrap();
     let live = |store: &FileLogStore| {
         let state = store.state.lock();
-        state.live.0.values().map(|live| live.entries).sum::<u64>()
+        state.live.entries()
     };
     assert_eq!(live(&store), 20);
     for index in 1..=400 {
@@ -295,4 +330,76 @@ fn a_large_quiet_group_does_not_hold_old_segments() {
     again.entries(quiet, 1, 21, u64::MAX, &mut out).unwrap();
     assert_eq!(out, (1..=20).map(entry).collect::<Vec<_>>());
     assert!(!again.state.lock().maps.is_empty(), "old segments are read through maps");
+}
+
+/// Entries that are only in files, many in a record that is compressed; in the newest segment, in
+/// older ones that are mapped, and moved.
+#[test]
+fn compressed_entries_are_read_from_files() {
+    let disk = MemoryDisk::new();
+    let config = FileLogConfig { cache_bytes: 0, compress_bytes_min: 100, ..small() };
+    let open = |disk: &MemoryDisk| {
+        FileLogStore::open(Arc::new(disk.clone()), "log", config.clone()).unwrap()
+    };
+    let store = open(&disk);
+    for round in 0..40 {
+        store.append(entries(round * 8 + 1..=round * 8 + 8)).unwrap();
+        store.sync().unwrap();
+    }
+    let written: usize = disk.files().iter().map(|(_, bytes)| bytes).sum();
+    assert!(written < 320 * 40 / 2, "{written} bytes of files");
+    let check = |store: &FileLogStore, from: u64| {
+        let mut out = Vec::new();
+        store.entries(A, from, 321, u64::MAX, &mut out).unwrap();
+        assert!(out.iter().all(|entry| entry.data == [9; 40]));
+        assert!(out.iter().map(|entry| entry.index).eq(from..321));
+    };
+    check(&store, 1);
+    drop(store);
+    let store = open(&disk);
+    check(&store, 1);
+    let quiet = entries(1..=1).pop().unwrap().1;
+    store.append(vec![(RegionId(3), quiet.clone())]).unwrap();
+    for index in 1..=300 {
+        store.append(vec![(A, LogOp::CompactTo(Applied { index, term: 1 }))]).unwrap();
+        store.append(vec![(RegionId(2), LogOp::Reset(Applied { index, term: 1 }))]).unwrap();
+        store.sync().unwrap();
+        store.purge().unwrap();
+    }
+    assert!(store.segments().unwrap()[0].0 > 10, "{:?}", store.segments());
+    check(&store, 301);
+    drop(store);
+    let store = open(&disk);
+    check(&store, 301);
+    let mut out = Vec::new();
+    store.entries(RegionId(3), 1, 2, u64::MAX, &mut out).unwrap();
+    assert_eq!(LogOp::Append(out), quiet);
+}
+
+/// An entry that a sync must carry while old entries are moved does not wait for all of them.
+#[test]
+fn moved_entries_go_out_in_pieces() {
+    let disk = MemoryDisk::new();
+    let config = FileLogConfig {
+        segment_bytes: 4 << 20,
+        segments_max: 1,
+        compress_bytes_min: usize::MAX,
+        ..small()
+    };
+    let store = FileLogStore::open(Arc::new(disk.clone()), "log", config).unwrap();
+    let entry =
+        |index| LogEntry { index, term: 1, data: vec![5; 100 << 10], ..LogEntry::default() };
+    let all = |range: std::ops::RangeInclusive<u64>| LogOp::Append(range.map(entry).collect());
+    store.append(vec![(A, all(1..=40)), (RegionId(2), all(1..=38))]).unwrap();
+    store.sync().unwrap();
+    store.append(vec![(RegionId(2), LogOp::CompactTo(Applied { index: 38, term: 1 }))]).unwrap();
+    store.append(vec![(A, LogOp::CompactTo(Applied { index: 10, term: 1 }))]).unwrap();
+    store.sync().unwrap();
+    disk.set_fault(Fault::default());
+    store.purge().unwrap();
+    // Each piece is appended and synced: 30 entries of 100 KiB in pieces of a mebibyte.
+    assert!(disk.operations() >= 6, "{} operations", disk.operations());
+    let mut out = Vec::new();
+    store.entries(A, 11, 41, u64::MAX, &mut out).unwrap();
+    assert!(out.len() == 30 && out.iter().all(|e| e.data.len() == 100 << 10));
 }

@@ -12,6 +12,7 @@ use crate::group::{Exported, Group, conf_change};
 use crate::handle::{Envelope, PeerChange, ReadMode, ReadPermit, SplitChild};
 use crate::log_store::LogOp;
 use crate::machine::{Applied, RegionState};
+use crate::merge::MergeState;
 use crate::replica::{Queued, Read, Replica};
 use damask_types::{Epoch, Peer, Region, RegionId};
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
@@ -53,6 +54,12 @@ pub(crate) enum Event {
         region: RegionId,
         epoch: Epoch,
         change: PeerChange,
+        answer: Answer<Region>,
+    },
+    Merge {
+        region: RegionId,
+        epoch: Epoch,
+        into: RegionId,
         answer: Answer<Region>,
     },
     TransferLeader {
@@ -101,6 +108,9 @@ impl StoreCore {
             Event::ChangePeer { region, epoch, change, answer } => {
                 self.on_change_peer(region, epoch, change, answer);
             }
+            Event::Merge { region, epoch, into, answer } => {
+                self.on_merge(region, epoch, into, answer);
+            }
             Event::TransferLeader { region, to } => {
                 if let Some(replica) = self.replicas.get_mut(&region)
                     && replica.is_free()
@@ -129,19 +139,22 @@ impl StoreCore {
         Ok(())
     }
 
-    fn may_propose(
+    pub(super) fn may_propose(
         &mut self,
         id: RegionId,
         version: u64,
         span: Option<(Vec<u8>, Vec<u8>)>,
     ) -> Result<&mut Replica> {
         let found = self.replicas.get(&id).filter(|r| r.initialised);
-        let replica = found.ok_or(Error::RegionNotFound(id))?;
+        let replica = found.ok_or_else(|| self.not_here(id))?;
         if !replica.is_free() || !replica.group.is_leader() {
             return Err(replica.not_leader());
         }
         if replica.region.epoch.version != version {
             return Err(Error::EpochNotMatch { current: self.regions(id) });
+        }
+        if replica.is_merging() {
+            return Err(Error::Merging(id));
         }
         let range = &replica.region.range;
         if span.is_some_and(|(low, high)| !range.contains(&low) || !range.contains(&high)) {
@@ -151,14 +164,26 @@ impl StoreCore {
         Ok(self.replicas.get_mut(&id).expect("found above"))
     }
 
+    /// Where its keys are now, if it was merged.
+    fn not_here(&self, id: RegionId) -> Error {
+        let into = self.merged_into(id).map(|into| self.regions(into));
+        match into.filter(|regions| !regions.is_empty()) {
+            Some(current) => Error::EpochNotMatch { current },
+            None => Error::RegionNotFound(id),
+        }
+    }
+
     /// `index`: the leader's answer, if it was asked elsewhere.
     fn on_read(&mut self, id: RegionId, index: Option<u64>, read: Read) {
         let live = |r: &&mut Replica| r.initialised && !r.destroying;
         let Some(replica) = self.replicas.get_mut(&id).filter(live) else {
-            return read.answer.send(Err(Error::RegionNotFound(id)));
+            return read.answer.send(Err(self.not_here(id)));
         };
         if read.epoch.version < replica.region.epoch.version {
             return read.answer.send(Err(Error::EpochNotMatch { current: self.regions(id) }));
+        }
+        if replica.merge.prepared.is_some() {
+            return read.answer.send(Err(Error::Merging(id)));
         }
         match index {
             Some(index) => replica.confirmed.push((index, replica.group.term(), vec![read])),
@@ -274,6 +299,7 @@ impl StoreCore {
             self.dirty.insert(*id);
         }
         probes.into_iter().for_each(|id| self.probe(id));
+        self.step_merges();
         self.destroy_unread();
         self.early.retain(|_, early| tick <= early.since + EARLY_TICKS_MAX);
         if tick.is_multiple_of(self.config.compact_ticks) {
@@ -324,22 +350,21 @@ impl StoreCore {
             ApplyReport::Applied { region, applied, changes } => {
                 self.on_applied(region, applied, changes)
             }
-            ApplyReport::Exported { region, at, chunks } => {
-                let tick = self.tick;
-                if let Some(replica) = self.replicas.get_mut(&region.id) {
-                    let id = region.id;
+            ApplyReport::Exported { state, chunks } => {
+                let (id, tick) = (state.region.id, self.tick);
+                if let Some(replica) = self.replicas.get_mut(&id) {
                     replica.exporting = false;
                     if replica.is_free() {
                         replica.exported_tick = Some(tick);
-                        replica.group.set_exported(Some(Exported { at, region, chunks }));
+                        replica.group.set_exported(Some(Exported { state, chunks }));
                         self.dirty.insert(id);
                     }
                 }
                 Ok(())
             }
-            ApplyReport::Imported(state) => self.on_imported(state),
+            ApplyReport::Imported { state, replaced } => self.on_imported(state, &replaced),
             ApplyReport::Destroyed(state) => {
-                self.on_destroyed(&state);
+                self.bury(&state);
                 Ok(())
             }
         }
@@ -350,6 +375,10 @@ impl StoreCore {
             match change {
                 Change::Replicas { change, region } => self.on_changed(id, change, region)?,
                 Change::Split { parent, children } => self.on_split_applied(parent, children)?,
+                Change::Merging { region, merge } => self.on_merging(id, region, merge),
+                Change::Merged { region, merge, source } => {
+                    self.on_merged(id, region, merge, &source);
+                }
             }
         }
         let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
@@ -358,6 +387,7 @@ impl StoreCore {
         }
         replica.applied = applied;
         replica.splitting = replica.splitting.filter(|index| *index > applied.index);
+        replica.merge_entry = replica.merge_entry.filter(|entry| entry.index > applied.index);
         if replica.is_free() {
             replica.group.applied(applied.index);
         }
@@ -375,8 +405,8 @@ impl StoreCore {
             let mut region = region;
             region.range = replica.region.range.clone();
             region.peers.push(replica.peer);
-            let state = RegionState { region, applied: replica.applied, tombstone: true };
-            replica.end(state, self.tick);
+            let (applied, merge) = (replica.applied, replica.merge.inherited());
+            replica.end(RegionState { region, applied, tombstone: true, merge }, self.tick);
             self.destroy_unread();
             return Ok(());
         };
@@ -397,6 +427,9 @@ impl StoreCore {
         let id = parent.id;
         let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
         let leads = replica.group.is_leader();
+        let merge = replica.merge.inherited();
+        // Who reads by the parent's permit may read a child's keys.
+        let views = replica.views.clone();
         replica.region = parent;
         replica.siblings = children.iter().map(|c| c.id).collect();
         let all: Vec<RegionId> = children.iter().map(|c| c.id).chain([id]).collect();
@@ -417,8 +450,11 @@ impl StoreCore {
             }
             let own = child.peer_on(self.store).copied();
             let own = own.ok_or_else(|| Error::corrupt("a child without its parent's peers"))?;
-            self.open_replica(child, own, LOG_START, quiet)?;
+            let (applied, merge) = (LOG_START, merge.clone());
+            let state = RegionState { region: child, applied, tombstone: false, merge };
+            self.open_replica(state, own, quiet)?;
             let replica = self.replicas.get_mut(&id).expect("opened above");
+            replica.inherit_views(&views);
             replica.siblings = all.iter().copied().filter(|r| *r != id).collect();
             if leads && replica.group.may_vote() {
                 replica.group.campaign();
@@ -446,15 +482,15 @@ impl StoreCore {
         }
         let mut region = replica.region.clone();
         region.epoch.conf_ver = region.epoch.conf_ver.max(epoch.conf_ver);
-        let state = RegionState { region, applied: replica.applied, tombstone: true };
-        replica.end(state, self.tick);
+        let (applied, merge) = (replica.applied, MergeState::unknown());
+        replica.end(RegionState { region, applied, tombstone: true, merge }, self.tick);
         self.dirty.insert(id);
         self.destroy_unread();
     }
 
     /// Has the content of removed replicas destroyed, unless a reader still holds a permit: it
     /// may not have taken its snapshot yet.
-    fn destroy_unread(&mut self) {
+    pub(super) fn destroy_unread(&mut self) {
         for replica in self.replicas.values_mut() {
             let Some((_, since)) = &replica.ending else { continue };
             if !replica.is_read() || self.tick > since + PERMIT_TICKS_MAX {
@@ -462,18 +498,6 @@ impl StoreCore {
                 self.out.applies.push(ApplyTask::Destroy(state));
             }
         }
-    }
-
-    fn on_destroyed(&mut self, state: &RegionState) {
-        let id = state.region.id;
-        let peer = state.region.peer_on(self.store).map(|p| p.id);
-        self.replicas.remove(&id);
-        self.tombstones.insert(id, (state.region.epoch, peer));
-        self.ops.push((id, LogOp::Destroy));
-        self.dirty.remove(&id);
-        self.out.changed.remove(&id);
-        self.out.views.push((id, None));
-        self.out.removed.push(id);
     }
 
     /// Forgets entries that the machine has made durable: never above that point, and for a live
@@ -495,7 +519,11 @@ impl StoreCore {
                 let live = live.filter(|f| f.active && !f.in_snapshot);
                 limit = limit.min(live.map(|f| f.matched).min().unwrap_or(0));
             }
-            let index = limit.saturating_sub(keep);
+            let mut index = limit.saturating_sub(keep);
+            if let Some(prepared) = &replica.merge.prepared {
+                // Whoever leads the target must be able to carry the rest along.
+                index = index.min(prepared.min_index - 1);
+            }
             if index <= log.truncated.index {
                 continue;
             }
@@ -513,8 +541,9 @@ impl StoreCore {
         let group = Group::open(&self.config.raft, &self.log, id, peer.id, conf, 0, quiet)?;
         self.incarnations += 1;
         let region = Region { id, range: Default::default(), epoch, peers: Vec::new() };
-        let (applied, lease) = (Applied::default(), self.lease());
-        let replica = Replica::new(region, peer, group, applied, self.incarnations, lease);
+        let (applied, merge) = (Applied::default(), MergeState::default());
+        let state = RegionState { region, applied, tombstone: false, merge };
+        let replica = Replica::new(state, peer, group, self.incarnations, self.lease());
         self.replicas.insert(id, replica);
         Ok(())
     }

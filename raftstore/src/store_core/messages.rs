@@ -1,9 +1,10 @@
 //! Messages between stores: who may speak to whom, replicas that a message brings to life, and
 //! notices to those that were removed. A bad envelope is dropped, never an error.
 //!
-//! An envelope without message bytes is a notice: "in this epoch you are not in the region".
+//! An envelope without message bytes is a notice: "in this epoch you are not in the region"; others
+//! say that the region has become a part of its neighbour, or never will.
 
-use super::{EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, StoreCore};
+use super::{EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, StoreCore, Tombstone};
 use crate::apply::ApplyTask;
 use crate::error::Result;
 use crate::handle::Envelope;
@@ -21,6 +22,14 @@ impl StoreCore {
         }
         if envelope.message.is_empty() {
             self.on_notice(&envelope);
+            return Ok(());
+        }
+        if let Some(into) = wire::decode_merged(&envelope.message) {
+            self.on_merged_notice(&envelope, into);
+            return Ok(());
+        }
+        if let Some(commit) = wire::decode_hopeless(&envelope.message) {
+            self.on_hopeless_notice(&envelope, commit);
             return Ok(());
         }
         let Ok(m) = wire::decode_message(&envelope.message) else {
@@ -57,7 +66,13 @@ impl StoreCore {
         }
         let incoming = match kind {
             MessageType::MsgSnapshot => match self.incoming(&envelope, &m) {
-                Some(incoming) => Some(incoming),
+                Some((incoming, replaced)) => {
+                    for other in replaced {
+                        self.frozen.insert(other, id);
+                        self.replicas.get_mut(&other).expect("found there").frozen = true;
+                    }
+                    Some(incoming)
+                }
                 None => return,
             },
             _ => None,
@@ -69,28 +84,46 @@ impl StoreCore {
         self.dirty.insert(id);
     }
 
-    /// Checks a snapshot before raft-rs sees it: after that there is no way back.
-    fn incoming(&self, envelope: &Envelope, m: &Message) -> Option<Incoming> {
+    /// Checks a snapshot before raft-rs sees it: after that there is no way back. With it, the
+    /// regions here that it replaces because its own has taken them in elsewhere.
+    fn incoming(&self, envelope: &Envelope, m: &Message) -> Option<(Incoming, Vec<RegionId>)> {
         let snapshot = m.snapshot.as_ref()?;
         let metadata = snapshot.metadata.as_ref()?;
-        let region = wire::take_region(&mut snapshot.data.as_slice()).ok()?;
+        let buf = &mut snapshot.data.as_slice();
+        let (region, merge) = (wire::take_region(buf).ok()?, wire::take_merge(buf).ok()?);
         let chunks = envelope.snapshot.clone()?;
         let own = region.peer(envelope.to.id)?;
         if region.id != envelope.region || own.store != self.store || metadata.index == 0 {
+            return None;
+        }
+        // Entries on their way to the machine may still split something off that it overlaps.
+        let grows =
+            |r: &Replica| r.region.range.intersect(&region.range) != Some(region.range.clone());
+        let here = self.replicas.get(&region.id).filter(|r| r.initialised);
+        if here.is_some_and(|r| grows(r) && !is_quiet(r)) {
             return None;
         }
         let overlaps = |r: &&Replica| {
             let mut claimed = r.claimed_ranges();
             r.region.id != region.id && claimed.any(|c| c.intersect(&region.range).is_some())
         };
-        if let Some(other) = self.replicas.values().find(overlaps) {
-            // Its range has to shrink first: a split that is not yet applied here; or it is older,
-            // and is being put in place: then this one, or that one's successor, comes again.
-            tracing::debug!(region = %region.id, other = %other.region.id, "a snapshot waits");
-            return None;
+        let mut replaced = Vec::new();
+        for other in self.replicas.values().filter(overlaps) {
+            let id = other.region.id;
+            let asked = |into| into == region.id || self.may_discard(id, into);
+            let gone = merge.taken_by(id).is_some_and(asked);
+            if !gone || !other.is_free() || !other.incoming.is_empty() || !is_quiet(other) {
+                // Its range has to shrink first: a split that is not yet applied here; or it is
+                // older, and is being put in place; or it was merged, and whoever took it in is
+                // behind. Then this one, or that one's successor, comes again.
+                tracing::debug!(region = %region.id, other = %id, "a snapshot waits");
+                return None;
+            }
+            replaced.push(id);
         }
         let applied = Applied { index: metadata.index, term: metadata.term };
-        Some(Incoming { state: RegionState { region, applied, tombstone: false }, chunks })
+        let state = RegionState { region, applied, tombstone: false, merge };
+        Some((Incoming { state, chunks }, replaced))
     }
 
     fn on_notice(&mut self, envelope: &Envelope) {
@@ -131,7 +164,11 @@ impl StoreCore {
         let id = envelope.region;
         // The tombstone's epoch may be newer than the removal: of the one who told of it. Whether
         // another peer came after the removed one, its id says then: ids grow.
-        if let Some((epoch, peer)) = self.tombstones.get(&id)
+        if let Some(into) = self.merged_into(id) {
+            self.tell_merged(&envelope, into);
+            return Ok(());
+        }
+        if let Some(Tombstone { epoch, peer, .. }) = self.tombstones.get(&id)
             && (Some(envelope.to.id) == *peer
                 || envelope.epoch.conf_ver <= epoch.conf_ver
                     && peer.is_none_or(|removed| envelope.to.id < removed))
@@ -208,7 +245,18 @@ impl StoreCore {
         self.out.applies.push(ApplyTask::Import { state, chunks });
     }
 
-    pub(super) fn on_imported(&mut self, state: RegionState) -> Result<()> {
+    pub(super) fn on_imported(
+        &mut self,
+        state: RegionState,
+        replaced: &[RegionState],
+    ) -> Result<()> {
+        let id = state.region.id;
+        self.put_in_place(state)?;
+        replaced.iter().for_each(|gone| self.replace(gone, id));
+        Ok(())
+    }
+
+    fn put_in_place(&mut self, state: RegionState) -> Result<()> {
         let id = state.region.id;
         let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
         let Some(Importing { mut ready, state: expected }) = replica.importing.take() else {
@@ -228,8 +276,10 @@ impl StoreCore {
         let own = state.region.peer_on(self.store).copied();
         replica.peer = own.expect("checked before raft-rs saw the snapshot");
         replica.region = state.region;
+        replica.merge = state.merge;
         replica.initialised = true;
         replica.applied = state.applied;
+        replica.handed = state.applied.index;
         replica.snapshot_persisting = Some(number);
         replica.vote_unpersisted = Some(number);
         let messages = ready.take_persisted_messages();
@@ -241,4 +291,9 @@ impl StoreCore {
         self.dirty.insert(id);
         Ok(())
     }
+}
+
+/// Is all that was committed here applied?
+fn is_quiet(replica: &Replica) -> bool {
+    replica.applied.index >= replica.handed
 }

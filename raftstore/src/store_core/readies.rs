@@ -89,6 +89,9 @@ impl StoreCore {
                 self.dirty.insert(region);
             }
         }
+        if !self.frozen.is_empty() {
+            self.thaw();
+        }
         ids.into_iter().for_each(|id| self.publish(id));
         Ok(())
     }
@@ -142,6 +145,7 @@ impl StoreCore {
         if (before.0, before.1) != (now.0, now.1) {
             replica.lease.end();
             replica.splitting = None;
+            replica.merge_entry = None;
             if before.1 == StateRole::Leader && now.1 != StateRole::Leader {
                 replica.deposed = tick;
             }
@@ -161,7 +165,7 @@ impl StoreCore {
         let number = ready.number();
         if replica.group.is_leader() {
             let (term, commit) = (replica.group.term(), replica.group.commit());
-            replica.lease.committed(term, commit, replica.splitting.is_none());
+            replica.lease.committed(term, commit, replica.extends_lease());
         }
         for read in ready.take_read_states() {
             replica.confirm_read(&read.request_ctx, read.index);
@@ -189,6 +193,7 @@ impl StoreCore {
                 at.map_or(0, |entry| entry.term)
             };
             let waiting = replica.take_waiting(last, term_at);
+            replica.handed = last;
             let entries = committed.into_iter().map(from_entry).collect();
             self.out.applies.push(ApplyTask::Entries { region: id, entries, waiting });
         }

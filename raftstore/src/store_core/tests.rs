@@ -2,6 +2,8 @@
 //! are lost, doubled and reordered, syncs and applies come late, stores lose power. And a golden
 //! trace of a small scenario, in `tests/scripts/trace.txt` (`UPDATE_GOLDEN=1` writes it).
 
+mod scripts;
+
 use super::*;
 use crate::answer::Answer;
 use crate::apply::{Applier, ApplyReport};
@@ -62,7 +64,12 @@ fn config() -> CoreConfig {
 
 impl Node {
     fn start(id: u64, disk: MemoryDisk, engine: MemoryEngine, nonce: u64) -> Node {
-        let small = FileLogConfig { segment_bytes: 4096, cache_bytes: 1000, segments_max: 3 };
+        let small = FileLogConfig {
+            segment_bytes: 4096,
+            cache_bytes: 1000,
+            segments_max: 3,
+            ..FileLogConfig::default()
+        };
         let log = Arc::new(FileLogStore::open(Arc::new(disk.clone()), "raft", small).unwrap());
         let machine = Arc::new(RowMachine::new(Arc::new(engine.clone())));
         let states = machine.recover().unwrap();
@@ -93,7 +100,8 @@ impl World {
             let (disk, engine) = (MemoryDisk::new(), MemoryEngine::with_crashes());
             if id <= voters {
                 let region = region.clone();
-                let state = RegionState { region, applied: LOG_START, tombstone: false };
+                let merge = Default::default();
+                let state = RegionState { region, applied: LOG_START, tombstone: false, merge };
                 let machine = RowMachine::new(Arc::new(engine.clone()));
                 let effects = vec![Effect::Regions(vec![state])];
                 let batch = ApplyBatch { region: RegionId(1), applied: LOG_START, effects };
@@ -499,6 +507,7 @@ impl Newcomer {
     fn snapshot(&mut self, region: &Region) {
         let mut data = Vec::new();
         wire::put_region(&mut data, region);
+        wire::put_merge(&mut data, &Default::default());
         let conf_state = Some(wire::conf_state(region));
         let metadata = raft::eraftpb::SnapshotMetadata { conf_state, index: 10, term: 6 };
         let snapshot = raft::eraftpb::Snapshot { data, metadata: Some(metadata) };
@@ -517,7 +526,8 @@ impl Newcomer {
 fn a_peer_that_came_after_a_removed_one_may_come_whatever_the_tombstones_epoch() {
     let applied = Applied { index: 9, term: 6 };
     let region = Newcomer::region(1, KeyRange::all(), 140);
-    let mut store = Newcomer::new(&[RegionState { region, applied, tombstone: true }]);
+    let merge = Default::default();
+    let mut store = Newcomer::new(&[RegionState { region, applied, tombstone: true, merge }]);
     for gone in [139, 140] {
         store.beat(&Newcomer::region(1, KeyRange::all(), gone));
         assert!(store.core.ids().is_empty(), "peer {gone} is gone");

@@ -64,6 +64,14 @@ pub struct SimReport {
     pub local_reads: u64,
     /// Splits that succeeded.
     pub splits: u64,
+    /// Merges that began.
+    pub prepares: u64,
+    /// Regions that became a part of their neighbour.
+    pub merges: u64,
+    /// Merges that were taken back.
+    pub rollbacks: u64,
+    /// Replicas of merged regions that a snapshot has replaced.
+    pub replaced: u64,
     /// Changes of replicas that succeeded.
     pub changes: u64,
     /// Terms in which somebody led.

@@ -23,6 +23,26 @@ pub fn now(column: &ColumnSchema, now_us: i64, offset_us: i64) -> Datum {
     }
 }
 
+/// DEFAULT(column): what the column gets where nothing is said, as an expression in the session's
+/// zone. 1364 if it has none.
+pub(crate) fn default_of(column: &ColumnSchema, now_us: i64, offset_us: i64) -> Result<Datum> {
+    let value = match &column.default {
+        Some(DefaultValue::CurrentTimestamp) => now(column, now_us, offset_us),
+        Some(DefaultValue::Constant(Some(bytes))) => decode_value(&column.ty, bytes)
+            .map_err(|e| Error::unknown(format!("the default of '{}': {e}", column.name)))?,
+        _ if column.auto_increment => Datum::Int(0),
+        _ if column.nullable => Datum::Null,
+        _ => {
+            let message = format!("Field '{}' doesn't have a default value", column.name);
+            return Err(Error::no_default(message));
+        }
+    };
+    Ok(match (&column.ty, value) {
+        (ColumnType::Timestamp { .. }, Datum::DateTime(us)) => Datum::DateTime(us + offset_us),
+        (_, value) => value,
+    })
+}
+
 /// How a statement turns values into cells.
 #[derive(Clone, Copy)]
 pub(super) struct Input {

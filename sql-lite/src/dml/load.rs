@@ -1,10 +1,12 @@
 //! LOAD DATA: bytes of a file, as they arrive, into rows. Outside a transaction each batch of rows
-//! is a transaction of its own; inside one, all rows are part of it. It must never hold more than
-//! one batch of rows and one line.
+//! is a transaction of its own; inside one, all rows are part of it, and a batch is put again when
+//! others were first (the file itself is gone by then). It must never hold more than one batch of
+//! rows and one line.
 //!
 //! ```text
 //!  bytes ─ Splitter ─► fields ─ cells ─► row ─► batch ─ Inserter ─► commit
-//!                                             └ a key exists: again, with a look
+//!                                             │ a key exists: again, with a look
+//!                                             └ in a transaction: lock, or again
 //! ```
 
 mod cells;
@@ -12,9 +14,9 @@ mod fields;
 
 use self::cells::Parser;
 use self::fields::Splitter;
-use super::Try;
 use super::input::Input;
 use super::insert::{Inserter, OnConflict, Target};
+use super::{Try, lock_written};
 use crate::catalog::{Catalog, CatalogView};
 use crate::error::{Error, Result};
 use crate::failure;
@@ -24,7 +26,7 @@ use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::LoadData;
 use crate::value;
 use crate::variables::Variables;
-use damask_txn::{Client, Mark, Transaction, Wait};
+use damask_txn::{Client, Mark, Reads, Transaction, Wait};
 use damask_types::{Datum, TableSchema};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -35,6 +37,8 @@ const BATCH_ROWS: usize = 5_000;
 const BATCH_BYTES: usize = 4 << 20;
 /// Times that a batch is tried against other transactions.
 const ATTEMPTS_MAX: u32 = 16;
+/// Times that a batch is put into the session's transaction when others were first.
+const RUNS_MAX: u32 = 256;
 
 /// Where rows go.
 pub enum Destination {
@@ -231,17 +235,45 @@ impl Loader {
         match &self.destination {
             Destination::Own => self.commit_batch()?,
             Destination::Shared(slot) => {
-                let mut slot = slot.lock();
-                let txn = slot
-                    .as_mut()
-                    .ok_or_else(|| Error::unknown("the transaction of the load has ended"))?;
-                let (ids, warnings) = (self.catalog.ids(), &mut self.warnings);
-                self.inserter.push(&mut Target { txn, ids, warnings }, &mut self.batch)?;
+                let slot = slot.clone();
+                self.put_shared(&slot)?;
             }
         }
         self.batch.clear();
         self.batch_bytes = 0;
         Ok(())
+    }
+
+    /// Puts the batch into the session's transaction and locks it; again on what others have
+    /// committed meanwhile.
+    fn put_shared(&mut self, slot: &Mutex<Option<Transaction>>) -> Result<()> {
+        let mut slot = slot.lock();
+        let ended = || Error::unknown("the transaction of the load has ended");
+        let txn = slot.as_mut().ok_or_else(ended)?;
+        let mut runs = 0;
+        // Ends: at most RUNS_MAX turns.
+        loop {
+            runs += 1;
+            let before = (self.inserter.counts, self.warnings.clone());
+            let mark = txn.mark();
+            let (ids, warnings) = (self.catalog.ids(), &mut self.warnings);
+            let mut target = Target { txn, ids, warnings };
+            let put = self.inserter.push(&mut target, &mut self.batch);
+            let put = put.and_then(|()| {
+                lock_written(txn, &mark, self.lock_wait, &self.interrupt, &self.view)
+            });
+            let Err(error) = put else {
+                txn.release(mark);
+                return Ok(());
+            };
+            txn.rollback_to(mark);
+            if !failure::is_outdated(&error) || runs == RUNS_MAX {
+                return Err(error);
+            }
+            (self.inserter.counts, self.warnings) = before;
+            failure::convert(txn.begin_statement(Reads::Current), &self.view)?;
+            self.interrupt.check()?;
+        }
     }
 
     /// Commits the batch: first without looking for rows in the way, since the commit does; with

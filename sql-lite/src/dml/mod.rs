@@ -35,6 +35,7 @@ mod write;
 mod tests;
 
 pub use self::explain::explain;
+pub(crate) use self::input::default_of;
 use self::insert::Target;
 pub use self::lock::{Blocked, Locking, lock_rows, locking};
 pub(crate) use self::lock::{Try, lock_written};

@@ -43,6 +43,10 @@ impl TableFacts for Facts {
     fn columns_ready(&self, _: &TableSchema) -> bool {
         false
     }
+
+    fn columns_stopped(&self, _: &TableSchema) -> bool {
+        false
+    }
 }
 
 /// One session over a cluster of its own.

@@ -385,6 +385,17 @@ pub(super) const COLUMN_REPLICA: Columns = &[
     ("REPLICA_COUNT", Int),
     ("AVAILABLE", Int),
     ("PROGRESS", Ratio),
+    ("LAG_MS", Count),
+];
+
+/// TiDB's.
+pub(super) const DATA_LOCK_WAITS: Columns = &[
+    ("KEY", Text),
+    ("KEY_INFO", Text),
+    ("TRX_ID", Count),
+    ("CURRENT_HOLDING_TRX_ID", Count),
+    ("SQL_DIGEST", Text),
+    ("SQL_DIGEST_TEXT", Text),
 ];
 
 /// TiDB's table of the same.

@@ -188,6 +188,16 @@ pub(super) fn partitions(ctx: &Context<'_>) -> Rows {
 }
 
 pub(super) fn column_replica(ctx: &Context<'_>) -> Rows {
+    let mut rows = replicas(ctx);
+    let asked = ctx.view.tables().filter(|table| table.column_replicas > 0);
+    for (row, table) in rows.iter_mut().zip(asked) {
+        let lag = ctx.replicas.lag_ms(&key::row_range(table.id));
+        row.push(lag.map_or(Datum::Null, Datum::UInt));
+    }
+    rows
+}
+
+fn replicas(ctx: &Context<'_>) -> Rows {
     let asked = ctx.view.tables().filter(|table| table.column_replicas > 0);
     let rows = asked.map(|table| {
         let (ready, wanted) = ctx.replicas.progress(&key::row_range(table.id));
@@ -206,7 +216,7 @@ pub(super) fn column_replica(ctx: &Context<'_>) -> Rows {
 }
 
 pub(super) fn tiflash_replica(ctx: &Context<'_>) -> Rows {
-    let mut rows = column_replica(ctx);
+    let mut rows = replicas(ctx);
     rows.iter_mut().for_each(|row| row.insert(4, text("")));
     rows
 }

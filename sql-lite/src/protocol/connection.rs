@@ -53,7 +53,8 @@ fn log_in(stream: TcpStream, id: u32, shared: &Arc<Shared>) -> Result<Connection
     let watched = shared.clone();
     let mut wire = Wire::new(stream, Box::new(move || watched.must_end(id)))?;
     let login = handshake::log_in(&mut wire, &shared.config.version, id, &host)?;
-    let session = match shared.sessions.open(login.info.clone()) {
+    let session = shared.let_in(id).and_then(|()| shared.sessions.open(login.info.clone()));
+    let session = match session {
         Ok(session) => session,
         Err(error) => return handshake::refuse(&mut wire, &error),
     };

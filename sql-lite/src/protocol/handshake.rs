@@ -30,8 +30,8 @@ const PLUGINS: [&[u8]; 2] = [PLUGIN, b"caching_sha2_password"];
 const SALT_BYTES: usize = 20;
 /// Bytes of a packet at most before a client is let in.
 const LOGIN_BYTES_MAX: usize = 1 << 20;
-/// Ticks a client may be silent before it is let in: 10 s.
-const LOGIN_TICKS_MAX: u32 = 40;
+/// Ticks a client may be silent before it is let in: 5 s.
+const LOGIN_TICKS_MAX: u32 = 20;
 
 /// What the server does.
 pub fn capabilities() -> CapabilityFlags {

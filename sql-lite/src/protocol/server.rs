@@ -1,5 +1,11 @@
-//! Listens and gives each client a thread. It must never take more clients than its limit, nor
+//! Listens and gives each client a thread. It must never take more clients than its limits, nor
 //! leave a thread of its own behind after `stop`.
+//!
+//! ```text
+//!  accept ─► waiting (handshakes_max, the oldest makes room) ─ let in ─► inside (connections_max)
+//! ```
+//!
+//! Who has not said who it is takes no place of those who have: silent sockets keep nobody out.
 
 use super::connection;
 use super::packets;
@@ -8,7 +14,7 @@ use crate::outcome::Sessions;
 use crate::statement::STACK_BYTES;
 use damask_env::{Clock, RealClock, Task, spawn, spawn_deep};
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -27,8 +33,10 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct ServerConfig {
     /// Where; port 0 takes any free one.
     pub addr: SocketAddr,
-    /// Clients at a time (max_connections).
+    /// Clients at a time that were let in (max_connections).
     pub connections_max: usize,
+    /// Clients at a time that have not said who they are.
+    pub handshakes_max: usize,
     /// Bytes of a command at most (max_allowed_packet).
     pub packet_bytes_max: usize,
     /// The version clients are told. Drivers read features out of it.
@@ -41,6 +49,7 @@ impl ServerConfig {
         ServerConfig {
             addr,
             connections_max: 151,
+            handshakes_max: 128,
             packet_bytes_max: 64 << 20,
             version: format!("8.0.11-TiDB-v8.5.0-damask-{}", env!("CARGO_PKG_VERSION")),
         }
@@ -61,11 +70,40 @@ pub(super) struct Shared {
     /// Where sessions come from.
     pub sessions: Arc<dyn Sessions>,
     clock: RealClock,
-    open: Mutex<HashMap<u32, TcpStream>>,
+    guests: Mutex<Guests>,
     closed: Condvar,
     next_id: AtomicU32,
     questions: AtomicU64,
     stopping: AtomicBool,
+}
+
+/// Every client that has a thread.
+#[derive(Default)]
+struct Guests {
+    open: HashMap<u32, TcpStream>,
+    /// Not let in yet, the oldest first.
+    waiting: VecDeque<u32>,
+    /// Let in.
+    inside: HashSet<u32>,
+}
+
+impl Guests {
+    /// Ends the oldest that waits, if they are so many.
+    fn make_room(&mut self, handshakes_max: usize) {
+        if self.waiting.len() < handshakes_max.max(1) {
+            return;
+        }
+        if let Some(stream) = self.waiting.pop_front().and_then(|id| self.open.get(&id)) {
+            // Its thread ends when it looks. One that is gone already needs no goodbye.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn leave(&mut self, id: u32) {
+        self.open.remove(&id);
+        self.inside.remove(&id);
+        self.waiting.retain(|waiting| *waiting != id);
+    }
 }
 
 impl Server {
@@ -82,7 +120,7 @@ impl Server {
             config,
             sessions,
             clock: RealClock::default(),
-            open: Mutex::default(),
+            guests: Mutex::default(),
             closed: Condvar::new(),
             next_id: AtomicU32::new(1),
             questions: AtomicU64::new(0),
@@ -98,9 +136,9 @@ impl Server {
         self.addr
     }
 
-    /// Clients connected now.
+    /// Clients that are let in now.
     pub fn connections(&self) -> usize {
-        self.shared.open.lock().len()
+        self.shared.guests.lock().inside.len()
     }
 
     /// Takes no more clients, ends those there are, and waits (5 s at most) for their statements.
@@ -116,18 +154,19 @@ impl Server {
             tracing::error!(panic, "the accepting thread panicked");
         }
         let deadline = self.shared.clock.monotonic() + STOP_TIMEOUT;
-        let mut open = self.shared.open.lock();
-        for stream in open.values() {
+        let mut guests = self.shared.guests.lock();
+        for stream in guests.open.values() {
             // A client that is already gone needs no goodbye.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        while !open.is_empty() {
+        while !guests.open.is_empty() {
             let left = deadline.saturating_sub(self.shared.clock.monotonic());
             if left.is_zero() {
-                tracing::warn!(clients = open.len(), "statements still run after the server's end");
+                let clients = guests.open.len();
+                tracing::warn!(clients, "statements still run after the server's end");
                 return;
             }
-            self.shared.closed.wait_for(&mut open, left);
+            self.shared.closed.wait_for(&mut guests, left);
         }
     }
 
@@ -166,11 +205,11 @@ impl Shared {
     }
 
     fn admit(self: &Arc<Shared>, mut stream: TcpStream) {
-        let mut open = self.open.lock();
-        if open.len() >= self.config.connections_max {
-            drop(open);
+        let mut guests = self.guests.lock();
+        if guests.inside.len() >= self.config.connections_max {
+            drop(guests);
             let mut packet = vec![0; 4];
-            packets::put_error(&mut packet, &Error::too_many_connections(TOO_MANY), false);
+            packets::put_error(&mut packet, &too_many(), false);
             packet[0] = (packet.len() - 4) as u8;
             // The client may be gone: there is nobody else to tell.
             let _ = stream.write_all(&packet);
@@ -180,16 +219,32 @@ impl Shared {
             tracing::warn!("no descriptor left for a client");
             return;
         };
+        guests.make_room(self.config.handshakes_max);
         let mut id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        while id == 0 || open.contains_key(&id) {
+        while id == 0 || guests.open.contains_key(&id) {
             id = self.next_id.fetch_add(1, Ordering::Relaxed);
         }
-        open.insert(id, handle);
-        drop(open);
+        guests.open.insert(id, handle);
+        guests.waiting.push_back(id);
+        drop(guests);
         let leave = Leave { shared: self.clone(), id };
         spawn_deep("mysql-client", STACK_BYTES, move || {
             connection::serve(stream, id, &leave.shared);
         });
+    }
+
+    /// A client has said who it is; 1040 if there is no place, or it took too long.
+    pub fn let_in(&self, id: u32) -> Result<()> {
+        let mut guests = self.guests.lock();
+        let Some(at) = guests.waiting.iter().position(|waiting| *waiting == id) else {
+            return Err(too_many());
+        };
+        if guests.inside.len() >= self.config.connections_max {
+            return Err(too_many());
+        }
+        guests.waiting.remove(at);
+        guests.inside.insert(id);
+        Ok(())
     }
 
     /// Is this connection to end?
@@ -205,7 +260,7 @@ impl Shared {
     /// The line of COM_STATISTICS.
     pub fn statistics(&self) -> String {
         let uptime = self.clock.monotonic().as_secs();
-        let threads = self.open.lock().len();
+        let threads = self.guests.lock().inside.len();
         let questions = self.questions.load(Ordering::Relaxed);
         let average = questions as f64 / uptime.max(1) as f64;
         format!(
@@ -215,7 +270,9 @@ impl Shared {
     }
 }
 
-const TOO_MANY: &str = "Too many connections";
+fn too_many() -> Error {
+    Error::too_many_connections("Too many connections")
+}
 
 /// Takes a connection off the list when its thread ends, however it ends.
 struct Leave {
@@ -225,7 +282,7 @@ struct Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.shared.open.lock().remove(&self.id);
+        self.shared.guests.lock().leave(self.id);
         self.shared.closed.notify_all();
     }
 }

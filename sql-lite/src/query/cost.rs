@@ -30,6 +30,19 @@ pub struct TableSize {
     pub regions: f64,
 }
 
+/// How a table's columns are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Columns {
+    /// It was not asked to have any.
+    None,
+    /// They do not have all rows yet.
+    Building,
+    /// Who has them does not run.
+    Stopped,
+    /// They may be read.
+    Ready,
+}
+
 /// A path's cost in microseconds.
 pub(crate) fn row(size: TableSize, tuple_bytes: f64, rows: f64) -> f64 {
     let share = (rows / size.rows.max(1.0)).clamp(0.0, 1.0);

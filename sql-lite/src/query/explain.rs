@@ -12,6 +12,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::metrics::MetricValue;
 use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, execute_stream};
 use futures::StreamExt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 struct Shown<'a>(&'a dyn ExecutionPlan);
@@ -23,9 +24,10 @@ impl std::fmt::Display for Shown<'_> {
 }
 
 pub(super) fn rows(ctx: &QueryContext<'_>, plan: LogicalPlan, analyze: bool) -> Result<Rows> {
-    let plan = super::run::physical(ctx, &plan)?;
+    let runner = super::run::Runner::new(ctx);
+    let plan = super::run::physical(&runner, &plan)?;
     if analyze {
-        let task = super::memory::task(ctx);
+        let task = runner.task.clone();
         let plan = plan.clone();
         let work = async {
             let mut batches = execute_stream(plan, task)?;
@@ -69,6 +71,7 @@ fn walk(plan: &Arc<dyn ExecutionPlan>, depth: usize, analyze: bool, out: &mut Ve
         _ => Datum::Text("?".to_owned()),
     };
     let mut row = vec![Datum::Text(format!("{indent}{name}")), expected];
+    let mut waited = String::new();
     if analyze {
         let metrics = plan.metrics();
         let found = metrics.as_ref().and_then(|m| m.output_rows());
@@ -79,10 +82,26 @@ fn walk(plan: &Arc<dyn ExecutionPlan>, depth: usize, analyze: bool, out: &mut Ve
         });
         let time = nanos.map(|n| format!("{:.3}ms", n as f64 / 1e6));
         row.push(time.map_or(Datum::Null, Datum::Text));
+        waited = waits(plan);
     }
-    row.push(Datum::Text(info.to_owned()));
+    row.push(Datum::Text(format!("{info}{waited}")));
     out.push(row);
     for child in plan.children() {
         walk(child, depth + 1, analyze, out);
     }
+}
+
+/// What an operator measured beside its own work: `, name 1.234ms` for each (how long a column
+/// read waited for its replica to be fresh enough).
+fn waits(plan: &Arc<dyn ExecutionPlan>) -> String {
+    let mut named: BTreeMap<String, usize> = BTreeMap::new();
+    for metric in plan.metrics().iter().flat_map(|metrics| metrics.iter()) {
+        if let MetricValue::Time { name, time } = metric.value()
+            && name.ends_with("wait")
+        {
+            *named.entry(name.replace('_', " ")).or_default() += time.value();
+        }
+    }
+    let shown = named.iter().map(|(name, nanos)| format!(", {name} {:.3}ms", *nanos as f64 / 1e6));
+    shown.collect()
 }

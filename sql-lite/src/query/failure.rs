@@ -86,7 +86,8 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn dispatch(e: &DispatchError) -> Error {
+/// An error of a scan.
+pub(crate) fn dispatch(e: &DispatchError) -> Error {
     match e.kind {
         ErrorKind::Retry | ErrorKind::Reroute => {
             Error::unavailable(format!("Region is unavailable: {}", e.detail))
@@ -94,6 +95,7 @@ fn dispatch(e: &DispatchError) -> Error {
         ErrorKind::ResolveLock => {
             Error::lock_wait_timeout("Lock wait timeout exceeded; try restarting transaction")
         }
+        ErrorKind::TooOld => Error::gc_too_early(e.detail.clone()),
         _ => Error::unknown(e.detail.clone()),
     }
 }

@@ -71,7 +71,7 @@ static NO_FILES: LazyLock<Arc<DiskManager>> = LazyLock::new(|| {
 
 /// What a query runs in: its operators take their memory from the query's quota.
 pub(super) fn task(ctx: &QueryContext<'_>) -> Arc<TaskContext> {
-    let task = TaskContext::from(&ctx.services.state);
+    let task = TaskContext::from(ctx.services.state.as_ref());
     let quota = Quota {
         used: AtomicUsize::new(0),
         bytes_max: usize::try_from(ctx.variables.number("tidb_mem_quota_query"))

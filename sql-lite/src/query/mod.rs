@@ -16,11 +16,12 @@
 //! at most 38 digits; zones are fixed offsets; user variables are read, not assigned.
 //!
 //! Reading order: `rewrite`, `value`, `functions`, `operators`, `types`, `choices`, `subqueries`,
-//! `aggregates`, `access`, `cost`, `table`, `planner`, `conditions`, `meta`, `memory`, `bounds`,
-//! `run`, `stop`, `explain`, `failure`, `clause`.
+//! `aggregates`, `apply`, `access`, `cost`, `table`, `planner`, `conditions`, `nesting`, `order`,
+//! `meta`, `memory`, `bounds`, `run`, `stop`, `explain`, `failure`, `clause`.
 
 mod access;
 mod aggregates;
+mod apply;
 mod bounds;
 mod choices;
 mod clause;
@@ -31,7 +32,9 @@ mod failure;
 mod functions;
 mod memory;
 mod meta;
+mod nesting;
 mod operators;
+mod order;
 mod planner;
 mod rewrite;
 mod run;
@@ -42,7 +45,10 @@ mod types;
 pub(crate) mod value;
 
 pub use cost::TableSize;
+pub(crate) use failure::dispatch as dispatch_error;
+pub(crate) use functions::sha256_hex;
 pub use rewrite::HANDLE_COLUMN;
+pub(crate) use table::whole_table;
 
 use crate::catalog::CatalogView;
 use crate::error::{Error, Result};
@@ -63,6 +69,8 @@ pub trait TableFacts: Send + Sync + 'static {
     fn size(&self, table: &TableSchema) -> TableSize;
     /// Are all its column replicas there and caught up?
     fn columns_ready(&self, table: &TableSchema) -> bool;
+    /// Has a part of it column replicas only on stores that do not run?
+    fn columns_stopped(&self, table: &TableSchema) -> bool;
 }
 
 /// The tables of `information_schema` and its like.
@@ -90,7 +98,7 @@ pub struct QueryServices {
     pub facts: Arc<dyn TableFacts>,
     /// Runs queries; not the runtime that talks to clients.
     pub runtime: tokio::runtime::Handle,
-    state: SessionState,
+    state: Arc<SessionState>,
     memory: Arc<memory::Shared>,
 }
 
@@ -103,7 +111,7 @@ impl QueryServices {
         runtime: tokio::runtime::Handle,
         cores: usize,
     ) -> QueryServices {
-        let (state, memory) = (planner::state(cores), memory::Shared::of_machine());
+        let (state, memory) = (Arc::new(planner::state(cores)), memory::Shared::of_machine());
         QueryServices { client, dispatch, facts, runtime, state, memory }
     }
 }
@@ -181,18 +189,40 @@ enum Digits {
     All,
 }
 
-fn planned(
+type Made = (datafusion::logical_expr::LogicalPlan, Vec<ColumnMeta>);
+
+fn planned(ctx: &QueryContext<'_>, query: &ast::Query, digits: Digits) -> Result<Made> {
+    let made = planned_as(ctx, query, query.clone(), 0, digits);
+    // Perhaps a subquery in its ORDER BY names columns that are not shown.
+    let fails = match &made {
+        Ok((plan, _)) => order::names_hidden(plan),
+        Err(error) => error.code == Error::unknown_column("").code,
+    };
+    if fails {
+        let mut other = query.clone();
+        let hidden = order::hide(&mut other);
+        if hidden > 0 {
+            return planned_as(ctx, query, other, hidden, digits).or(made);
+        }
+    }
+    made
+}
+
+/// Plans `query`, which is `written` with hidden columns at the end.
+fn planned_as(
     ctx: &QueryContext<'_>,
-    query: &ast::Query,
+    written: &ast::Query,
+    mut query: ast::Query,
+    hidden: usize,
     digits: Digits,
-) -> Result<(datafusion::logical_expr::LogicalPlan, Vec<ColumnMeta>)> {
-    let items = meta::items(query);
-    let written = query;
-    let mut query = written.clone();
+) -> Result<Made> {
+    let items = meta::items(written);
     let found = rewrite::query(ctx, &mut query)?;
     meta::separate(&mut query);
     let names = planner::Names::new(ctx, &found);
     let plan = names.plan(query, written)?;
+    names.warn_of_unknown_hints();
+    let plan = order::without(plan, hidden)?;
     let finished = choices::unify(plan).and_then(subqueries::rewrite);
     let finished = finished.and_then(|plan| match digits {
         Digits::Shown => choices::rounded(plan),

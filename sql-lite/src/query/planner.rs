@@ -1,16 +1,20 @@
 //! From a rewritten query to plans: where names of tables and functions lead, and the DataFusion
 //! state that is built once. It must never plan a change of data.
 
+use super::cost::Columns;
 use super::rewrite::Found;
 use super::table::{CatalogTable, constraints_of, overlay, schema_of};
 use super::{QueryContext, aggregates, functions, operators::Operators};
 use crate::catalog::is_system;
 use crate::error::{Error, Result};
 use crate::outcome::ColumnMeta;
+use crate::session::Level;
+use crate::statement::Storage;
+use crate::variables::ReadEngines;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use damask_coprocessor::{ColumnBuilder, CutFragments, arrow_type};
-use damask_types::Datum;
+use damask_types::{Datum, TableSchema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DataFusionError, TableReference};
 use datafusion::datasource::cte_worktable::CteWorkTable;
@@ -29,6 +33,7 @@ use sqlparser::ast;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 /// The state that plans and runs queries; cheap to copy, for it holds no functions.
 pub(crate) fn state(target_partitions: usize) -> SessionState {
@@ -43,6 +48,9 @@ pub(crate) fn state(target_partitions: usize) -> SessionState {
     options.optimizer.max_passes = 2;
     // Scans make as many streams as their rows are worth; more would only move rows about.
     options.optimizer.enable_round_robin_repartition = false;
+    // DataFusion 54.1 filters a scan by the bound of one aggregate where others need the rows:
+    // `SELECT max(d + 1), min(id)` lost some.
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     options.explain.show_statistics = false;
     SessionStateBuilder::new()
         .with_config(config)
@@ -60,6 +68,19 @@ static WINDOWS: LazyLock<HashMap<String, Arc<WindowUDF>>> = LazyLock::new(|| {
 static PLANNERS: LazyLock<Vec<Arc<dyn ExprPlanner>>> = LazyLock::new(|| {
     vec![Arc::new(Operators), Arc::new(AggregateFunctionPlanner), Arc::new(WindowFunctionPlanner)]
 });
+
+/// Looks at columns that are to be read and not there yet, at most: 3 s.
+const COLUMN_LOOKS: u32 = 120;
+/// Between two of them.
+const COLUMN_PAUSE: Duration = Duration::from_millis(25);
+
+/// Can a table be read where a hint says?
+fn may_obey(hint: Storage, engines: ReadEngines, columns: Columns) -> bool {
+    match hint {
+        Storage::Row => engines.row,
+        Storage::Column => engines.column && columns == Columns::Ready,
+    }
+}
 
 /// Resolves the names of one query.
 pub(crate) struct Names<'a> {
@@ -114,15 +135,21 @@ impl<'a> Names<'a> {
         let hinted = |name: &str| context.hints.storage_of(name);
         let aliases = self.found.aliases.iter().filter(|(t, _)| *t == name.to_lowercase());
         let hint = aliases.filter_map(|(_, alias)| hinted(alias)).next().or_else(|| hinted(name));
+        let hint = hint.or_else(|| hinted(&format!("{}.{name}", table.database)));
         let facts = &context.services.facts;
+        let engines = context.variables.read_engines();
+        let columns = self.columns(&table)?;
+        if hint.is_some_and(|hint| !may_obey(hint, engines, columns)) {
+            self.warn_of_hint(&table, hint, engines);
+        }
         let provider = CatalogTable {
             constraints: constraints_of(&table),
             size: facts.size(&table),
-            columns_ready: table.column_replicas > 0 && facts.columns_ready(&table),
+            columns,
             dispatch: context.services.dispatch.clone(),
             ts: context.read_ts,
             hint,
-            engines: context.variables.read_engines(),
+            engines,
             overlay: own,
             offset_us: context.variables.time_zone_offset_us(),
             schema: if self.found.handle { full.clone() } else { schema_of(&table, false) },
@@ -130,6 +157,63 @@ impl<'a> Names<'a> {
             table,
         };
         Ok(provider_as_source(Arc::new(provider)))
+    }
+
+    /// How the table's columns are. Where nothing else may be read they are waited for, a while:
+    /// after a restart they are soon there.
+    fn columns(&self, table: &TableSchema) -> Result<Columns> {
+        let (context, facts) = (self.context, &self.context.services.facts);
+        if table.column_replicas == 0 {
+            return Ok(Columns::None);
+        }
+        let engines = context.variables.read_engines();
+        let mut left = if engines.row || !engines.column { 0 } else { COLUMN_LOOKS };
+        // Ends: at most COLUMN_LOOKS turns after the first.
+        loop {
+            match () {
+                () if facts.columns_ready(table) => return Ok(Columns::Ready),
+                () if left > 0 => left -= 1,
+                () if facts.columns_stopped(table) => return Ok(Columns::Stopped),
+                () => return Ok(Columns::Building),
+            }
+            context.session.interrupt.pause(COLUMN_PAUSE)?;
+        }
+    }
+
+    /// 1815 for hints of tables that the query does not name (TiDB's text).
+    pub fn warn_of_unknown_hints(&self) {
+        let tables = self.tables.borrow();
+        let known = |name: &str| {
+            let name = name.to_lowercase();
+            self.found.aliases.iter().any(|(_, alias)| alias.to_lowercase() == name)
+                || tables
+                    .keys()
+                    .any(|(db, table)| *table == name || format!("{db}.{table}") == name)
+        };
+        for (name, _) in self.context.hints.storage.iter().filter(|(name, _)| !known(name)) {
+            let message = format!(
+                "There are no matching table names for ({name}) in optimizer hint /*+ \
+                 READ_FROM_STORAGE */. Maybe you can use the table alias name"
+            );
+            self.context.session.notes.push(Level::Warning, 1815, &message, 1);
+        }
+    }
+
+    /// 1815 for a hint that cannot be obeyed (TiDB's text).
+    fn warn_of_hint(&self, table: &TableSchema, hint: Option<Storage>, engines: ReadEngines) {
+        let kind = if hint == Some(Storage::Column) { "column" } else { "row" };
+        let named = match (engines.row, engines.column) {
+            (true, true) => "row,column",
+            (true, false) => "row",
+            _ => "column",
+        };
+        let message = format!(
+            "No available path for table '{}.{}' with the store type {kind} of the hint /*+ \
+             read_from_storage */, please check the status of the table replica and variable \
+             value of damask_isolation_read_engines({named})",
+            table.database, table.name
+        );
+        self.context.session.notes.push(Level::Warning, 1815, &message, 1);
     }
 
     /// Plans a query that was rewritten; `written` is it before that.
@@ -173,9 +257,13 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        let session = self.context.session;
         match name {
-            "sleep" => Some(functions::sleep(self.context.session.interrupt.clone())),
-            name => functions::chance(name).or_else(|| functions::ALL.get(name).cloned()),
+            "sleep" => Some(functions::sleep(session.interrupt.clone())),
+            functions::DIVISOR => Some(functions::divisor(session.notes.clone())),
+            name => functions::chance(name)
+                .or_else(|| functions::named(name, session))
+                .or_else(|| functions::ALL.get(name).cloned()),
         }
     }
 

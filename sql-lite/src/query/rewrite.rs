@@ -35,7 +35,7 @@ pub struct Found {
 
 /// Rewrites a query in place.
 pub fn query(context: &QueryContext<'_>, query: &mut Query) -> Result<Found> {
-    let mut rewriter = Rewriter { context, found: Found::default() };
+    let mut rewriter = Rewriter { context, found: Found::default(), scopes: Vec::new() };
     match query.visit(&mut rewriter) {
         ControlFlow::Continue(()) => Ok(rewriter.found),
         ControlFlow::Break(error) => Err(error),
@@ -45,6 +45,8 @@ pub fn query(context: &QueryContext<'_>, query: &mut Query) -> Result<Found> {
 struct Rewriter<'a> {
     context: &'a QueryContext<'a>,
     found: Found,
+    /// Tables of the SELECTs around, the innermost last.
+    scopes: Vec<tuples::Scope<'a>>,
 }
 
 type Flow = ControlFlow<Error>;
@@ -97,6 +99,7 @@ impl VisitorMut for Rewriter<'_> {
                 self.found.columns.entry(written.to_lowercase()).or_insert(written.clone());
             }
         }
+        self.scopes.push(tuples::Scope::new(self.context, &select.from));
         let checked = checks::select(select);
         match checked.and_then(|()| select::prepare(self.context, select)) {
             Ok(()) => ControlFlow::Continue(()),
@@ -106,6 +109,7 @@ impl VisitorMut for Rewriter<'_> {
 
     fn post_visit_select(&mut self, select: &mut Select) -> Flow {
         select::finish(select);
+        self.scopes.pop();
         ControlFlow::Continue(())
     }
 
@@ -187,7 +191,11 @@ impl Rewriter<'_> {
                 }
             }
             Expr::Function(function) => {
-                if let Some(new) = functions::rewrite(self.context, function)? {
+                let new = match functions::default_column(function) {
+                    Some(column) => Some(self.default_of(&column)?),
+                    None => functions::rewrite(self.context, function)?,
+                };
+                if let Some(new) = new {
                     *expr = new;
                 }
             }
@@ -198,6 +206,17 @@ impl Rewriter<'_> {
             }
         }
         Ok(())
+    }
+
+    /// DEFAULT(column), of the innermost SELECT that has it.
+    fn default_of(&self, column: &[Ident]) -> Result<Expr> {
+        match self.scopes.iter().rev().find_map(|scope| scope.default_of(column)) {
+            Some(value) => Ok(constant(&value?)),
+            None => {
+                let name = column.iter().map(|i| i.value.as_str()).collect::<Vec<_>>().join(".");
+                Err(Error::unknown_column(format!("Unknown column '{name}' in 'field list'")))
+            }
+        }
     }
 
     /// `@x`, `@@x`, `@@session.x`, `@@global.x` as constants; `None`: not a variable.
@@ -232,8 +251,8 @@ impl Rewriter<'_> {
             Expr::BinaryOp { left, op, right } => {
                 let pipes = self.context.variables.sql_mode().has("PIPES_AS_CONCAT");
                 let (left, mut right) = (take(left), take(right));
-                if divides(op) && self.context.session.strict_division && !is_number_but_0(&right) {
-                    right = call("__nonzero", vec![right]);
+                if divides(op) {
+                    right = divisor(self.context, right);
                 }
                 binary(left, op.clone(), right, pipes)?
             }
@@ -490,8 +509,23 @@ fn divides(op: &BinaryOperator) -> bool {
     matches!(op, B::Divide | B::Modulo | B::MyIntegerDivide)
 }
 
+/// What is divided by: where it may be zero, that is an error or worth a warning.
+fn divisor(context: &QueryContext<'_>, expr: Expr) -> Expr {
+    match () {
+        () if is_number_but_0(&expr) => expr,
+        () if context.session.strict_division => call("__nonzero", vec![expr]),
+        () if context.variables.sql_mode().error_for_division_by_zero() => {
+            call(crate::query::functions::DIVISOR, vec![expr])
+        }
+        () => expr,
+    }
+}
+
 fn is_number_but_0(expr: &Expr) -> bool {
     match expr {
+        Expr::Nested(expr) | Expr::UnaryOp { op: UnaryOperator::Minus, expr } => {
+            is_number_but_0(expr)
+        }
         Expr::Value(ValueWithSpan { value: Value::Number(n, _), .. }) => {
             n.parse::<f64>().is_ok_and(|n| n != 0.0)
         }

@@ -11,24 +11,64 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_ar
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use damask_types::Datum;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::common::DataFusionError;
+use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use sqlparser::ast;
 use std::sync::Arc;
 
+/// What the plans of one query run with.
+pub(super) struct Runner {
+    state: Arc<SessionState>,
+    depth_max: u64,
+    /// Its memory.
+    pub task: Arc<TaskContext>,
+    /// Where it runs.
+    pub runtime: tokio::runtime::Handle,
+    /// Tells it to end.
+    pub interrupt: Arc<Interrupt>,
+}
+
+impl Runner {
+    /// For one query.
+    pub fn new(ctx: &QueryContext<'_>) -> Arc<Runner> {
+        Arc::new(Runner {
+            state: ctx.services.state.clone(),
+            depth_max: ctx.variables.number("cte_max_recursion_depth"),
+            task: super::memory::task(ctx),
+            runtime: ctx.services.runtime.clone(),
+            interrupt: ctx.session.interrupt.clone(),
+        })
+    }
+
+    /// Optimizes a logical plan into one that runs. What DataFusion cannot make a join of is
+    /// evaluated row by row.
+    pub async fn physical(
+        self: &Arc<Runner>,
+        plan: &LogicalPlan,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        let flat = super::nesting::flattened(plan, self.state.as_ref())?;
+        let first = flat.as_ref().unwrap_or(plan);
+        let plan = match self.state.create_physical_plan(first).await {
+            Err(error) if !matches!(error.find_root(), DataFusionError::External(_)) => {
+                match super::apply::rewrite(plan, self)? {
+                    Some(plan) => self.state.create_physical_plan(&plan).await?,
+                    None => return Err(error),
+                }
+            }
+            planned => planned?,
+        };
+        let plan = super::bounds::bounded(plan, self.depth_max)?;
+        super::stop::stoppable(plan, &self.interrupt)
+    }
+}
+
 /// Optimizes a logical plan into one that runs.
-pub(super) fn physical(
-    ctx: &QueryContext<'_>,
-    plan: &LogicalPlan,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let services = ctx.services;
-    let work = services.state.create_physical_plan(plan);
-    let plan = wait(&services.runtime, &ctx.session.interrupt, work)?;
-    let depth_max = ctx.variables.number("cte_max_recursion_depth");
-    let plan = plan.and_then(|plan| super::bounds::bounded(plan, depth_max));
-    plan.and_then(|plan| super::stop::stoppable(plan, &ctx.session.interrupt)).map_err(error)
+pub(super) fn physical(runner: &Arc<Runner>, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    wait(&runner.runtime, &runner.interrupt, runner.physical(plan))?.map_err(error)
 }
 
 /// Starts a plan.
@@ -37,10 +77,11 @@ pub(super) fn rows(
     plan: LogicalPlan,
     columns: Vec<ColumnMeta>,
 ) -> Result<Rows> {
-    let plan = physical(ctx, &plan)?;
+    let runner = Runner::new(ctx);
+    let plan = physical(&runner, &plan)?;
     // Operators start tasks while the stream is made.
     let _entered = ctx.services.runtime.enter();
-    let stream = execute_stream(plan, super::memory::task(ctx)).map_err(error)?;
+    let stream = execute_stream(plan, runner.task.clone()).map_err(error)?;
     let (runtime, interrupt) = (ctx.services.runtime.clone(), ctx.session.interrupt.clone());
     let source = Stream { stream: Some(stream), runtime, interrupt };
     Ok(Rows { columns, source: Box::new(source) })

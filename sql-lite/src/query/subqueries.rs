@@ -88,7 +88,25 @@ fn below(aggregate: Aggregate) -> Result<LogicalPlan> {
 }
 
 fn is_subquery(expr: &Expr) -> bool {
-    matches!(expr, Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_))
+    match expr {
+        Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => true,
+        Expr::Exists(exists) => limits_rows(&exists.subquery),
+        _ => false,
+    }
+}
+
+/// Has it a LIMIT that decides whether there is a row? DataFusion lets one go where it makes a join
+/// of a correlated EXISTS.
+fn limits_rows(query: &Subquery) -> bool {
+    let mut plan = query.subquery.as_ref();
+    if let LogicalPlan::Limit(limit) = plan
+        && matches!(limit.get_skip_type(), Ok(SkipType::Literal(0)))
+        && matches!(limit.get_fetch_type(), Ok(FetchType::Literal(Some(1..) | None)))
+    {
+        plan = &limit.input;
+    }
+    !plan.all_out_ref_exprs().is_empty()
+        && plan.exists(|plan| Ok(matches!(plan, LogicalPlan::Limit(_)))).unwrap_or(true)
 }
 
 /// Where an unknown counts as false.
@@ -133,7 +151,7 @@ fn membership(query: InSubquery, schema: &DFSchema) -> Result<Transformed<Expr>>
         let expr = Box::new(tested);
         return Ok(Transformed::yes(Expr::InSubquery(InSubquery { expr, ..query })));
     }
-    let found = set.exists(query.negated)?;
+    let found = value(set.exists(query.negated)?, schema)?.data;
     if !query.negated {
         return Ok(Transformed::yes(found));
     }
@@ -147,6 +165,11 @@ fn membership(query: InSubquery, schema: &DFSchema) -> Result<Transformed<Expr>>
         all = binary(all, Operator::And, binary(known, Operator::Or, empty));
     }
     Ok(Transformed::yes(all))
+}
+
+/// `x IN (S)` where it is as good as EXISTS: as a condition.
+pub(super) fn as_exists(query: &InSubquery, schema: &DFSchema) -> Result<Expr> {
+    Set::new(&query.subquery, &query.expr, schema)?.exists(query.negated)
 }
 
 /// Where an unknown is one.
@@ -167,6 +190,13 @@ fn value(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 set.compared(tested, query.op, &query.quantifier).map(Transformed::yes)
             }
         },
+        Expr::Exists(exists) if limits_rows(&exists.subquery) => {
+            let op = if exists.negated { Operator::Eq } else { Operator::Gt };
+            let rows = LogicalPlanBuilder::from(exists.subquery.subquery.as_ref().clone());
+            let rows = rows.aggregate(Vec::<Expr>::new(), vec![count(lit(1i64))])?.build()?;
+            let rows = Expr::ScalarSubquery(subquery(rows, &exists.subquery));
+            Ok(Transformed::yes(binary(rows, op, lit(0i64))))
+        }
         Expr::ScalarSubquery(query) => {
             let query = match first_of(&query)? {
                 Some(plan) => subquery(plan, &query),

@@ -9,7 +9,7 @@
 //! ```
 
 use super::access::{self, Condition, HANDLE, Ranges};
-use super::cost::{self, TableSize};
+use super::cost::{self, Columns, TableSize};
 use super::functions::DATETIME;
 use super::rewrite::HANDLE_COLUMN;
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ pub(crate) struct CatalogTable {
     pub dispatch: Arc<Dispatch>,
     pub ts: Timestamp,
     pub size: TableSize,
-    pub columns_ready: bool,
+    pub columns: Columns,
     pub hint: Option<Storage>,
     pub engines: ReadEngines,
     pub overlay: Option<Overlay>,
@@ -137,6 +137,22 @@ fn scan_columns(table: &TableSchema, schema: &Schema) -> Vec<ScanColumn> {
     let handle = schema.fields().len() - table.columns.len();
     let columns = table.columns.iter().map(|c| ScanColumn::Column(c.id));
     columns.chain((0..handle).map(|_| ScanColumn::Handle)).collect()
+}
+
+/// A scan of every column and the handle, in the table's order.
+pub(crate) fn whole_table(table: &Arc<TableSchema>, source: Source, ts: Timestamp) -> ScanSpec {
+    let schema = schema_of(table, true);
+    ScanSpec {
+        table: table.clone(),
+        source,
+        columns: scan_columns(table, &schema),
+        schema,
+        ts,
+        prune: Vec::new(),
+        limit: None,
+        batch_rows: BATCH_ROWS,
+        parts: 1,
+    }
 }
 
 /// Bytes of a value of this type, about.
@@ -227,13 +243,12 @@ impl CatalogTable {
             .map(|i| table.columns.get(*i).map_or(8.0, |c| width(&c.ty)))
             .collect();
         let column_cost = cost::column(self.size, &widths, row_count);
-        match self.columns_ready {
-            true => costs.push(format!("column {column_cost:.0}")),
-            false if table.column_replicas > 0 => {
-                costs.push("column: replica being built".to_owned());
-            }
-            false => costs.push("column: no replica".to_owned()),
-        }
+        costs.push(match self.columns {
+            Columns::Ready => format!("column {column_cost:.0}"),
+            Columns::Building => "column: replica being built".to_owned(),
+            Columns::Stopped => "column: replica not reachable".to_owned(),
+            Columns::None => "column: no replica".to_owned(),
+        });
         if column_allowed {
             offer(column_cost, Kind::Column, &rows, row_count);
         }
@@ -246,7 +261,8 @@ impl CatalogTable {
 
     /// May rows be read, may columns, and why.
     fn allowed(&self) -> Result<(bool, bool, &'static str)> {
-        let ready = self.columns_ready && self.engines.column;
+        let is_ready = self.columns == Columns::Ready;
+        let ready = is_ready && self.engines.column;
         match self.hint {
             Some(Storage::Column) if ready => return Ok((false, true, "by hint")),
             Some(Storage::Row) if self.engines.row => return Ok((true, false, "by hint")),
@@ -255,7 +271,7 @@ impl CatalogTable {
         let why = if self.hint.is_some() { "hint ignored: not available" } else { "by cost" };
         match (self.engines.row, ready) {
             (true, true) => Ok((true, true, why)),
-            (true, false) => Ok((true, false, if self.columns_ready { "by setting" } else { why })),
+            (true, false) => Ok((true, false, if is_ready { "by setting" } else { why })),
             (false, true) => Ok((false, true, "by setting")),
             (false, false) => Err(Error {
                 code: 1815,
@@ -264,8 +280,12 @@ impl CatalogTable {
                     "Internal : No access path for table '{}' is found with \
                      'damask_isolation_read_engines' = 'column': {}",
                     self.table.name,
-                    match self.table.column_replicas {
-                        0 => "it has no column replica",
+                    match self.columns {
+                        Columns::None => "it has no column replica",
+                        Columns::Stopped => {
+                            "its column store is not reachable; rows can be read with \
+                             'row' among the engines"
+                        }
                         _ => "its column replica is still being built, try again later",
                     }
                 ),

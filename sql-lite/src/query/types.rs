@@ -3,7 +3,7 @@
 //! with more digits than are shown (`1/3*100` is 33.3333): what is shown follows from the way it
 //! was made. It must never claim a type that not every branch of a choice has.
 
-use super::functions::DIVISION_DIGITS;
+use super::functions::{DATETIME, DIVISION_DIGITS};
 use super::table::CatalogTable;
 use super::value::SCALE_MAX;
 use arrow::datatypes::DataType;
@@ -35,13 +35,24 @@ pub(crate) fn of(expr: &Expr, inputs: Inputs<'_>) -> Option<ColumnType> {
             common(branches.chain(case.else_expr.as_deref()), inputs)
         }
         Expr::Cast(cast) => {
+            let to = cast.field.data_type();
             let own = of(&cast.expr, inputs)?;
-            (damask_coprocessor::arrow_type(&own) == *cast.field.data_type()).then_some(own)
+            match own {
+                ColumnType::Date if *to == DATETIME => Some(ColumnType::DateTime { fsp: 0 }),
+                own => (damask_coprocessor::arrow_type(&own) == *to).then_some(own),
+            }
         }
-        Expr::ScalarFunction(f) => of_call(f.name(), &f.args, inputs),
+        Expr::ScalarFunction(f) => {
+            of_call(f.name(), &f.args, inputs).or_else(|| date(expr, inputs))
+        }
         Expr::ScalarSubquery(query) => of_column(&query.subquery, 0),
-        _ => None,
+        other => date(other, inputs),
     }
+}
+
+/// The one type that Arrow's says all of.
+fn date(expr: &Expr, inputs: Inputs<'_>) -> Option<ColumnType> {
+    (arrow_type(expr, inputs)? == DataType::Date32).then_some(ColumnType::Date)
 }
 
 fn of_call(name: &str, args: &[Expr], inputs: Inputs<'_>) -> Option<ColumnType> {
@@ -89,6 +100,30 @@ fn is_null(expr: &Expr) -> bool {
     }
 }
 
+/// Is a column of the plan written as NULL?
+fn is_null_column(plan: &LogicalPlan, at: usize) -> bool {
+    match plan {
+        LogicalPlan::Projection(p) => match p.expr.get(at) {
+            Some(Expr::Alias(alias)) => is_null(&alias.expr) || is_null_behind(&alias.expr, p),
+            Some(expr) => is_null(expr) || is_null_behind(expr, p),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// Does an expression only convert a column that is written as NULL below?
+fn is_null_behind(expr: &Expr, p: &datafusion::logical_expr::Projection) -> bool {
+    match expr {
+        Expr::Cast(cast) => is_null_behind(&cast.expr, p),
+        Expr::Column(column) => {
+            let at = p.input.schema().index_of_column(column);
+            at.is_ok_and(|at| is_null_column(&p.input, at))
+        }
+        _ => false,
+    }
+}
+
 fn either(a: ColumnType, b: ColumnType) -> Option<ColumnType> {
     use ColumnType as T;
     match (a, b) {
@@ -125,7 +160,8 @@ pub(crate) fn of_column(plan: &LogicalPlan, at: usize) -> Option<ColumnType> {
             }
         }
         LogicalPlan::Union(u) => {
-            let mut types = u.inputs.iter().map(|input| of_column(input, at));
+            let told = u.inputs.iter().filter(|input| !is_null_column(input, at));
+            let mut types = told.map(|input| of_column(input, at));
             let first = types.next()??;
             types.try_fold(first, |all, ty| either(all, ty?))
         }

@@ -25,11 +25,11 @@ use crate::session::prepared::Statements;
 use crate::session::running::Running;
 use crate::session::transaction::{Characteristics, Open};
 use crate::session::{Level, SessionFacts, Warnings};
-use crate::statement::{self, Hints, Parsed, Stmt, TableName};
+use crate::statement::{self, Hints, Parsed, Stmt};
 use crate::variables::Variables;
 use crate::{ddl, dml, failure, query, show};
 use damask_txn::Transaction;
-use damask_types::{ColumnType, Datum, Timestamp};
+use damask_types::{Datum, Timestamp};
 use sqlparser::ast;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,6 +43,8 @@ pub struct Connection {
     pub(super) variables: Variables,
     pub(super) facts: SessionFacts,
     pub(super) warnings: Warnings,
+    /// `@@warning_count` is not 0.
+    warned: bool,
     pub(super) open: Option<Open>,
     /// What SET TRANSACTION said of the next one.
     pub(super) next: Characteristics,
@@ -53,6 +55,7 @@ pub struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.database.named_locks.release_all(self.info.id);
         self.database.connections.remove(self.info.id);
     }
 }
@@ -71,6 +74,7 @@ impl Connection {
             host: info.host.clone(),
             connection_id: info.id,
             interrupt: live.interrupt.clone(),
+            named_locks: database.named_locks.clone(),
             ..SessionFacts::default()
         };
         Ok(Connection {
@@ -78,6 +82,7 @@ impl Connection {
             variables: Variables::new(database.globals.clone()),
             facts,
             warnings: Warnings::default(),
+            warned: false,
             open: None,
             next: Characteristics::default(),
             loan: None,
@@ -103,7 +108,9 @@ impl Connection {
             running.limit(&self.database.query.runtime, time);
         }
         self.take_back();
+        self.gather_notes();
         if !keeps_warnings(&parsed.stmt) {
+            self.tell_warnings();
             self.warnings.clear();
         }
         self.facts.found_rows = self.live.found_rows.load(Ordering::Relaxed);
@@ -127,8 +134,33 @@ impl Connection {
                 self.warnings.push(Level::Error, error.code, error.message.clone());
             }
         }
+        self.gather_notes();
         self.live.set_database(self.current.as_deref());
         outcome.map(|outcome| running.over(outcome, found))
+    }
+
+    /// Takes in the warnings of what ran for the statement. Rows that are still to come may add
+    /// more.
+    fn gather_notes(&mut self) {
+        self.warnings.append(self.facts.notes.take());
+    }
+
+    /// `@@warning_count` and `@@error_count` of the statement before.
+    fn tell_warnings(&mut self) {
+        let count = self.warnings.count();
+        if count == 0 && !self.warned {
+            return;
+        }
+        self.warned = count > 0;
+        let errors = self.warnings.kept().iter().filter(|w| w.level == Level::Error).count();
+        self.variables.set_internal("warning_count", Datum::UInt(count));
+        self.variables.set_internal("error_count", Datum::UInt(errors as u64));
+    }
+
+    /// The statement is run again: what the run before warned of is forgotten.
+    pub(super) fn forget_warnings(&mut self) {
+        self.facts.notes.take();
+        self.warnings.clear();
     }
 
     /// How many rows a query has without its LIMIT, if SQL_CALC_FOUND_ROWS asks.
@@ -170,13 +202,14 @@ impl Connection {
         }
         let done = match stmt {
             Stmt::Empty => return Err(Error::empty_query("Query was empty")),
-            Stmt::Query(q) => return self.select(q, hints).map(Outcome::Rows),
+            Stmt::Query(q) => return self.limited_select(q, hints).map(Outcome::Rows),
             Stmt::Explain { statement, analyze } => {
                 return self.explain(statement, *analyze, hints).map(Outcome::Rows);
             }
             Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) => self.change(stmt, hints)?,
             Stmt::LoadData(load) => return self.load_data(load),
             Stmt::Show(show) => return self.show(show).map(Outcome::Rows),
+            Stmt::SelectInto { query, variables } => self.select_into(query, variables, hints)?,
             Stmt::Do(exprs) => {
                 self.eval(exprs)?;
                 Done::default()
@@ -209,6 +242,7 @@ impl Connection {
             Stmt::Maintain { operation, tables } => {
                 return self.maintain(operation, tables).map(Outcome::Rows);
             }
+            Stmt::AdminCheck(tables) => self.admin_check(tables)?,
             Stmt::NoEffect => Done::default(),
             Stmt::CreateTable(create) => match &create.query {
                 Some(query) => self.create_from_query(create, query, hints)?,
@@ -272,6 +306,7 @@ impl Connection {
             replicas: self.database.replicas.as_ref(),
             processes: &[],
             tables: self.database.query.facts.as_ref(),
+            lock_waits: &self.database.lock_waits,
         };
         let mut context = dml::Context {
             view: view.at(txn.read_ts()),
@@ -398,6 +433,7 @@ impl Connection {
             replicas: self.database.replicas.as_ref(),
             processes,
             tables: self.database.query.facts.as_ref(),
+            lock_waits: &self.database.lock_waits,
         }
     }
 
@@ -416,30 +452,14 @@ impl Connection {
             false => Err(Error::no_such_thread(format!("Unknown thread id: {id}"))),
         }
     }
-
-    fn maintain(&mut self, operation: &str, tables: &[TableName]) -> Result<Rows> {
-        let view = self.database.catalog.view();
-        let text = |name: &str| ColumnMeta::expression(name, ColumnType::VarChar { len: 192 });
-        let columns = ["Table", "Op", "Msg_type", "Msg_text"].map(text).to_vec();
-        let mut rows = Vec::new();
-        for name in tables {
-            let database = name.database.as_deref().or(self.current.as_deref());
-            let database = database.ok_or_else(|| Error::no_database("No database selected"))?;
-            let full = format!("{database}.{}", name.table);
-            let (kind, message) = match view.table(database, &name.table) {
-                Some(_) => ("status", "OK".to_owned()),
-                None => ("Error", format!("Table '{full}' doesn't exist")),
-            };
-            let cells = [full, operation.to_owned(), kind.to_owned(), message];
-            rows.push(cells.map(Datum::Text).to_vec());
-        }
-        Ok(Rows::of(columns, rows))
-    }
 }
 
 /// Statements that read, but do not lock, what others may have committed meanwhile.
 fn reads(stmt: &Stmt) -> bool {
-    matches!(stmt, Stmt::Query(_) | Stmt::Explain { .. } | Stmt::Do(_) | Stmt::Set(_))
+    match stmt {
+        Stmt::Query(_) | Stmt::SelectInto { .. } | Stmt::Explain { .. } => true,
+        stmt => matches!(stmt, Stmt::Do(_) | Stmt::Set(_)),
+    }
 }
 
 /// Statements about warnings leave them as they are.
@@ -503,7 +523,8 @@ impl Session for Connection {
         self.next = Characteristics::default();
         self.statements = Statements::default();
         self.variables = Variables::new(self.database.globals.clone());
-        self.warnings.clear();
+        self.forget_warnings();
+        self.database.named_locks.release_all(self.info.id);
         self.facts.user_variables.clear();
         self.facts.last_insert_id = 0;
     }
@@ -522,7 +543,8 @@ impl Session for Connection {
             in_transaction: self.open.is_some()
                 || self.loan.as_ref().is_some_and(|loan| loan.lent.is_some()),
             autocommit: self.variables.autocommit(),
-            warnings: self.warnings.count().min(u64::from(u16::MAX)) as u16,
+            warnings: (self.warnings.count() + self.facts.notes.count()).min(u64::from(u16::MAX))
+                as u16,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! and the sign that tells it to end. It must never reach back into the session.
 
 use crate::interrupt::Interrupt;
+use crate::session::{NamedLocks, Notes};
 use damask_types::Datum;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ pub struct SessionFacts {
     pub strict_division: bool,
     /// Tells the statement to end.
     pub interrupt: Arc<Interrupt>,
+    /// Warnings of what runs for the statement.
+    pub notes: Arc<Notes>,
+    /// GET_LOCK's.
+    pub named_locks: Arc<NamedLocks>,
 }
 
 impl SessionFacts {

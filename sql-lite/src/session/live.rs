@@ -2,6 +2,7 @@
 //! session: only to what others may know of it.
 
 use crate::interrupt::{Interrupt, Reason};
+use damask_types::Timestamp;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,8 +31,8 @@ struct State {
     since_ms: u64,
     /// Statements begun.
     number: u64,
-    /// It asks for row locks, and perhaps waits for them.
-    locking: bool,
+    /// The transaction that asks for row locks, and perhaps waits for them.
+    locking: Option<Timestamp>,
 }
 
 /// A row of SHOW PROCESSLIST.
@@ -51,8 +52,8 @@ pub struct Activity {
     pub since_ms: u64,
     /// Told to end.
     pub killed: bool,
-    /// It asks for row locks, and perhaps waits for them.
-    pub locking: bool,
+    /// The transaction that asks for row locks, and perhaps waits for them.
+    pub locking: Option<Timestamp>,
 }
 
 /// As long as it lives, its connection asks for row locks.
@@ -60,7 +61,7 @@ pub struct LockWait<'a>(&'a Live);
 
 impl Drop for LockWait<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().locking = false;
+        self.0.state.lock().locking = None;
     }
 }
 
@@ -92,9 +93,9 @@ impl Live {
         }
     }
 
-    /// Its statement asks for row locks.
-    pub fn locking(&self) -> LockWait<'_> {
-        self.state.lock().locking = true;
+    /// Its statement asks for row locks, for this transaction.
+    pub fn locking(&self, transaction: Timestamp) -> LockWait<'_> {
+        self.state.lock().locking = Some(transaction);
         LockWait(self)
     }
 

@@ -2,18 +2,15 @@
 //! bounded size, or into the open transaction, which is lent out meanwhile. It must never read a
 //! file of the server.
 
-use crate::catalog::Catalog;
 use crate::dml::load::{Destination, Loader};
-use crate::dml::lock_written;
 use crate::error::{Error, Result};
 use crate::failure;
-use crate::interrupt::Interrupt;
 use crate::outcome::{Done, LocalInfile, Outcome};
 use crate::session::Warnings;
 use crate::session::connection::Connection;
 use crate::session::transaction::Lent;
 use crate::statement::{LoadData, Stmt};
-use damask_txn::{Mark, Reads, Transaction, Wait};
+use damask_txn::{Mark, Reads, Transaction};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -39,21 +36,13 @@ struct Shared {
     slot: Arc<Mutex<Option<Transaction>>>,
     /// Before the statement.
     mark: Mark,
-    wait: Wait,
-    interrupt: Arc<Interrupt>,
-    catalog: Arc<Catalog>,
 }
 
 impl Shared {
-    /// Locks what the statement wrote, or takes it back. The file is gone: when others were first
-    /// the statement cannot be run again, and fails.
+    /// Keeps what the statement wrote, which the loader has locked, or takes it back.
     fn end<T>(self, done: Result<T>) -> Result<T> {
         let mut slot = self.slot.lock();
         let Some(txn) = slot.as_mut() else { return done };
-        let view = self.catalog.view();
-        let done = done.and_then(|done| {
-            lock_written(txn, &self.mark, self.wait, &self.interrupt, &view).map(|()| done)
-        });
         match &done {
             Ok(_) => txn.release(self.mark),
             Err(error) => {
@@ -126,13 +115,7 @@ impl Connection {
                 let mark = open.txn.mark();
                 let (lent, slot) = open.lend();
                 loan.lent = Some(lent);
-                shared = Some(Shared {
-                    slot: slot.clone(),
-                    mark,
-                    wait: self.variables.lock_wait(),
-                    interrupt: self.live.interrupt.clone(),
-                    catalog: self.database.catalog.clone(),
-                });
+                shared = Some(Shared { slot: slot.clone(), mark });
                 if let Err(error) = begun {
                     self.loan = Some(loan);
                     self.take_back();

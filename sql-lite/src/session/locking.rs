@@ -65,7 +65,7 @@ impl Connection {
             retry += 1;
             mode = Mode::Pessimistic;
             self.facts.last_insert_id = last_insert_id;
-            self.warnings.clear();
+            self.forget_warnings();
             self.live.interrupt.check()?;
         }
     }
@@ -101,6 +101,19 @@ impl Connection {
         let done = self.change_in(&mut open, view, stmt, hints, commits);
         self.open = Some(open);
         done
+    }
+
+    /// A SELECT of a client: `sql_select_limit` holds where it has no LIMIT of its own.
+    pub(super) fn limited_select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Rows> {
+        let rows_max = self.variables.number("sql_select_limit");
+        if rows_max > i64::MAX as u64 || q.limit_clause.is_some() {
+            return self.select(q, hints);
+        }
+        let count = ast::Value::Number(rows_max.to_string(), false);
+        let limit = Some(ast::Expr::Value(count.with_empty_span()));
+        let limited = ast::LimitClause::LimitOffset { limit, offset: None, limit_by: Vec::new() };
+        let q = ast::Query { limit_clause: Some(limited), ..q.clone() };
+        self.select(&q, hints)
     }
 
     pub(super) fn select(&mut self, q: &ast::Query, hints: &Hints) -> Result<Rows> {
@@ -187,7 +200,7 @@ impl Connection {
                 }
             }
             self.facts.last_insert_id = last_insert_id;
-            self.warnings.clear();
+            self.forget_warnings();
             self.live.interrupt.check()?;
         }
     }
@@ -197,7 +210,7 @@ impl Connection {
     fn lock_since(&mut self, mark: &Mark, wait: Wait, view: &CatalogView) -> Result<()> {
         let live = self.live.clone();
         let txn = &mut self.transaction().txn;
-        let _waiting = live.locking();
+        let _waiting = live.locking(txn.start_ts());
         lock_written(txn, mark, wait, &live.interrupt, view)
     }
 

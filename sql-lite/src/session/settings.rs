@@ -27,14 +27,7 @@ impl Connection {
                 }
                 SetItem::User { name, value } => {
                     let value = self.value(value)?;
-                    let name = name.to_ascii_lowercase();
-                    let variables = &mut self.facts.user_variables;
-                    if variables.len() >= USER_VARIABLES_MAX && !variables.contains_key(&name) {
-                        return Err(Error::unknown(format!(
-                            "more than {USER_VARIABLES_MAX} user variables"
-                        )));
-                    }
-                    variables.insert(name, value);
+                    self.set_user_variable(name, value)?;
                 }
                 SetItem::Names { charset, collation } => {
                     self.variables.set_names(charset, collation.as_deref())?;
@@ -42,6 +35,16 @@ impl Connection {
             }
         }
         Ok(Done::default())
+    }
+
+    pub(super) fn set_user_variable(&mut self, name: &str, value: Datum) -> Result<()> {
+        let name = name.to_ascii_lowercase();
+        let variables = &mut self.facts.user_variables;
+        if variables.len() >= USER_VARIABLES_MAX && !variables.contains_key(&name) {
+            return Err(Error::unknown(format!("more than {USER_VARIABLES_MAX} user variables")));
+        }
+        variables.insert(name, value);
+        Ok(())
     }
 
     fn set_system(&mut self, name: &str, value: Option<Datum>, global: bool) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What SHOW WARNINGS shows of the last statement. It must never grow without bound.
 
 use crate::error::Error;
+use parking_lot::Mutex;
 
 /// Warnings kept of one statement; more are counted (`max_error_count`).
 pub const KEPT_MAX: usize = 64;
@@ -69,9 +70,40 @@ impl Warnings {
         &self.kept
     }
 
+    /// Adds those of another.
+    pub fn append(&mut self, more: Warnings) {
+        let room = KEPT_MAX.saturating_sub(self.kept.len());
+        self.count += more.count;
+        self.kept.extend(more.kept.into_iter().take(room));
+    }
+
     /// Forgets all.
     pub fn clear(&mut self) {
         self.kept.clear();
         self.count = 0;
+    }
+}
+
+/// Warnings that the parts of a running statement add, each on its own thread.
+#[derive(Debug, Default)]
+pub struct Notes(Mutex<Warnings>);
+
+impl Notes {
+    /// Adds the same one several times.
+    pub fn push(&self, level: Level, code: u16, message: &str, times: u64) {
+        let mut warnings = self.0.lock();
+        let kept = times.min(KEPT_MAX as u64);
+        (0..kept).for_each(|_| warnings.push(level, code, message));
+        warnings.count += times - kept;
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.lock().count
+    }
+
+    /// Hands them out, in the order in which they came.
+    pub fn take(&self) -> Warnings {
+        std::mem::take(&mut *self.0.lock())
     }
 }

@@ -13,6 +13,7 @@ mod catalog;
 mod create;
 pub(crate) mod describe;
 mod filter;
+pub(crate) mod lock_waits;
 mod replicas;
 pub(crate) mod result;
 pub(crate) mod server;
@@ -20,6 +21,7 @@ pub(crate) mod server;
 pub(crate) mod tests;
 
 pub(crate) use catalog::{database_names, estimate, index_columns, storage};
+pub use lock_waits::{LockWait, LockWaits};
 pub use replicas::ColumnReplicas;
 
 use crate::catalog::CatalogView;
@@ -30,6 +32,7 @@ use crate::session::{SessionFacts, Warnings};
 use crate::statement::show::What;
 use crate::statement::{Filter, Show};
 use crate::variables::Variables;
+use damask_types::Timestamp;
 use result::Answer;
 use std::sync::Arc;
 
@@ -51,6 +54,8 @@ pub struct Context<'a> {
     pub processes: &'a [Process],
     /// What is known of tables: about how many rows they have.
     pub tables: &'a dyn TableFacts,
+    /// Who waits for whose row locks.
+    pub lock_waits: &'a LockWaits,
 }
 
 /// One connection, as SHOW PROCESSLIST shows it.
@@ -72,6 +77,8 @@ pub struct Process {
     pub state: String,
     /// The statement's text.
     pub info: Option<String>,
+    /// The transaction that asks for row locks, and perhaps waits for them.
+    pub locking: Option<Timestamp>,
 }
 
 /// Answers a SHOW statement.

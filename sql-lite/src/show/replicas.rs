@@ -11,4 +11,7 @@ pub trait ColumnReplicas: Send + Sync + 'static {
     fn remove(&self, range: &KeyRange) -> Result<(), String>;
     /// How many replicas are caught up, and how many are wanted, over all regions of the range.
     fn progress(&self, range: &KeyRange) -> (u32, u32);
+    /// How long it takes until what is committed now is in every column replica of the range, in
+    /// milliseconds, as measured by waiting for it; `None`: more than a second.
+    fn lag_ms(&self, range: &KeyRange) -> Option<u64>;
 }

@@ -88,7 +88,7 @@ pub(super) fn engines() -> Answer {
 
 /// The one engine, under the name clients ask for.
 pub(crate) fn engine_rows() -> Vec<Vec<Datum>> {
-    let comment = "Rows replicated by Raft, with column replicas; optimistic transactions";
+    let comment = "Rows replicated by Raft, with column replicas";
     let row = ["InnoDB", "DEFAULT", comment, "YES", "NO", "YES"];
     vec![row.into_iter().map(text).collect()]
 }

@@ -1,6 +1,6 @@
 //! SHOW against what MySQL's clients expect, over a catalog made here.
 
-use super::{ColumnReplicas, Context, Process, show};
+use super::{ColumnReplicas, Context, LockWait, LockWaits, Process, show};
 use crate::catalog::CatalogView;
 use crate::convert;
 use crate::error::Result;
@@ -9,10 +9,12 @@ use crate::query::{TableFacts, TableSize};
 use crate::session::{Level, SessionFacts, Warnings};
 use crate::statement::{Stmt, parse};
 use crate::variables::{Globals, SqlMode, Variables};
+use damask_types::key::row_key;
 use damask_types::row::encode_value;
 use damask_types::schema::{DefaultValue, IndexState, IntWidth};
 use damask_types::{
-    ColumnId, ColumnSchema, ColumnType, Datum, IndexId, IndexSchema, KeyRange, TableId, TableSchema,
+    ColumnId, ColumnSchema, ColumnType, Datum, IndexId, IndexSchema, KeyRange, TableId,
+    TableSchema, Timestamp,
 };
 use std::sync::Arc;
 
@@ -30,6 +32,10 @@ impl ColumnReplicas for TwoOfThree {
 
     fn progress(&self, _: &KeyRange) -> (u32, u32) {
         (2, 3)
+    }
+
+    fn lag_ms(&self, _: &KeyRange) -> Option<u64> {
+        Some(3)
     }
 }
 
@@ -164,6 +170,10 @@ impl TableFacts for AsManyAsColumns {
     fn columns_ready(&self, _: &TableSchema) -> bool {
         false
     }
+
+    fn columns_stopped(&self, _: &TableSchema) -> bool {
+        false
+    }
 }
 
 /// Runs `body` in a session of `root@127.0.0.1` in database `test`, at +01:00.
@@ -186,8 +196,13 @@ pub(crate) fn with_context<T>(body: impl FnOnce(&Context<'_>) -> T) -> T {
             seconds: 3,
             state: "executing".into(),
             info: Some("x".repeat(150)),
+            locking: Some(Timestamp(77)),
         },
     ];
+    let waits: LockWaits = Arc::new(|| {
+        let wait = |key, waiter| LockWait { key, waiter: Timestamp(waiter), holder: Timestamp(5) };
+        vec![wait(row_key(TableId(101), 7), 77), wait(row_key(TableId(9999), 7), 78)]
+    });
     body(&Context {
         view: view(),
         database: Some("test"),
@@ -197,6 +212,7 @@ pub(crate) fn with_context<T>(body: impl FnOnce(&Context<'_>) -> T) -> T {
         replicas: &TwoOfThree,
         processes: &processes,
         tables: &AsManyAsColumns,
+        lock_waits: &waits,
     })
 }
 

@@ -101,6 +101,7 @@ impl P<'_> {
             "OPTIMIZE" => self.maintain("optimize"),
             "CHECK" => self.maintain("check"),
             "REPAIR" => self.maintain("repair"),
+            "ADMIN" => self.admin(),
             "LOCK" | "UNLOCK" | "FLUSH" => self.no_effect(),
             "DO" => {
                 self.parser.next_token();
@@ -355,6 +356,14 @@ impl P<'_> {
             self.parser.next_token();
         }
         Ok(Stmt::Maintain { operation, tables })
+    }
+
+    /// ADMIN CHECK TABLE (TiDB).
+    fn admin(&mut self) -> Result<Stmt> {
+        if !self.words(&["ADMIN", "CHECK", "TABLE"]) {
+            return self.unsupported("ADMIN other than CHECK TABLE");
+        }
+        Ok(Stmt::AdminCheck(self.list(P::table_name)?))
     }
 
     fn no_effect(&mut self) -> Result<Stmt> {

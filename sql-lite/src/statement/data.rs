@@ -242,7 +242,8 @@ impl P<'_> {
                 return Ok(Value::Literal(datum));
             }
         }
-        if self.word("DEFAULT") && !self.peek_symbol(&Token::LParen) {
+        let called = self.parser.peek_nth_token_ref(1).token == Token::LParen;
+        if !called && self.word("DEFAULT") {
             return Ok(Value::Default);
         }
         Ok(Value::Expr(Box::new(self.expr()?)))

@@ -18,6 +18,7 @@ pub mod data;
 pub mod ddl;
 mod balance;
 mod dialect;
+mod digest;
 pub mod hints;
 mod lexer;
 pub mod params;
@@ -33,6 +34,7 @@ pub use control::{SetItem, SetScope, SetValue};
 pub use data::{Assign, Delete, Insert, InsertSource, LoadData, Update, Value};
 pub use ddl::{ColumnDef, CreateTable, Default, KeyDef, KeyKind};
 pub use dialect::UNITS;
+pub use digest::normalized;
 pub use hints::{Hints, Storage};
 pub use lexer::{STACK_BYTES, is_blank, syntax_error};
 pub use parser::{Parsed, RESERVED, object_name, parse};
@@ -66,6 +68,13 @@ pub enum Stmt {
     Empty,
     /// SELECT, WITH, VALUES, TABLE.
     Query(Box<Query>),
+    /// SELECT … INTO @a, @b.
+    SelectInto {
+        /// What gives the row.
+        query: Box<Query>,
+        /// User variables, without the `@`.
+        variables: Vec<String>,
+    },
     /// EXPLAIN [ANALYZE] of a query or a change.
     Explain {
         /// What is explained.
@@ -182,6 +191,8 @@ pub enum Stmt {
         /// The tables.
         tables: Vec<TableName>,
     },
+    /// ADMIN CHECK TABLE: fails if one is damaged.
+    AdminCheck(Vec<TableName>),
     /// LOCK/UNLOCK TABLES, FLUSH and others that have no effect here.
     NoEffect,
 }

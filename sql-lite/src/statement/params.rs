@@ -166,7 +166,7 @@ pub fn bind(stmt: &Stmt, count: usize, values: &[Datum]) -> Result<Stmt> {
 
 fn bind_stmt(stmt: &mut Stmt, b: &mut Binder<'_>) -> ControlFlow<()> {
     match stmt {
-        Stmt::Query(query) => query.visit(b),
+        Stmt::Query(query) | Stmt::SelectInto { query, .. } => query.visit(b),
         Stmt::Explain { statement, .. } => bind_stmt(statement, b),
         Stmt::Insert(insert) => {
             match &mut insert.source {

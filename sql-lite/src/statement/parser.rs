@@ -6,7 +6,7 @@ use super::balance::balance;
 use super::dialect::Dialected;
 use super::hints::Hints;
 use super::lexer::{lex, syntax_error, too_deep};
-use super::rewrite::{SelectLists, calculates_found_rows, rewrite, select_lists};
+use super::rewrite::{SelectLists, calculates_found_rows, rewrite, select_lists, take_into};
 use super::{Stmt, TableName};
 use crate::error::{Error, Result};
 use crate::variables::SqlMode;
@@ -39,13 +39,18 @@ pub fn parse(text: &str, from: usize, mode: SqlMode) -> Result<Parsed> {
     let (mut hints, params, end) = (lexed.hints, lexed.params, lexed.end);
     hints.calc_found_rows = calculates_found_rows(&lexed.tokens);
     let dialect = Dialected::default();
-    let tokens = rewrite(lexed.tokens);
+    let mut tokens = rewrite(lexed.tokens);
+    let into = take_into(&mut tokens);
     let columns = select_lists(&tokens);
     let parser =
         Parser::new(&dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
     let mut p = P { parser, text: &text[..end], columns, folds_case: false };
-    let stmt = p.statement()?;
+    let mut stmt = p.statement()?;
     p.expect_end()?;
+    if let Some(variables) = into {
+        let Stmt::Query(query) = stmt else { return p.fail() };
+        stmt = Stmt::SelectInto { query, variables };
+    }
     Ok(Parsed { stmt, hints, params, end })
 }
 
@@ -60,8 +65,7 @@ pub(super) struct P<'a> {
 }
 
 /// The first words of statements that MySQL or TiDB know and that do nothing here.
-const UNSUPPORTED: [&str; 26] = [
-    "ADMIN",
+const UNSUPPORTED: [&str; 25] = [
     "BATCH",
     "BINLOG",
     "CACHE",

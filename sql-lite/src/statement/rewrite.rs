@@ -40,6 +40,36 @@ fn is_query(tokens: &[TokenWithSpan]) -> bool {
         .any(|word| is(first, word))
 }
 
+/// Takes `INTO @a, @b` out of a SELECT; the names of the variables, without the `@`.
+pub fn take_into(tokens: &mut Vec<TokenWithSpan>) -> Option<Vec<String>> {
+    if !is(tokens.first(), "SELECT") && !is(tokens.first(), "WITH") {
+        return None;
+    }
+    let mut depth = 0i32;
+    let into = tokens.iter().position(|token| {
+        match token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            _ => {}
+        }
+        depth == 0 && is(Some(token), "INTO")
+    })?;
+    let variable = |at: usize| match tokens.get(at).map(|t| &t.token) {
+        Some(Token::Word(w)) if w.value.starts_with('@') && !w.value.starts_with("@@") => {
+            Some(w.value[1..].to_ascii_lowercase())
+        }
+        _ => None,
+    };
+    let mut names = vec![variable(into + 1)?];
+    let mut end = into + 2;
+    while tokens.get(end).is_some_and(|t| t.token == Token::Comma) {
+        names.push(variable(end + 1)?);
+        end += 2;
+    }
+    tokens.drain(into..end);
+    Some(names)
+}
+
 /// * `TABLE t` becomes `SELECT * FROM t`;
 /// * `LOCK IN SHARE MODE` becomes `FOR SHARE`;
 /// * modifiers after SELECT and `CHARACTER SET x` in casts are dropped;

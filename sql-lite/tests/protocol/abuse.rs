@@ -1,6 +1,6 @@
 //! Bad clients: the server lives, and other clients notice nothing.
 
-use crate::client::{CAPABILITIES, Client};
+use crate::client::{CAPABILITIES, Client, ROOT};
 use crate::{connect, serve, serve_with};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -157,4 +157,24 @@ fn a_client_that_leaves_while_rows_come() {
     }
     let mut other = Client::connect(server.addr(), CAPABILITIES);
     assert_eq!(other.query("rows 100000").rows().rows.len(), 100_000);
+}
+
+#[test]
+fn silent_sockets_keep_nobody_out() {
+    let (server, _) = serve_with(|config| {
+        config.connections_max = 4;
+        config.handshakes_max = 8;
+    });
+    // Far more than either limit, none of which ever answers the greeting.
+    let silent: Vec<_> = (0..40).map(|_| Client::raw(server.addr())).collect();
+    let mut clients: Vec<_> = (0..4).map(|_| connect(&server)).collect();
+    assert_eq!(server.connections(), 4);
+    assert!(clients.iter_mut().all(Client::is_alive));
+    let refused = Client::log_in(server.addr(), CAPABILITIES, &ROOT, b"").err().unwrap();
+    assert_eq!(refused.0, 1040, "of those who were let in there are enough");
+    // The oldest silent ones made room for the later ones.
+    let mut silent = silent.into_iter();
+    let mut first = silent.next().expect("the oldest");
+    while first.read().is_some() {}
+    drop(silent);
 }

@@ -38,6 +38,10 @@ impl TableFacts for Facts {
     fn columns_ready(&self, table: &TableSchema) -> bool {
         table.column_replicas > 0
     }
+
+    fn columns_stopped(&self, _: &TableSchema) -> bool {
+        false
+    }
 }
 
 /// Everything that a query needs.

@@ -111,16 +111,15 @@ impl Latches {
 
     fn release(&self, slot: u32) {
         let mut slot = self.slots[slot as usize].lock();
-        match slot.queue.pop_front() {
-            Some(next) => {
-                *next.granted.lock() = true;
-                next.changed.notify_one();
-            }
-            None => {
-                slot.held = false;
-                slot.queue = VecDeque::new();
-            }
-        }
+        let Some(next) = slot.queue.pop_front() else {
+            slot.held = false;
+            slot.queue = VecDeque::new();
+            return;
+        };
+        *next.granted.lock() = true;
+        // It wants both locks as soon as it wakes.
+        drop(slot);
+        next.changed.notify_one();
     }
 }
 

@@ -10,7 +10,7 @@ use super::probe::Probe;
 use super::{Decision, Error, LOCKS_NAMED_MAX, Result};
 use crate::request::{KeyError, LockedKey, PessimisticLock, Response};
 use damask_kv::{MvccReader, Read};
-use damask_types::{KeyLock, Lock, LockKind, Record, Timestamp, WriteKind};
+use damask_types::{KeyLock, Lock, LockKind, Record, Timestamp, Write, WriteKind};
 
 /// Locks every key, or none: then the error names the locks of others, or the first other cause.
 pub(super) fn lock(reader: &MvccReader, request: &PessimisticLock) -> Result<Decision> {
@@ -138,20 +138,43 @@ pub(crate) fn pass_on(
     };
     let version = request.for_update_ts.max(newest);
     let conflict_ts = if newest > request.for_update_ts { newest } else { Timestamp::ZERO };
-    let value = match written.map(|(_, write)| (write.kind, &write.short_value)) {
-        _ if !request.return_values && conflict_ts == Timestamp::ZERO => None,
-        Some((WriteKind::Put, short)) => short.as_ref().or(long).cloned(),
-        Some((WriteKind::Delete, _)) => None,
+    let value = match request.return_values || conflict_ts != Timestamp::ZERO {
+        false => None,
+        true => match value_after(reader, key, version, written.map(|(_, write)| write), long)? {
+            Read::Ok(value) => value,
+            Read::Blocked(_) => return Ok(None),
+        },
+    };
+    Ok(Some((new_lock(request, key, version), LockedKey { value, conflict_ts })))
+}
+
+/// The key's value at `version` once `write` is applied and the lock is gone. `long`: the value
+/// that is applied with it; one that is not short and not there came with the prewrite.
+fn value_after(
+    reader: &MvccReader,
+    key: &[u8],
+    version: Timestamp,
+    write: Option<&Write>,
+    long: Option<&Vec<u8>>,
+) -> Result<Read<Option<Vec<u8>>>> {
+    match write {
+        Some(write) if write.kind == WriteKind::Delete => Ok(Read::Ok(None)),
+        Some(write) if write.kind == WriteKind::Put => {
+            let value = match write.short_value.as_ref().or(long) {
+                Some(value) => Some(value.clone()),
+                None => reader.load_value(key, write)?.map(Vec::from),
+            };
+            Ok(Read::Ok(value))
+        }
         _ => {
             let holder = reader.load_lock(key)?.map(|lock| lock.start_ts);
             let past = reader.clone().bypassing(holder.into_iter().collect::<Vec<_>>());
-            match past.get(key, version)? {
-                Read::Ok(value) => value.map(Vec::from),
-                Read::Blocked(_) => return Ok(None),
-            }
+            Ok(match past.get(key, version)? {
+                Read::Ok(value) => Read::Ok(value.map(Vec::from)),
+                Read::Blocked(lock) => Read::Blocked(lock),
+            })
         }
-    };
-    Ok(Some((new_lock(request, key, version), LockedKey { value, conflict_ts })))
+    }
 }
 
 /// Version of the newest record that is not a rollback; ZERO: there is none.

@@ -11,6 +11,7 @@ use super::finish::{Outcome, outcome_without_lock};
 use super::probe::Probe;
 use super::{Decision, Error, LOCKS_NAMED_MAX, Result};
 use crate::request::{Finish, KeyError, Mutation, Prewrite, Response};
+use damask_env::{Mistake, mistaken};
 use damask_kv::MvccReader;
 use damask_types::mutation::SHORT_VALUE_MAX;
 use damask_types::{KeyLock, Lock, LockKind, Record, Timestamp, Write, WriteKind};
@@ -159,7 +160,8 @@ impl Found {
             }
             State::Free if !expected && request.for_update_ts == Timestamp::ZERO => {
                 let start_ts = request.start_ts;
-                if newest > start_ts || (newest == start_ts && rolled_back) {
+                let newer = newest > start_ts && !mistaken(Mistake::ConflictIgnored);
+                if newer || (newest == start_ts && rolled_back) {
                     return Err(write_conflict(mutation, request, conflict));
                 }
             }

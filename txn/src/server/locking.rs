@@ -25,7 +25,7 @@ use std::time::Duration;
 /// A call waits no longer, whatever it asks for: an hour.
 pub const LOCK_WAIT_MS_MAX: u64 = 3_600_000;
 /// A waiter looks again at least this often: a lock may go unheard when another store leads for a
-/// while, and a holder's time may be up.
+/// while, and a holder's time may be up. So long a holder is believed to be alive.
 pub const RECHECK: Duration = Duration::from_secs(1);
 
 /// One call.
@@ -48,10 +48,7 @@ enum Look {
 impl TxnServer {
     /// Locks the keys, waiting for others' locks as the request says.
     pub(super) fn lock(&self, context: Context, request: &PessimisticLock) -> Result<Response> {
-        let patience = match request.wait {
-            LockWait::No => Duration::ZERO,
-            LockWait::Millis(ms) => Duration::from_millis(ms.min(LOCK_WAIT_MS_MAX)),
-        };
+        let patience = Duration::from_millis(request.wait.millis().min(LOCK_WAIT_MS_MAX));
         let since = self.clock.monotonic();
         let deadline = since.saturating_add(patience);
         let mut call = Call { context, request, since, deadline, ticket: None };
@@ -170,7 +167,9 @@ impl TxnServer {
         reader: &MvccReader,
         lock: &KeyLock,
     ) -> Result<Option<Duration>> {
-        let Some(time) = self.time_of(lock) else { return Ok(None) };
+        let Some(time) = self.time_of(lock).or_else(|| self.believed(call, lock)) else {
+            return Ok(None);
+        };
         let (start_ts, holder) = (call.request.start_ts, lock.lock.start_ts);
         let placed = match call.ticket.take() {
             Some(ticket) if ticket.key() == lock.key => ticket.again(holder).map(|()| ticket),
@@ -231,6 +230,15 @@ impl TxnServer {
         let end = lock.start_ts.physical_ms().saturating_add(lock.ttl_ms);
         let left = end.saturating_sub(now.physical_ms()).saturating_add(1);
         Some(Duration::from_millis(left))
+    }
+
+    /// How long the call may wait behind a lock whose time is up, because its transaction has just
+    /// been seen alive.
+    fn believed(&self, call: &Call<'_>, lock: &KeyLock) -> Option<Duration> {
+        let LockWait::Behind { holder, .. } = call.request.wait else { return None };
+        let waited = self.clock.monotonic().saturating_sub(call.since);
+        let left = RECHECK.saturating_sub(waited);
+        (holder == lock.lock.start_ts && !left.is_zero()).then_some(left)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a command does to keys that are waited for, and a lock on its way to a waiter. A waiter
 //! must never be left with a promise: one that is dropped unkept sends it to look for itself.
 
-use super::{Ask, Place, State, Waiter};
+use super::{Ask, Place, State, Waiter, Wakeups};
 use crate::request::LockedKey;
 use damask_types::Timestamp;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ pub struct Change {
 /// A place in the log for a waiter's lock.
 pub(super) struct Grant {
     pub place: Place,
-    waiter: Arc<Waiter>,
+    /// `None`: it has heard what became of it.
+    waiter: Option<Arc<Waiter>>,
     ask: Ask,
     locked: Option<LockedKey>,
 }
@@ -46,36 +47,38 @@ impl Change {
 
     /// The waiter has to look for itself, once the key is released.
     pub fn refuse(&mut self) {
-        if let Some(grant) = self.grant.take() {
-            grant.end(State::Waiting);
+        if let Some(mut grant) = self.grant.take() {
+            grant.end(State::Waiting, &mut Wakeups::default());
         }
     }
 }
 
 impl Grant {
     pub fn new(place: Place, waiter: Arc<Waiter>, ask: Ask) -> Grant {
-        Grant { place, waiter, ask, locked: None }
+        Grant { place, waiter: Some(waiter), ask, locked: None }
     }
 
-    /// The lock is applied: the waiter wakes with its answer. Its transaction.
-    pub fn settle(mut self) -> Option<Timestamp> {
+    /// The lock is applied: the waiter wakes with its answer. Its place in the queue.
+    pub fn settle(mut self, woken: &mut Wakeups) -> Option<Place> {
         let locked = self.locked.take()?;
-        self.end(State::Granted(locked));
-        Some(self.place.0)
+        self.end(State::Granted(locked), woken);
+        Some(self.place)
     }
 
-    fn end(&self, state: State) {
-        let mut inner = self.waiter.inner.lock();
+    fn end(&mut self, state: State, woken: &mut Wakeups) {
+        let Some(waiter) = self.waiter.take() else { return };
+        let mut inner = waiter.inner.lock();
         if inner.state == State::Granting {
             inner.state = state;
-            self.waiter.changed.notify_one();
+            drop(inner);
+            woken.0.push(waiter);
         }
     }
 }
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        self.end(State::Released);
+        self.end(State::Released, &mut Wakeups::default());
     }
 }
 

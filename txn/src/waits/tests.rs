@@ -22,13 +22,13 @@ fn enter(waits: &Arc<Waits>, key: &str, start_ts: u64, holder: u64) -> Ticket {
 
 fn release(waits: &Waits, key: &str) {
     let changes = waits.changes(&[Record::Unlock { key: key.into() }]);
-    waits.applied(changes);
+    drop(waits.applied(changes));
 }
 
 fn grant(waits: &Waits, key: &str, holder: u64) {
     let lock = Lock::new(LockKind::Pessimistic, key.into(), Timestamp(holder), 1);
     let changes = waits.changes(&[Record::Lock { key: key.into(), lock }]);
-    waits.applied(changes);
+    drop(waits.applied(changes));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_key_is_passed_on_to_the_first_who_asks_and_nobody_looks() {
     let [change] = &mut changes[..] else { panic!("{changes:?}") };
     assert_eq!(change.asks().expect("the oldest").request.start_ts, Timestamp(20));
     change.pass_on(locked(7));
-    waits.applied(changes);
+    drop(waits.applied(changes));
     assert_eq!(old.wait(NONE, NONE), Woken::Granted(locked(7)));
     assert_eq!(young.wait(NONE, NONE), Woken::Timeout);
     assert_eq!((waits.waiting_for(b"k"), deadlocks.waits()), (1, 1), "it has left");
@@ -166,7 +166,7 @@ fn a_promise_that_is_not_kept_sends_the_waiter_to_look() {
     let mut changes = waits.changes(&unlocked("k"));
     changes[0].refuse();
     assert_eq!(ticket.wait(NONE, NONE), Woken::Timeout);
-    waits.applied(changes);
+    drop(waits.applied(changes));
     assert_eq!(ticket.wait(LONG, LONG), Woken::Released);
 }
 
@@ -180,12 +180,12 @@ fn who_has_closed_or_ended_or_is_a_victim_is_passed_nothing() {
     // A late duplicate of a request whose transaction is being rolled back here.
     let write = damask_types::Write::rollback(Timestamp(20), true);
     let rollback = Record::Write { key: b"k".to_vec(), commit_ts: Timestamp(20), write };
-    waits.applied(waits.changes(&[rollback]));
+    drop(waits.applied(waits.changes(&[rollback])));
     assert_eq!(ended.wait(LONG, LONG), Woken::Released, "to hear that it has ended");
     ended.again(Timestamp(5)).expect("no circle");
     let changes = waits.changes(&unlocked("k"));
     assert!(changes[0].asks().is_none());
-    waits.applied(changes);
+    drop(waits.applied(changes));
     assert_eq!(ended.wait(LONG, LONG), Woken::Released);
 }
 

@@ -153,8 +153,17 @@ pub fn spoiled_client(
     config: Config,
     rule: impl Fn(&Request) -> Spoil + Send + Sync + 'static,
 ) -> Client {
-    let inner = cluster.service(StoreId(1)).expect("the store");
+    let inner = Arc::new(Store(Arc::clone(cluster)));
     cluster.client_with(spoiled_services(inner, rule), config).expect("valid")
+}
+
+/// The store of a cluster, in whichever of its lives.
+pub struct Store(pub Arc<LocalCluster>);
+
+impl Service for Store {
+    fn call(&self, context: Context, request: Request) -> Result<Response, RequestError> {
+        self.0.service(StoreId(1)).expect("the store").call(context, request)
+    }
 }
 
 /// Always two phases.

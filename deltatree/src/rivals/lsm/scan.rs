@@ -5,18 +5,17 @@ use super::naive;
 use super::run::{Column, Run};
 use super::visible::{Piece, pieces};
 use crate::error::{Error, Result};
-use crate::fold::Folder;
+use crate::fold::{Folder, Rows};
 use crate::plain::compact;
 use crate::predicate::{Filter, Rough, same_type};
 use crate::store::{
     BatchIter, ColumnSnapshot, Grouping, HandleRange, Masked, MaskedIter, Query, ScanRequest,
 };
 use crate::tree::bounds::Bounds;
-use crate::values::both;
+use crate::values::{both, count};
 use arrow::array::{
     Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, Scalar, UInt32Array,
 };
-use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::take;
 use damask_types::{ErrorKind, Timestamp};
@@ -89,7 +88,7 @@ impl ColumnSnapshot for LsmSnapshot {
         let mut rows = 0;
         for window in windows(&self.runs, ranges) {
             for piece in pieces(&self.runs, window, ts.0)? {
-                rows += piece.mask.as_ref().map_or(piece.rows, BooleanBuffer::count_set_bits);
+                rows += piece.mask.as_ref().map_or(piece.rows, count);
             }
         }
         Ok(rows as u64)
@@ -125,8 +124,8 @@ impl ColumnSnapshot for LsmSnapshot {
             let mut folder = Folder::new(&query.scan.schema, grouping)?;
             for masked in part {
                 let Masked { batch, mask } = masked?;
-                let column = |at: usize| Ok(batch.column(at).clone());
-                if !folder.update(batch.num_rows(), mask.as_ref(), column)? {
+                let rows = Rows::of(batch.num_rows(), mask);
+                if !folder.update(rows, |at| Ok(batch.column(at).clone()))? {
                     return Ok(None);
                 }
             }
@@ -258,7 +257,7 @@ impl Read {
             Ok(loaded[at].clone().expect("loaded above"))
         };
         let mask = both(piece.mask.clone(), self.filter.rows(&mut column)?);
-        let seen = mask.as_ref().map_or(piece.rows, BooleanBuffer::count_set_bits);
+        let seen = mask.as_ref().map_or(piece.rows, count);
         if seen == 0 {
             return Ok(());
         }
@@ -271,8 +270,8 @@ impl Read {
         for start in (0..piece.rows).step_by(step) {
             let rows = step.min(piece.rows - start);
             let mask = mask.as_ref().map(|mask| mask.slice(start, rows));
-            if mask.as_ref().is_none_or(|mask| mask.count_set_bits() > 0) {
-                let mask = mask.filter(|mask| mask.count_set_bits() < rows);
+            if mask.as_ref().is_none_or(|mask| count(mask) > 0) {
+                let mask = mask.filter(|mask| count(mask) < rows);
                 out.push_back(Masked { batch: batch.slice(start, rows), mask });
             }
         }

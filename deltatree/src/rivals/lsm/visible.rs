@@ -161,7 +161,7 @@ impl<'a> Local<'a> {
                 crate::values::both(mask, Some(here))
             }
         };
-        let seen = mask.as_ref().map_or(rows, BooleanBuffer::count_set_bits);
+        let seen = mask.as_ref().map_or(rows, crate::values::count);
         let mask = mask.filter(|_| seen < rows);
         let (run, chunk) = self.at;
         Ok((seen > 0).then_some(Piece { run, chunk, first, rows, mask }))

@@ -13,6 +13,7 @@
 //! thread that asks, data read once before it is timed: everything is in memory or in the page
 //! cache. An engine is one line of [`engines`].
 
+mod lines;
 mod questions;
 mod report;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use damask_env::{Clock, RealClock, RealDisk};
 use questions::Ask;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use workload::{READABLE, TABLE, UPDATE_ROWS, Workload};
+use workload::{Placement, READABLE, TABLE, UPDATE_ROWS, Workload};
 
 /// What stops a race.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -45,6 +46,10 @@ pub struct RaceConfig {
     pub cycle_percent: u64,
     /// See `cycle_percent`.
     pub sample_percent: u64,
+    /// Percent updated at which other placements of updates are asked about; none: not at all.
+    pub placement_ladder: Vec<u64>,
+    /// Rows of the column that is summed beside a piece of memory: more than caches hold.
+    pub bandwidth_rows: u64,
     /// Data is kept here while the race runs.
     pub folder: PathBuf,
     /// Engines whose name has one of these in it; none: every engine.
@@ -60,6 +65,8 @@ impl RaceConfig {
             repeats: 5,
             cycle_percent: 75,
             sample_percent: 5,
+            placement_ladder: vec![5, 20],
+            bandwidth_rows: 8_000_000,
             folder: folder.to_owned(),
             engines: Vec::new(),
         }
@@ -73,6 +80,8 @@ impl RaceConfig {
             repeats: 1,
             cycle_percent: 40,
             sample_percent: 20,
+            placement_ladder: vec![20],
+            bandwidth_rows: 20_000,
             ..RaceConfig::full(folder)
         }
     }
@@ -188,6 +197,10 @@ pub struct Report {
     pub(super) engines: Vec<&'static str>,
     pub(super) ladder: Vec<Cell>,
     pub(super) cycle: Vec<Cell>,
+    /// Cells by placement of the updates.
+    pub(super) placed: Vec<(&'static str, Vec<Cell>)>,
+    bandwidth: lines::Bandwidth,
+    under_writes: lines::UnderWrites,
     pub(super) writes: Vec<Writes>,
     pub(super) machine: String,
 }
@@ -322,22 +335,59 @@ fn machine() -> String {
     format!("{cores} cores, load average {} at the start, one thread asks", load.join(" "))
 }
 
-/// Runs a race. A wrong answer is an error.
-pub fn run(config: RaceConfig) -> Result<Report> {
-    let machine = machine();
+/// Every wanted engine in a folder of its own.
+fn runners(config: &RaceConfig, name: &str) -> Result<Vec<Runner>> {
     let wanted = |engine: &Engine| {
         let names = &config.engines;
         names.is_empty() || names.iter().any(|name| engine.name.contains(name.as_str()))
     };
     let mut runners = Vec::new();
     for (number, engine) in engines().into_iter().filter(wanted).enumerate() {
-        let folder = config.folder.join(number.to_string());
+        let folder = config.folder.join(name).join(number.to_string());
         std::fs::create_dir_all(&folder)?;
         let store = (engine.open)(&folder)?;
         runners.push(Runner { engine, store, writes: Writes::default() });
     }
-    let workload = Workload::new(config.rows);
-    let mut race = Race { config, clock: RealClock::default(), workload, runners };
+    Ok(runners)
+}
+
+impl Race {
+    fn new(config: &RaceConfig, placement: Placement) -> Result<Race> {
+        Ok(Race {
+            config: config.clone(),
+            clock: RealClock::default(),
+            workload: Workload::new(config.rows, placement),
+            runners: runners(config, placement.name())?,
+        })
+    }
+
+    /// A few cells, to be compared with those of evenly placed updates.
+    fn placed(mut self) -> Result<Vec<Cell>> {
+        self.load()?;
+        let mut cells = Vec::new();
+        for percent in self.config.placement_ladder.clone() {
+            let target = self.workload.rows() * percent / 100;
+            self.update(target.saturating_sub(self.workload.updated))?;
+            for (name, ask) in questions::PLACED {
+                cells.push(self.cell(name, ask, percent, u64::MAX)?);
+            }
+        }
+        Ok(cells)
+    }
+}
+
+/// Runs a race. A wrong answer is an error.
+pub fn run(config: RaceConfig) -> Result<Report> {
+    let machine = machine();
+    let bandwidth = lines::bandwidth(&config)?;
+    let under_writes = lines::under_writes(&config)?;
+    let mut placed = Vec::new();
+    for placement in [Placement::Zipf, Placement::Newest] {
+        if !config.placement_ladder.is_empty() {
+            placed.push((placement.name(), Race::new(&config, placement)?.placed()?));
+        }
+    }
+    let mut race = Race::new(&config, Placement::Uniform)?;
     race.load()?;
     let ladder = race.ladder()?;
     let cycle = race.cycle()?;
@@ -346,6 +396,9 @@ pub fn run(config: RaceConfig) -> Result<Report> {
         engines: race.runners.iter().map(|runner| runner.engine.name).collect(),
         ladder,
         cycle,
+        placed,
+        bandwidth,
+        under_writes,
         writes: race.runners.into_iter().map(|runner| runner.writes).collect(),
         machine,
     })

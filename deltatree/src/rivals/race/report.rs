@@ -67,17 +67,63 @@ impl Report {
         }
     }
 
+    /// Reads beside a piece of memory, and under writes.
+    fn lines(&self, out: &mut String) {
+        let b = &self.bandwidth;
+        let rate = |times: &super::Times| b.bytes as f64 / times.median() / 1e9;
+        let range = |times: &super::Times| {
+            let (low, high) = times.ends();
+            format!("{} [{}-{}]", ms(times.median()), ms(low), ms(high))
+        };
+        let _ = writeln!(
+            out,
+            "\nclean packs: sum of {:.0} MB, ms, median of {}",
+            b.bytes as f64 / 1e6,
+            b.memory.0.len()
+        );
+        let all = [("memory, 1 thread", &b.memory), ("1 thread", &b.one), ("2 threads", &b.two)];
+        for (name, times) in all {
+            let _ = writeln!(
+                out,
+                "  {name:<18}{:>28}  {:>6.1} GB/s  {:.2}x",
+                range(times),
+                rate(times),
+                rate(times) / rate(&b.memory)
+            );
+        }
+        let _ = writeln!(
+            out,
+            "  of the memory's speed {:.2} (target 0.85); two threads {:.2}x one (target 1.7)",
+            rate(&b.one) / rate(&b.memory),
+            rate(&b.two) / rate(&b.one)
+        );
+        let w = &self.under_writes;
+        let _ = writeln!(
+            out,
+            "sum(k) of now while {:.0} rows/s are written: {}; while none are: {}: {:.2}x \
+             (target 0.9 to 1.1)",
+            w.rate,
+            range(&w.written),
+            range(&w.quiet),
+            w.written.median() / w.quiet.median()
+        );
+    }
+
     /// Cells in which another engine that takes updates is faster than the first.
     fn losing(&self) -> Vec<String> {
         let rivals: Vec<usize> =
             (1..self.engines.len()).filter(|at| self.engines[*at] != "append-only").collect();
         let mut lost = Vec::new();
-        for cell in self.ladder.iter().chain(&self.cycle) {
+        let even = self.ladder.iter().chain(&self.cycle).map(|cell| ("uniform", cell));
+        let placed = self.placed.iter();
+        let placed = placed.flat_map(|(name, cells)| cells.iter().map(|cell| (*name, cell)));
+        for (placement, cell) in even.chain(placed) {
             for at in &rivals {
                 let ratio = cell.times[*at].median() / cell.times[0].median();
                 if ratio < 1.0 {
                     let (name, percent) = (&cell.question, cell.percent);
-                    lost.push(format!("{name} at {percent} %: {} {ratio:.2}x", self.engines[*at]));
+                    let engine = self.engines[*at];
+                    lost.push(format!("{name} at {percent} %, {placement}: {engine} {ratio:.2}x"));
                 }
             }
         }
@@ -160,6 +206,10 @@ impl Report {
             self.machine
         );
         self.table(&mut out, &self.ladder);
+        for (placement, cells) in &self.placed {
+            let _ = writeln!(out, "\nupdates placed: {placement}");
+            self.table(&mut out, cells);
+        }
         let _ = writeln!(out, "\ncycle: sampled while updates and merges go on");
         self.table(&mut out, &self.cycle);
         let _ = writeln!(out, "\naveraged over the cycle, ratios to {}:", self.engines[0]);
@@ -171,6 +221,7 @@ impl Report {
             }
         }
         self.writes_table(&mut out);
+        self.lines(&mut out);
         self.paper(&mut out);
         let lost = self.losing();
         let _ = writeln!(out, "\ncells that {} loses: {}", self.engines[0], lost.len());

@@ -49,6 +49,44 @@ fn batch(rows: &[(i64, u64)]) -> ChangeBatch {
     }
 }
 
+/// Which handles are updated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placement {
+    /// Any, evenly.
+    Uniform,
+    /// Few of them most of the time: the n-th most favoured in 1/n of the updates. Favoured
+    /// handles lie anywhere.
+    Zipf,
+    /// Those of the last hundredth, evenly.
+    Newest,
+}
+
+impl Placement {
+    pub fn name(self) -> &'static str {
+        match self {
+            Placement::Uniform => "uniform",
+            Placement::Zipf => "zipf",
+            Placement::Newest => "newest 1 %",
+        }
+    }
+
+    fn handle(self, numbers: &mut Numbers, rows: u64) -> i64 {
+        let handle = match self {
+            Placement::Uniform => numbers.below(rows),
+            Placement::Zipf => {
+                let share = numbers.below(1 << 30) as f64 / (1u64 << 30) as f64;
+                let rank = (rows as f64).powf(share) as u64;
+                rank.wrapping_mul(2_654_435_761) % rows
+            }
+            Placement::Newest => {
+                let newest = (rows / 100).max(1);
+                rows - newest + numbers.below(newest)
+            }
+        };
+        handle as i64
+    }
+}
+
 /// Where the data stands.
 pub(super) struct Workload {
     /// The newest version of each handle.
@@ -58,11 +96,13 @@ pub(super) struct Workload {
     /// Rows updated so far.
     pub updated: u64,
     numbers: Numbers,
+    placement: Placement,
 }
 
 impl Workload {
-    pub fn new(rows: u64) -> Workload {
-        Workload { newest: vec![1; rows as usize], now: 1, updated: 0, numbers: Numbers(7) }
+    pub fn new(rows: u64, placement: Placement) -> Workload {
+        let (newest, numbers) = (vec![1; rows as usize], Numbers(7));
+        Workload { newest, now: 1, updated: 0, numbers, placement }
     }
 
     pub fn rows(&self) -> u64 {
@@ -70,18 +110,25 @@ impl Workload {
     }
 
     /// Every row at its newest version, in order of handles.
-    pub fn load(&self, store: &dyn ColumnStore) -> super::Result<()> {
+    pub fn sorted(&self) -> impl Iterator<Item = ChangeBatch> {
         let rows = self.newest.len() as i64;
-        for first in (0..rows).step_by(LOAD_ROWS as usize) {
+        (0..rows).step_by(LOAD_ROWS as usize).map(move |first| {
             let handles = first..rows.min(first + LOAD_ROWS);
             let part: Vec<_> = handles.map(|h| (h, self.newest[h as usize])).collect();
-            store.apply(&batch(&part))?;
-            if first / LOAD_ROWS % 8 == 7 {
-                store.sync(&[(1, first.to_le_bytes().to_vec())])?;
+            batch(&part)
+        })
+    }
+
+    /// Applies every row at its newest version, in order of handles.
+    pub fn load(&self, store: &dyn ColumnStore) -> super::Result<()> {
+        for (number, batch) in self.sorted().enumerate() {
+            store.apply(&batch)?;
+            if number % 8 == 7 {
+                store.sync(&[(1, number.to_le_bytes().to_vec())])?;
                 self.maintain(store)?;
             }
         }
-        store.sync(&[(1, rows.to_le_bytes().to_vec())])?;
+        store.sync(&[(1, self.rows().to_le_bytes().to_vec())])?;
         self.maintain(store)
     }
 
@@ -91,7 +138,7 @@ impl Workload {
         Ok(())
     }
 
-    /// Transactions until so many rows more are updated, by handles drawn evenly.
+    /// Transactions until so many rows more are updated.
     pub fn transactions(&mut self, rows: u64) -> Vec<ChangeBatch> {
         let mut batches = Vec::new();
         let end = self.updated + rows;
@@ -99,8 +146,9 @@ impl Workload {
             self.now += 1;
             let count = UPDATE_ROWS.min(end - self.updated);
             let all = self.rows();
+            let (placement, numbers) = (self.placement, &mut self.numbers);
             let mut handles: Vec<i64> =
-                (0..count).map(|_| self.numbers.below(all) as i64).collect();
+                (0..count).map(|_| placement.handle(numbers, all)).collect();
             handles.sort_unstable();
             handles.dedup();
             handles.iter().for_each(|h| self.newest[*h as usize] = self.now);

@@ -296,7 +296,8 @@ fn check_folds(
     expected.sort_by(|(a, _), (b, _)| {
         a.iter().zip(b).map(|(a, b)| a.order(b)).find(|o| o.is_ne()).unwrap_or(Order::Equal)
     });
-    let grouping = Grouping { groups: groups.clone(), aggregates, groups_max: 1000 };
+    let grouping =
+        Grouping { groups: groups.clone(), aggregates, groups_max: 1000, ..Grouping::default() };
     let answers = [
         snapshot.aggregate(query, &grouping, 1).expect("folded"),
         plain::aggregate(snapshot, query, &grouping, 1).expect("folded"),
@@ -366,7 +367,8 @@ fn threads_share_a_fold() {
         Aggregate { fold: Fold::Sum, column: Some(0) },
         Aggregate { fold: Fold::Count, column: None },
     ];
-    let grouping = Grouping { groups: Vec::new(), aggregates, groups_max: 1 };
+    let grouping =
+        Grouping { groups: Vec::new(), aggregates, groups_max: 1, ..Grouping::default() };
     let sum: i128 = (0..600_000i128).filter(|h| h % 7 != 0).map(|h| h * 2).sum();
     for threads in [1, 2, 5] {
         let answer = snapshot.aggregate(&query, &grouping, threads).expect("folded");
@@ -397,6 +399,7 @@ fn senseless_work_is_refused() {
         groups: Vec::new(),
         aggregates: vec![Aggregate { fold, column }],
         groups_max: 1,
+        ..Grouping::default()
     };
     for (fold, column) in [(Fold::Sum, None), (Fold::Min, Some(7))] {
         assert!(snapshot.aggregate(&query, &grouping(fold, column), 1).is_err());

@@ -83,6 +83,7 @@ fn read_snapshot(
         groups: Vec::new(),
         aggregates: vec![Aggregate { fold: Fold::Sum, column: Some(0) }],
         groups_max: 1,
+        ..Grouping::default()
     };
     let query = Query { scan: request, filter: Vec::new() };
     let answer = snapshot.aggregate(&query, &grouping, 1).expect("folded").expect("one group");
@@ -342,7 +343,8 @@ fn a_column_added_later_has_its_default_in_older_rows() {
     request.schema = Arc::new(Schema::new(vec![Field::new("9", DataType::Int64, true)]));
     request.defaults = vec![Arc::new(Int64Array::from(vec![5]))];
     let aggregates = vec![Aggregate { fold: Fold::Sum, column: Some(0) }];
-    let grouping = Grouping { groups: Vec::new(), aggregates, groups_max: 1 };
+    let grouping =
+        Grouping { groups: Vec::new(), aggregates, groups_max: 1, ..Grouping::default() };
     let filter = vec![crate::Predicate {
         column: 0,
         test: crate::Test::Equal(Arc::new(Int64Array::from(vec![5]))),

@@ -20,6 +20,14 @@ pub trait LogBackend {
     fn power_cut(&self, _: Keep<'_>) -> Option<Box<dyn LogBackend>> {
         None
     }
+    /// As `power_cut`, where the sectors that were not synced went to the disk in any order: those
+    /// for which the function says so (given how many came before) are there, the others are zeros.
+    fn power_cut_by_sectors(
+        &self,
+        _: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<Box<dyn LogBackend>> {
+        None
+    }
     /// Lets the given operation of the disk from now on fail, once (`None`: none). False: cannot.
     fn fail_at(&self, _: Option<u64>) -> bool {
         false
@@ -83,6 +91,14 @@ where
 
     fn power_cut(&self, keep: Keep<'_>) -> Option<Box<dyn LogBackend>> {
         let disk = self.disk.crash_image(keep);
+        Some(Box::new(OnMemoryDisk { disk, open: self.open.clone() }))
+    }
+
+    fn power_cut_by_sectors(
+        &self,
+        keep: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<Box<dyn LogBackend>> {
+        let disk = self.disk.crash_sectors(keep);
         Some(Box::new(OnMemoryDisk { disk, open: self.open.clone() }))
     }
 

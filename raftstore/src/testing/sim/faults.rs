@@ -8,6 +8,9 @@ use crate::handle::{PeerChange, SplitChild};
 use crate::store_core::Event;
 use damask_types::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 
+/// Times that a merge is asked for again.
+const MERGE_TRIES: u32 = 40;
+
 /// A kind of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
@@ -39,6 +42,8 @@ pub enum FaultKind {
     Drift,
     /// Regions are split.
     Split,
+    /// Regions are merged into their neighbours.
+    Merge,
     /// Replicas come, go, and change their role.
     Membership,
     /// Leaders are told to hand over.
@@ -49,7 +54,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 17] = [
+    pub const ALL: [FaultKind; 18] = [
         FaultKind::Loss,
         FaultKind::Delay,
         FaultKind::Duplicate,
@@ -64,6 +69,7 @@ impl FaultKind {
         FaultKind::SyncFailure,
         FaultKind::Drift,
         FaultKind::Split,
+        FaultKind::Merge,
         FaultKind::Membership,
         FaultKind::Transfer,
         FaultKind::Forgetting,
@@ -146,6 +152,7 @@ impl World {
             }
             FaultKind::SyncFailure => self.node(store).sync_fails = true,
             FaultKind::Split => self.order_split(),
+            FaultKind::Merge => self.order_merge(),
             FaultKind::Membership => self.order_change(),
             FaultKind::Transfer => {
                 let Some((store, region)) = self.some_led_region() else { return };
@@ -232,6 +239,36 @@ impl World {
         let answer = Answer::new(done);
         let (region, epoch) = (region.id, region.epoch);
         self.tell(store, Event::Split { region, epoch, keys, children, answer });
+    }
+
+    fn order_merge(&mut self) {
+        // Alone it would find nothing to merge.
+        if self.watch.lock().regions().len() < 2 || self.chance.permille(200) {
+            return self.order_split();
+        }
+        let Some((_, region)) = self.some_led_region() else { return };
+        let all = self.watch.lock().regions().clone();
+        let beside = |r: &&Region| crate::merge::adjacent(r, &region);
+        let neighbours: Vec<RegionId> = all.values().filter(beside).map(|r| r.id).collect();
+        let Some(into) = self.chance.pick(&neighbours).copied() else { return };
+        self.on_merge(region.id, into, MERGE_TRIES);
+    }
+
+    /// A leader refuses while a replica is behind: it is asked again, as an operator would.
+    pub(super) fn on_merge(&mut self, region: RegionId, into: RegionId, tries: u32) {
+        let found = self.nodes.iter().find_map(|(id, node)| {
+            let all = node.replicas().into_iter();
+            let led = all.filter(|s| s.is_leader && s.region.id == region && !s.merging);
+            led.map(|s| (*id, s.region.epoch)).next()
+        });
+        if let Some((store, epoch)) = found {
+            let answer = Answer::new(self.count(|counts| counts.prepares += 1));
+            self.tell(store, Event::Merge { region, epoch, into, answer });
+        }
+        if tries > 0 && self.now < self.storm_end {
+            let pause = self.chance.between(5_000, 60_000);
+            self.schedule(pause, Happening::Merge(region, into, tries - 1));
+        }
     }
 
     fn order_change(&mut self) {

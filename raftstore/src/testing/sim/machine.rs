@@ -86,6 +86,11 @@ impl StateMachine for Watched {
                 let Effect::Regions(states) = effect else { continue };
                 let fresh = states.iter().filter(|s| s.applied == LOG_START);
                 all.extend(fresh.map(|s| (s.region.id, 0)));
+                for gone in states.iter().filter(|s| s.tombstone) {
+                    all.remove(&gone.region.id);
+                    let index = gone.applied.index;
+                    watch.stepped(self.store, gone.region.id, "merged", index, 0);
+                }
             }
             all.insert(*region, content);
             watch.applied(self.store, *region, applied.index, content);
@@ -101,9 +106,20 @@ impl StateMachine for Watched {
         self.rows.export(region)
     }
 
-    fn import(&self, state: &RegionState, chunks: SnapshotChunks) -> Result<()> {
-        self.rows.import(state, chunks)?;
-        self.watch.lock().snapshots += 1;
+    fn import(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: SnapshotChunks,
+    ) -> Result<()> {
+        self.rows.import(state, replaced, chunks)?;
+        let mut watch = self.watch.lock();
+        watch.snapshots += 1;
+        watch.replaced += replaced.len() as u64;
+        drop(watch);
+        for gone in replaced {
+            self.content.lock().remove(&gone.region.id);
+        }
         self.resume(state, "imported");
         Ok(())
     }

@@ -27,7 +27,7 @@ impl World {
         for (id, node) in &self.nodes {
             let Some(running) = &node.running else { continue };
             for state in running.machine.rows().recover().map_err(|e| e.to_string())? {
-                let RegionState { region, applied, tombstone: false } = state else { continue };
+                let RegionState { region, applied, tombstone: false, .. } = state else { continue };
                 let scan = running.machine.scan(&region.range).map_err(|e| e.to_string())?;
                 let first = *seen.entry((region.id, applied.index)).or_insert((*id, scan));
                 if first.1 != scan {
@@ -47,6 +47,14 @@ impl World {
         let all: BTreeMap<StoreId, _> =
             self.nodes.iter().map(|(id, n)| (*id, n.replicas())).collect();
         let regions = self.watch.lock().regions().clone();
+        for (id, replicas) in &all {
+            if let Some(left) = replicas.iter().find(|s| !regions.contains_key(&s.region.id)) {
+                return Err(format!("left behind on store {id}: {left:?}"));
+            }
+            if let Some(merging) = replicas.iter().find(|s| s.merging) {
+                return Err(format!("on store {id} a merge has no end: {merging:?}"));
+            }
+        }
         for region in regions.values() {
             let of = |id: &StoreId| all[id].iter().find(|s| s.region.id == region.id);
             let leads = |id: &&StoreId| of(id).is_some_and(|s| s.is_leader);

@@ -8,7 +8,7 @@ use crate::log_store::LogEntry;
 use crate::machine::Effect;
 use crate::wire;
 use damask_types::{Region, RegionId, StoreId};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Facts that every store agrees on.
 #[derive(Default)]
@@ -21,10 +21,18 @@ pub(super) struct Watch {
     content: HashMap<(RegionId, u64), u64>,
     /// The newest descriptions that any replica has applied.
     regions: BTreeMap<RegionId, Region>,
+    /// Regions that became a part of others.
+    merged: HashSet<RegionId>,
+    /// Regions whose newest description is of a merge that has begun.
+    merging: HashSet<RegionId>,
     /// Who was where, lately.
     steps: VecDeque<(RegionId, StoreId, &'static str, u64, u64)>,
     violation: Option<String>,
     pub snapshots: u64,
+    /// Replicas that a snapshot of another region has replaced.
+    pub replaced: u64,
+    /// Merges that were taken back.
+    pub rollbacks: u64,
 }
 
 /// Steps kept for the story of a difference.
@@ -49,6 +57,11 @@ impl Watch {
     /// The regions as they are now, by id.
     pub fn regions(&self) -> &BTreeMap<RegionId, Region> {
         &self.regions
+    }
+
+    /// Regions that some replica has taken in.
+    pub fn merges(&self) -> u64 {
+        self.merged.len() as u64
     }
 
     pub fn leaders(&self) -> u64 {
@@ -135,8 +148,11 @@ impl Watch {
                 Effect::Regions(states) => {
                     states.iter().for_each(|s| wire::put_region(&mut bytes, &s.region));
                     let mut news = false;
-                    for state in states.iter().filter(|s| !s.tombstone) {
-                        news |= self.describe(&state.region);
+                    for state in states {
+                        news |= match state.tombstone {
+                            true => self.bury(&state.region),
+                            false => self.describe(&state.region, state.merge.prepared.is_some()),
+                        };
                     }
                     if news {
                         self.tile();
@@ -148,8 +164,21 @@ impl Watch {
         content
     }
 
+    /// A region became a part of another one; true if that is news.
+    fn bury(&mut self, region: &Region) -> bool {
+        let there = self.regions.remove(&region.id);
+        if there.as_ref().is_some_and(|there| there != region) {
+            self.violate(|| format!("{region:?} is merged, but there is {there:?}"));
+        }
+        self.merging.remove(&region.id);
+        self.merged.insert(region.id)
+    }
+
     /// A description that a replica has applied; true if it is the newest.
-    fn describe(&mut self, region: &Region) -> bool {
+    fn describe(&mut self, region: &Region, merging: bool) -> bool {
+        if self.merged.contains(&region.id) {
+            return false; // a replica that is behind
+        }
         match self.regions.get(&region.id) {
             Some(there) if there == region || region.epoch.is_stale(&there.epoch) => return false,
             Some(there) if there.epoch == region.epoch => {
@@ -159,6 +188,10 @@ impl Watch {
             _ => {}
         }
         self.regions.insert(region.id, region.clone());
+        match merging {
+            true => drop(self.merging.insert(region.id)),
+            false => self.rollbacks += u64::from(self.merging.remove(&region.id)),
+        }
         true
     }
 

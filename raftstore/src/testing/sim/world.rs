@@ -42,6 +42,8 @@ pub(super) enum Happening {
     GiveUp(usize),
     ReadEnds(usize, StoreId, u64, ReadPermit),
     Fault,
+    /// Somebody asks for a merge, so many times more.
+    Merge(RegionId, RegionId, u32),
     Heal(StoreId, StoreId),
     Start(StoreId),
     Crash(StoreId),
@@ -89,6 +91,7 @@ fn draw_config(chance: &mut Chance) -> CoreConfig {
         tick: Duration::from_millis(chance.between(20, 100)),
         log_keep_entries: chance.below(12),
         log_max_entries: chance.between(20, 400),
+        merge_wait_ticks: chance.between(5, 50),
         compact_ticks: chance.between(3, 30),
         snapshot_retry_ticks: chance.between(5, 20),
         read_wait_ticks: chance.between(10, 50),
@@ -165,7 +168,11 @@ impl World {
         report.trace_hash = self.trace_hash;
         report.events = self.events;
         report.leaders = self.watch.lock().leaders();
-        report.snapshots = self.watch.lock().snapshots;
+        let watch = self.watch.lock();
+        report.snapshots = watch.snapshots;
+        (report.merges, report.rollbacks) = (watch.merges(), watch.rollbacks);
+        report.replaced = watch.replaced;
+        drop(watch);
         report.faults = self.injected;
         report
     }
@@ -309,6 +316,7 @@ impl World {
                 self.on_read_ends(at, store, life, permit);
             }
             Happening::Fault => self.on_fault(),
+            Happening::Merge(region, into, tries) => self.on_merge(region, into, tries),
             Happening::Heal(from, to) => {
                 self.cut.remove(&(from, to));
             }

@@ -1,11 +1,13 @@
 //! Values that are written in the statement: literals with their prefixes and types, and the time
 //! of the statement. It must never read a column.
 
-use super::{Scope, is_call};
+use super::{Scope, is_call, only_argument};
 use crate::convert::calendar::DAY;
+use crate::dml::default_of;
 use crate::statement::params;
 use crate::value::{Rules, temporal};
-use damask_types::Datum;
+use damask_types::schema::DefaultValue;
+use damask_types::{ColumnType, Datum};
 use sqlparser::ast::{DataType, Expr, Function, FunctionArguments, Value as Ast};
 
 /// The value of an expression without columns.
@@ -38,8 +40,25 @@ pub(super) fn constant(expr: &Expr, scope: &Scope<'_>) -> Option<Datum> {
                 _ => None,
             }
         }
+        Expr::Function(function) if is_call(function, "DEFAULT") => default(function, scope),
         Expr::Function(function) => now(function, &scope.rules),
         _ => None,
+    }
+}
+
+/// DEFAULT(column). What has no default is an error of the query engine's.
+fn default(function: &Function, scope: &Scope<'_>) -> Option<Datum> {
+    let name = match only_argument(function)? {
+        Expr::Identifier(ident) => ident,
+        Expr::CompoundIdentifier(idents) => idents.last()?,
+        _ => return None,
+    };
+    let column = &scope.table.columns[scope.column(&name.value)?];
+    match column.default {
+        // The session's zone and the statement's time are not known here.
+        Some(DefaultValue::CurrentTimestamp) => None,
+        _ if matches!(column.ty, ColumnType::Timestamp { .. }) => None,
+        _ => default_of(column, 0, 0).ok(),
     }
 }
 

@@ -111,3 +111,24 @@ fn inside_a_transaction_all_or_nothing() {
     s.commit().expect("committed");
     assert_eq!(s.planned("SELECT a FROM h ORDER BY a"), ["1", "2", "3"]);
 }
+
+#[test]
+fn a_load_goes_on_from_what_others_left() {
+    use damask_txn::{Mode, Options, Reads};
+    let mut s = Server::new(vec![table_h()]);
+    let options = Options { mode: Mode::Pessimistic, ..Options::default() };
+    let mut txn = s.client.begin_with(options).expect("begins");
+    txn.begin_statement(Reads::Current).expect("a version to read");
+    let slot = Arc::new(Mutex::new(Some(txn)));
+    let sql = "LOAD DATA LOCAL INFILE 'f' REPLACE INTO TABLE h";
+    let mut load = loader(&s, sql, Destination::Shared(slot.clone()));
+    load.push(b"1\tx\t10\n2\tx\t20").expect("taken");
+    // Committed above the version that the load reads.
+    s.affected("INSERT INTO h VALUES (1, 'x', 1)");
+    let done = load.finish().expect("loaded");
+    assert_eq!(done.info, "Records: 2  Deleted: 1  Skipped: 0  Warnings: 0");
+    s.open = slot.lock().take();
+    s.commit().expect("committed");
+    assert_eq!(s.planned("SELECT * FROM h ORDER BY a"), ["1|x|10", "2|x|20"]);
+    s.check_indexes();
+}

@@ -190,6 +190,12 @@ sha2_of!(
     |x| x.rotate_right(14) ^ x.rotate_right(18) ^ x.rotate_right(41)
 );
 
+/// SHA-256 of a text in hexadecimal.
+pub(crate) fn sha256_hex(text: &str) -> String {
+    let digest = sha2(text.as_bytes(), 256).unwrap_or_default();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

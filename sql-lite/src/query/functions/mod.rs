@@ -15,15 +15,20 @@ mod chance;
 mod codes;
 mod control;
 mod digest;
+mod divisor;
 mod finite;
 mod math;
+mod named;
 mod sleep;
 mod text;
 mod time;
 
 pub(crate) use chance::chance;
 pub(crate) use control::unified;
+pub(crate) use digest::sha256_hex;
+pub(crate) use divisor::{NAME as DIVISOR, divisor};
 pub(crate) use math::DIVISION_DIGITS;
+pub(crate) use named::named;
 pub(crate) use sleep::sleep;
 
 use super::value::*;
@@ -226,7 +231,8 @@ pub(crate) fn failure(code: u16, message: impl Into<String>) -> DataFusionError 
     let state = match code {
         1690 => "22003",
         1365 => "22012",
-        1582 | 1305 => "42000",
+        1582 | 1305 | 1104 => "42000",
+        1242 => "21000",
         1317 => "70100",
         _ => "HY000",
     };

@@ -1,7 +1,7 @@
 //! MySQL's functions by the names of ours, and those that the session answers as constants. It
 //! must never rename what has a window.
 
-use super::{as_bool, call, constant, nested, null, number, operation, text};
+use super::{as_bool, call, constant, divisor, nested, null, number, operation, text};
 use crate::convert::calendar::{DAY, SECOND};
 use crate::error::{Error, Result};
 use crate::query::QueryContext;
@@ -161,6 +161,18 @@ fn session_value(ctx: &QueryContext<'_>, name: &str, args: &[Expr]) -> Result<Op
     Ok(Some(constant(&datum)))
 }
 
+/// The column of DEFAULT(column).
+pub(super) fn default_column(function: &Function) -> Option<Vec<Ident>> {
+    if !function.name.to_string().eq_ignore_ascii_case("default") {
+        return None;
+    }
+    match arguments(function)?.pop()? {
+        Expr::Identifier(ident) => Some(vec![ident]),
+        Expr::CompoundIdentifier(idents) => Some(idents),
+        _ => None,
+    }
+}
+
 fn wrong_count(name: &str) -> Error {
     let message = format!("Incorrect parameter count in the call to native function '{name}'");
     Error { code: 1582, state: "42000", message }
@@ -192,7 +204,7 @@ fn reshaped(ctx: &QueryContext<'_>, name: &str, mut args: Vec<Expr>) -> Result<O
         ("if", _) | ("nullif", _) => return Err(wrong_count(name)),
         ("isnull", 1) => nested(Expr::IsNull(Box::new(args.remove(0)))),
         ("mod", 2) => {
-            let right = args.pop().unwrap_or_else(null);
+            let right = divisor(ctx, args.pop().unwrap_or_else(null));
             let left = args.pop().unwrap_or_else(null);
             nested(operation(left, BinaryOperator::Modulo, right))
         }

@@ -13,10 +13,11 @@
 
 use super::select::gathers;
 use super::{as_bool, nested, not, null, number, operation, value_of};
+use crate::dml::default_of;
 use crate::error::{Error, Result};
 use crate::query::QueryContext;
 use crate::statement::object_name;
-use damask_types::TableSchema;
+use damask_types::{Datum, TableSchema};
 use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::*;
 use sqlparser::dialect::MySqlDialect;
@@ -262,6 +263,22 @@ impl<'a> Scope<'a> {
             if known { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         found.is_continue().then_some(value)
+    }
+
+    /// DEFAULT(column) of one of the tables; `None`: none has the column.
+    pub fn default_of(&self, idents: &[Ident]) -> Option<Result<Datum>> {
+        let (table, column) = match idents {
+            [column] => (None, column),
+            [.., table, column] => (Some(table), column),
+            [] => return None,
+        };
+        let named = |name: &str| table.is_none_or(|t| t.value.eq_ignore_ascii_case(name));
+        let found = self.tables.iter().filter(|(name, _)| named(name));
+        let column = found
+            .filter_map(|(_, schema)| schema.as_ref()?.column(&column.value).cloned())
+            .next()?;
+        let offset_us = self.ctx.variables.time_zone_offset_us();
+        Some(default_of(&column, self.ctx.session.now_us, offset_us))
     }
 
     /// The only table that has the column.

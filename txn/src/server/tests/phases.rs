@@ -199,8 +199,11 @@ fn below_the_safe_point_nothing_is_read_or_begun() {
         assert_eq!((refused.ts, refused.safe_point), (Timestamp(299), Timestamp(300)));
         server.call(CONTEXT, new).expect("at the safe point");
     }
-    assert!(server.admit(&[KeyRange::all()], Timestamp(299)).is_err());
-    assert!(server.confirm(Timestamp(299)).is_err() && server.confirm(Timestamp(300)).is_ok());
+    let refused = server.admit(&[KeyRange::all()], Timestamp(299)).expect_err("below");
+    assert_eq!(refused.kind(), ErrorKind::TooOld);
+    let refused = server.confirm(Timestamp(299)).expect_err("below");
+    assert_eq!(refused.kind(), ErrorKind::TooOld);
+    server.confirm(Timestamp(300)).expect("at the safe point");
     // Ending an old transaction is always possible.
     let resolve = Request::ResolveLock {
         start_ts: Timestamp(10),

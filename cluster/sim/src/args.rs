@@ -1,0 +1,180 @@
+//! The command line: one seed, or many. It must never end well when a seed has failed.
+
+use crate::plan::{FaultKind, Plan};
+use crate::run::run;
+use crate::sweep::{Sweep, shorten, sweep};
+use damask_env::{Clock, RealClock};
+
+const USAGE: &str = "damask sim: the whole cluster from a seed\n\
+    \n\
+    --seed S      run one seed; the same seed does the same, byte for byte\n\
+    --seeds N     run N seeds, from --from (1)\n\
+    --from F      the first of them\n\
+    --jobs J      threads (2)\n\
+    --storm MS    simulated milliseconds with faults (8000)\n\
+    --faults A,B  only these faults, or `none`\n\
+    --keep 1,4    with --seed: only these faults of its plan, by number, or `none`\n\
+    --keep-going  with --seeds: do not stop at the first that fails\n\
+    --mutants     make each deliberate mistake until a seed finds it (needs the feature\n\
+    \x20             `mutations`); --only NAME: this one\n";
+
+/// What was asked for.
+#[derive(Debug)]
+struct Args {
+    seed: Option<u64>,
+    keep: Option<Vec<usize>>,
+    sweep: Sweep,
+    keep_going: bool,
+    mutants: bool,
+    only: Option<String>,
+}
+
+fn parse(args: &[String]) -> Result<Args, String> {
+    let sweep = Sweep { from: 1, seeds: 20, jobs: 2, storm_ms: 8_000, kinds: None };
+    let mut out =
+        Args { seed: None, keep: None, sweep, keep_going: false, mutants: false, only: None };
+    let mut rest = args.iter();
+    while let Some(name) = rest.next() {
+        let mut number = || {
+            let value = rest.next().ok_or_else(|| format!("{name} needs a value"))?;
+            value.parse::<u64>().map_err(|_| format!("{name} needs a number, not {value}"))
+        };
+        match name.as_str() {
+            "--seed" => out.seed = Some(number()?),
+            "--seeds" => out.sweep.seeds = number()?,
+            "--from" => out.sweep.from = number()?,
+            "--jobs" => out.sweep.jobs = number()? as usize,
+            "--storm" => out.sweep.storm_ms = number()?,
+            "--keep-going" => out.keep_going = true,
+            "--mutants" => out.mutants = true,
+            "--only" => out.only = Some(rest.next().ok_or("--only needs a name")?.clone()),
+            "--keep" => {
+                let numbers = rest.next().ok_or("--keep needs numbers")?;
+                out.keep = Some(keep(numbers)?);
+            }
+            "--faults" => {
+                let names = rest.next().ok_or("--faults needs names")?;
+                out.sweep.kinds = Some(faults(names)?);
+            }
+            _ => return Err(format!("{name} is not known\n\n{USAGE}")),
+        }
+    }
+    Ok(out)
+}
+
+/// Numbers of faults, with commas between them.
+pub fn keep(numbers: &str) -> Result<Vec<usize>, String> {
+    if numbers == "none" {
+        return Ok(Vec::new());
+    }
+    let number = |n: &str| n.parse().map_err(|_| format!("--keep needs numbers, not {n}"));
+    numbers.split(',').map(number).collect()
+}
+
+fn faults(names: &str) -> Result<Vec<FaultKind>, String> {
+    if names == "none" {
+        return Ok(Vec::new());
+    }
+    let find = |name: &str| {
+        let kinds = FaultKind::ALL.into_iter();
+        let mut found = kinds.filter(|kind| format!("{kind:?}").eq_ignore_ascii_case(name));
+        found.next().ok_or_else(|| format!("{name} is no fault; there are {:?}", FaultKind::ALL))
+    };
+    names.split(',').map(find).collect()
+}
+
+/// Runs what the arguments say; the process's exit code.
+pub fn main(args: &[String]) -> i32 {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        print!("{USAGE}");
+        return 0;
+    }
+    let args = match parse(args) {
+        Ok(args) => args,
+        Err(e) => {
+            eprintln!("{e}");
+            return 2;
+        }
+    };
+    if args.mutants {
+        return mutants(&args);
+    }
+    match args.seed {
+        Some(seed) => one(seed, &args),
+        None => many(&args),
+    }
+}
+
+fn one(seed: u64, args: &Args) -> i32 {
+    let clock = RealClock::default();
+    let mut plan = Plan::new(seed, args.sweep.storm_ms, args.sweep.kinds.as_deref());
+    if let Some(numbers) = &args.keep {
+        plan = plan.keep(numbers);
+    }
+    match run(&plan) {
+        Ok(report) => {
+            let (real, time) = (clock.monotonic().as_secs_f64(), report.time as f64 / 1e6);
+            println!("seed {seed} held: trace {:016x}, {} events", report.trace, report.events);
+            println!("{time:.1} simulated seconds in {real:.2} s\n{:#?}", report.counts);
+            0
+        }
+        Err(failure) => {
+            println!("{failure}");
+            1
+        }
+    }
+}
+
+#[cfg(not(feature = "mutations"))]
+fn mutants(args: &Args) -> i32 {
+    let all = args.only.as_deref().unwrap_or("any");
+    eprintln!(
+        "this build makes no mistake ({all} was asked for): it needs the feature `mutations`"
+    );
+    2
+}
+
+/// Every mistake, or one; all must be found.
+#[cfg(feature = "mutations")]
+fn mutants(args: &Args) -> i32 {
+    use damask_env::mutation::Mistake;
+    let wanted = |mistake: &Mistake| match &args.only {
+        Some(only) => format!("{mistake:?}").eq_ignore_ascii_case(only),
+        None => true,
+    };
+    let mistakes: Vec<Mistake> = Mistake::ALL.into_iter().filter(wanted).collect();
+    let Sweep { seeds, storm_ms, jobs, .. } = args.sweep;
+    println!("mistake                    seeds      took  found");
+    let fared = crate::mutants::mutants(&mistakes, seeds, storm_ms, jobs);
+    let found = fared.iter().filter(|one| one.seeds.is_some()).count();
+    println!("{found} of {} mistakes were found within {seeds} seeds", mistakes.len());
+    i32::from(found < mistakes.len() || mistakes.is_empty())
+}
+
+fn many(args: &Args) -> i32 {
+    let swept = sweep(&args.sweep, !args.keep_going);
+    println!("{}", swept.told());
+    let Some(first) = swept.failures.into_iter().next() else { return 0 };
+    println!("\nshortening the faults of seed {}:", first.plan.seed);
+    println!("{}", shorten(first));
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn arguments_are_read_and_mistakes_named() {
+        let args = parse(&words("--seeds 5 --from 7 --jobs 1 --faults loss,Crash")).expect("valid");
+        assert_eq!((args.sweep.seeds, args.sweep.from, args.sweep.jobs), (5, 7, 1));
+        assert_eq!(args.sweep.kinds, Some(vec![FaultKind::Loss, FaultKind::Crash]));
+        assert!(parse(&words("--seed x")).expect_err("no number").contains("a number"));
+        assert!(parse(&words("--faults x")).expect_err("no fault").contains("Loss"));
+        assert!(parse(&words("--what")).expect_err("unknown").contains("--seed"));
+    }
+}

@@ -1,0 +1,166 @@
+//! Whole tables read from column stores at a timestamp, region by region, as a query would. It must
+//! never take a part twice nor leave one out: what cannot be read now is not read at all.
+
+use crate::clients::Session;
+use crate::history::Scan;
+use crate::nodes::Life;
+use crate::tables::{LISTS, Value, WITH_COLUMNS, column, encode, key};
+use crate::work::{check_table, some_ts};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow::datatypes::{DataType, Field, Schema};
+use damask_deltatree::types::storage_schema;
+use damask_deltatree::{HandleRange, ScanRequest};
+use damask_learner::ReadError;
+use damask_pd::{Placement, Route};
+use damask_raftstore::Error as RegionError;
+use damask_types::key::row_range;
+use damask_types::{KeyLock, KeyRange, TableId, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A column store's answer is not waited for any longer.
+const PATIENCE: Duration = Duration::from_millis(3_500);
+/// Attempts to read one region.
+const ATTEMPTS_MAX: u32 = 12;
+
+/// Why a part is not read.
+enum Refused {
+    Locked(Vec<KeyLock>),
+    Later,
+    Broken(String),
+}
+
+type Rows = Vec<(i64, Value)>;
+
+/// Reads some table at some timestamp.
+pub fn read_some(session: &mut Session) {
+    let Some(ts) = some_ts(session) else { return };
+    let Some(table) = session.chance.pick(&WITH_COLUMNS).copied() else { return };
+    if read(session, table, ts).is_none() {
+        session.world.counts.lock().column_refusals += 1;
+    }
+}
+
+/// Reads a table at a timestamp; `None`: it cannot be read now.
+pub fn read(session: &mut Session, table: TableId, ts: Timestamp) -> Option<()> {
+    let whole = row_range(table);
+    let mut rows = BTreeMap::new();
+    let mut rest = whole.clone();
+    let mut attempts = 0;
+    // Ends: each round reads a part, or is one of the attempts.
+    while !rest.is_empty() {
+        let Some((part, found)) = read_first(session, table, ts, &rest) else {
+            attempts += 1;
+            if attempts >= ATTEMPTS_MAX || !session.alive.get() || session.world.has_failed() {
+                return None;
+            }
+            session.think(20 << attempts.min(4));
+            continue;
+        };
+        rows.extend(found);
+        if part.end.is_empty() || part.end >= whole.end {
+            break;
+        }
+        rest.start = part.end;
+    }
+    if !session.alive.get() {
+        return None;
+    }
+    let encoded = |(handle, value): (i64, Value)| (key(table, handle), encode(&value));
+    let pairs: Vec<_> = rows.into_iter().map(encoded).collect();
+    session.world.counts.lock().column_scans += 1;
+    check_table(session, table, ts, &pairs, "columns");
+    let KeyRange { start, end } = whole;
+    session.world.history.lock().scans.push(Scan { start, end, ts, pairs, columns: true });
+    Some(())
+}
+
+/// Reads the first region of a range; what part that is.
+fn read_first(
+    session: &mut Session,
+    table: TableId,
+    ts: Timestamp,
+    rest: &KeyRange,
+) -> Option<(KeyRange, Rows)> {
+    let route = session.world.placement.pd.route(&rest.start)?;
+    let part = route.region.range.intersect(rest)?;
+    let answer = ask(session, &route, table, ts, &part);
+    match answer {
+        Ok(rows) => Some((part, rows)),
+        Err(Refused::Later) => None,
+        Err(Refused::Locked(locks)) => {
+            // Only the end of their transactions helps: the wait is the caller's.
+            drop(session.client.resolve_locks(&locks, ts));
+            None
+        }
+        Err(Refused::Broken(why)) => {
+            session.world.fail(format!("columns of {table} at {ts}: {why}"));
+            None
+        }
+    }
+}
+
+fn ask(
+    session: &Session,
+    route: &Route,
+    table: TableId,
+    ts: Timestamp,
+    part: &KeyRange,
+) -> Result<Rows, Refused> {
+    let learner = route.region.learners().next().ok_or(Refused::Later)?;
+    let (id, epoch, part) = (route.region.id, route.region.epoch, part.clone());
+    let work = move |life: &Life| -> Result<Rows, Refused> {
+        let reader = life.reader.as_ref().ok_or(Refused::Later)?;
+        let view = reader.view(id, epoch, std::slice::from_ref(&part), ts);
+        let view = view.map_err(|e| match e {
+            ReadError::Locked(locks) => Refused::Locked(locks),
+            ReadError::Region(RegionError::Invalid(why)) => Refused::Broken(why),
+            ReadError::Region(_) | ReadError::Timeout { .. } => Refused::Later,
+            ReadError::Store { detail, .. } => Refused::Broken(detail),
+        })?;
+        life.pace.hesitate();
+        let request = request(table, view.handles.clone(), ts);
+        let parts = view.snapshot.scan(&request, 1).map_err(|e| Refused::Broken(e.to_string()))?;
+        let mut rows = Vec::new();
+        for batch in parts.into_iter().flatten() {
+            let batch = batch.map_err(|e| Refused::Broken(e.to_string()))?;
+            take_rows(table, &batch, &mut rows).ok_or_else(|| {
+                Refused::Broken(format!("a batch of another form: {:?}", batch.schema()))
+            })?;
+        }
+        Ok(rows)
+    };
+    match session.wire.ask(learner.store, PATIENCE, work) {
+        Ok(answer) => answer,
+        Err(_) => Err(Refused::Later),
+    }
+}
+
+fn request(table: TableId, ranges: Vec<HandleRange>, ts: Timestamp) -> ScanRequest {
+    let mut fields = vec![Field::new("handle", DataType::Int64, true)];
+    let stored = storage_schema([&column(table)]);
+    fields.extend(stored.fields().iter().map(|field| field.as_ref().clone()));
+    let null = |field: &Field| -> ArrayRef { new_null_array(field.data_type(), 1) };
+    ScanRequest {
+        ranges,
+        ts,
+        defaults: fields.iter().map(null).collect(),
+        schema: Arc::new(Schema::new(fields)),
+        prune: Vec::new(),
+        batch_rows: 7,
+    }
+}
+
+fn take_rows(table: TableId, batch: &RecordBatch, rows: &mut Rows) -> Option<()> {
+    let handles = batch.column(0).as_any().downcast_ref::<Int64Array>()?;
+    let values = batch.column(1).as_any();
+    for at in 0..batch.num_rows() {
+        let value = match table == LISTS {
+            true => Value::Text(values.downcast_ref::<StringArray>()?.value(at).to_owned()),
+            false => Value::Number(values.downcast_ref::<Int64Array>()?.value(at)),
+        };
+        rows.push((handles.value(at), value));
+    }
+    Some(())
+}

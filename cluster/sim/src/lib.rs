@@ -1,0 +1,61 @@
+//! The whole cluster from one seed: the product's own stores, transaction servers and clients,
+//! learners and columns, placement driver and oracle, on simulated threads, clocks, disks and
+//! network. It must never let anything but the seed decide what happens.
+//!
+//! ```text
+//!   plan(seed) ─► limits, faults                        kernel: one task at a time, by a heap of
+//!        │                                                (time, order); damask_env asks it for
+//!        ▼                                                every wait, channel, thread and clock
+//!   world ─► nodes: Store + TxnServer | LearnerRead      net: delay, loss, doubles, cuts, replays
+//!        ├─► placement: Pd, LocalOracle                  disks: synced image + part of the rest
+//!        └─► clients: txn::Client ─► work ─► history
+//!                                              │
+//!   storm ─► calm ─► audit ─► silence ─► truth (every version in the stores) ─► check
+//! ```
+//! Nothing of the product is replaced: stores run their own threads, and those wait through
+//! `damask_env`, which asks the simulation's scheduler. A crash takes the disks' images at one
+//! instant and lets the threads of the old life end unheard.
+//!
+//! What is checked: every committed, aborted and unknown transaction against the versions in the
+//! stores (`history`), list-append histories by their cycles (`damask_txn::history`), the bank's
+//! total and index entries in every scan, columns against rows at the same timestamp, liveness
+//! after the storm, replicas at the end, threads that do not end, and every panic.
+//!
+//! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own), the placement
+//! driver's own crashes, garbage collection. Merges only where they are asked for (`--faults`).
+//!
+//! Reading order: `plan`, `kernel`, `net`, `disks`, `nodes`, `remote`, `placement`, `world`,
+//! `faults`, `tables`, `work`, `clients`, `columns`, `history`, `run`, `sweep`, `mutants`.
+
+pub mod chance;
+pub mod plan;
+
+pub mod kernel;
+pub mod net;
+
+mod disks;
+mod nodes;
+mod placement;
+mod remote;
+mod world;
+
+mod faults;
+
+mod clients;
+mod columns;
+pub mod history;
+mod tables;
+mod work;
+
+mod args;
+#[cfg(feature = "mutations")]
+pub mod mutants;
+mod panics;
+mod run;
+mod sweep;
+
+pub use args::main;
+pub use plan::{Fault, FaultKind, Limits, Plan};
+pub use run::{Failure, Report, run};
+pub use sweep::{Sweep, Swept, shorten, sweep};
+pub use world::Counts;

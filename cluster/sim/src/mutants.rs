@@ -1,0 +1,67 @@
+//! The simulator's own test: each deliberate mistake must be found by some seed. It must never
+//! count a mistake as found that the same seeds find without it.
+
+use crate::plan::Plan;
+use crate::run::run;
+use damask_env::mutation::{Mistake, mutate};
+use damask_env::{Clock, RealClock, spawn};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How a mistake fared.
+#[derive(Clone, Debug)]
+pub struct Fared {
+    /// The mistake.
+    pub mistake: Mistake,
+    /// Seeds until one failed, that one included; `None`: none did.
+    pub seeds: Option<u64>,
+    /// What that seed found.
+    pub reason: String,
+}
+
+/// Makes each mistake in turn, with seeds from 1 up to `seeds_max`, on so many threads.
+pub fn mutants(mistakes: &[Mistake], seeds_max: u64, storm_ms: u64, jobs: usize) -> Vec<Fared> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let all: Arc<Vec<Mistake>> = Arc::new(mistakes.to_vec());
+    let fared = Arc::new(Mutex::new(Vec::new()));
+    let tasks: Vec<_> = (0..jobs.max(1))
+        .map(|_| {
+            let (next, all, fared) = (next.clone(), all.clone(), fared.clone());
+            spawn("mutants", move || {
+                while let Some(mistake) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let clock = RealClock::default();
+                    let one = hunt(*mistake, seeds_max, storm_ms);
+                    let (name, time) = (format!("{mistake:?}"), clock.monotonic().as_secs_f64());
+                    let seeds = one.seeds.map_or_else(|| "missed".to_owned(), |n| n.to_string());
+                    let reason = one.reason.lines().next().unwrap_or_default();
+                    let reason: String = reason.chars().take(100).collect();
+                    println!("{name:<24} {seeds:>7} {time:>7.1} s  {reason}");
+                    fared.lock().push(one);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        if let Err(panic) = task.join() {
+            panic!("the simulator itself: {panic}");
+        }
+    }
+    std::mem::take(&mut *fared.lock())
+}
+
+fn hunt(mistake: Mistake, seeds_max: u64, storm_ms: u64) -> Fared {
+    for seed in 1..=seeds_max {
+        let plan = Plan::new(seed, storm_ms, None);
+        mutate(Some(mistake));
+        let result = run(&plan);
+        mutate(None);
+        let Err(failure) = result else { continue };
+        if let Err(also) = run(&plan) {
+            let reason = format!("without the mistake too: {}", also.reason);
+            return Fared { mistake, seeds: None, reason };
+        }
+        return Fared { mistake, seeds: Some(seed), reason: failure.reason };
+    }
+    Fared { mistake, seeds: None, reason: String::new() }
+}

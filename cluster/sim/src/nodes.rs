@@ -1,0 +1,363 @@
+//! Stores as processes: started from what a crash left, ended by one at any moment. It must never
+//! give a later life anything of an earlier one but what was durable.
+
+use crate::disks::{Pace, SimColumns, SimEngine, SimLog, SimMachine};
+use crate::kernel::{Group, Micros, kernel};
+use crate::remote::{Wire, ask_leader};
+use crate::tables::Schemas;
+use crate::world::World;
+use damask_deltatree::DeltaTree;
+use damask_env::channel::{self, RecvTimeoutError, Sender};
+use damask_env::simulation::pause;
+use damask_env::{Clock, Disk, MemoryDisk};
+use damask_kv::MemoryEngine;
+use damask_learner::{ColumnMachine, LearnerRead, StoreReads};
+use damask_pd::Placement;
+use damask_raftstore::{
+    CoreConfig, Envelope, FileLogConfig, FileLogStore, RowMachine, StateMachine, Store,
+    StoreConfig, StoreHandle, StoreOptions, Transport,
+};
+use damask_txn::deadlock::Circle;
+use damask_txn::{Deadlocks, TxnServer};
+use damask_types::{StoreId, Timestamp};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// The first column store.
+pub const FIRST_COLUMN_STORE: u64 = 101;
+/// Where a store's log is on its disk.
+const LOG: &str = "raft";
+/// A transaction server waits no longer for its log.
+const SERVER_PATIENCE: Duration = Duration::from_millis(1_200);
+/// A learner's read waits no longer.
+const LEARNER_PATIENCE: Duration = Duration::from_millis(1_500);
+/// Between two rounds of a column store's background work.
+const MAINTAIN_EVERY: Duration = Duration::from_millis(150);
+
+/// What survives a crash.
+pub enum Image {
+    /// Of a row store: its log's disk, and its engine.
+    Rows(MemoryDisk, MemoryEngine),
+    /// Of a column store: its log's disk, and its columns'.
+    Columns(MemoryDisk, MemoryDisk),
+}
+
+/// Does a process still live? Shared by all that acts for it.
+#[derive(Clone, Default)]
+pub struct Alive(Arc<AtomicBool>);
+
+impl Alive {
+    /// It lives.
+    pub fn new() -> Alive {
+        Alive(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Does it?
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// No longer.
+    pub fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A running store.
+pub struct Life {
+    /// Its process.
+    pub group: Group,
+    /// Does it still run?
+    pub alive: Alive,
+    /// How requests get in.
+    pub handle: StoreHandle,
+    /// Who overtakes whom in it.
+    pub pace: Arc<Pace>,
+    /// Row stores.
+    pub server: Option<Arc<TxnServer>>,
+    /// Column stores.
+    pub reader: Option<LearnerRead>,
+    /// Row stores: what was applied.
+    pub engine: Option<MemoryEngine>,
+    store: Mutex<Option<Store>>,
+    disks: Vec<MemoryDisk>,
+    maintain: Mutex<Option<Sender<()>>>,
+}
+
+/// A store, running or not.
+pub struct Node {
+    /// Its monotonic clock at time 0, and its speed.
+    clock: (Micros, u64),
+    /// While it runs.
+    pub life: Option<Arc<Life>>,
+    image: Option<Image>,
+}
+
+impl Node {
+    /// A store that holds nothing.
+    pub fn new(id: StoreId, clock: (Micros, u64)) -> Node {
+        let disk = MemoryDisk::new;
+        let image = match id.0 >= FIRST_COLUMN_STORE {
+            true => Image::Columns(disk(), disk()),
+            false => Image::Rows(disk(), MemoryEngine::with_crashes()),
+        };
+        Node { clock, life: None, image: Some(image) }
+    }
+}
+
+/// Starts a store from its image, if it does not run.
+pub fn start(world: &Arc<World>, id: StoreId) {
+    let mut stores = world.stores.lock();
+    let Some(node) = stores.get_mut(&id) else { return };
+    let (Some(image), (offset, rate)) = (node.image.take(), node.clock) else { return };
+    drop(stores);
+    let kernel = kernel();
+    let group = kernel.group(offset, rate);
+    kernel.note("starts", id.0, 0, 0);
+    let world = world.clone();
+    kernel.spawn_in(group, &format!("start-{id}"), move || match open(&world, id, group, image) {
+        Ok(life) => {
+            if let Some(node) = world.stores.lock().get_mut(&id) {
+                node.life = Some(Arc::new(life));
+            }
+        }
+        Err(e) => world.fail(format!("store {id} does not start: {e}")),
+    });
+}
+
+type Opened<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<Life> {
+    let alive = Alive::new();
+    let pace = world.pace(id);
+    let clock: Arc<dyn Clock> = Arc::new(kernel().clock(group));
+    let (log_disk, rest) = match image {
+        Image::Rows(log, engine) => (log, Ok(engine)),
+        Image::Columns(log, columns) => (log, Err(columns)),
+    };
+    let inner = FileLogStore::open(Arc::new(log_disk.clone()), LOG, log_config())?;
+    let log = Arc::new(SimLog { inner, pace: pace.clone() });
+    let (machine, columns): (Arc<dyn StateMachine>, _) = match &rest {
+        Ok(engine) => (Arc::new(RowMachine::new(Arc::new(engine.clone()))), None),
+        Err(disk) => {
+            let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            let tree = Arc::new(DeltaTree::open(disk, damask_deltatree::Config::small())?);
+            let columns = Arc::new(SimColumns { inner: tree.clone(), pace: pace.clone() });
+            let machine = Arc::new(ColumnMachine::open(columns, Arc::new(Schemas))?);
+            (machine.clone(), Some((machine, tree)))
+        }
+    };
+    bootstrap(world, id, machine.as_ref())?;
+    let machine = Arc::new(SimMachine { inner: machine, pace: pace.clone() });
+    let transport = Arc::new(SimTransport { world: world.clone(), id, alive: alive.clone() });
+    let options = options(world, id, &alive);
+    let store = Store::start(options, log, machine, transport, clock.clone())?;
+    let handle = store.handle();
+    let wire = Wire::new(world.clone(), id.0, alive.clone());
+    let mut disks = vec![log_disk];
+    let (mut server, mut reader, mut engine, mut maintain) = (None, None, None, None);
+    match (rest, columns) {
+        (Ok(rows), _) => {
+            let read = SimEngine { inner: rows.clone(), pace: pace.clone() };
+            let deadlocks = Announced { inner: world.deadlocks.clone(), alive: alive.clone() };
+            let made = TxnServer::new(handle.clone(), Arc::new(read))
+                .with_oracle(Arc::new(wire.oracle()))
+                .with_deadlocks(Arc::new(deadlocks))
+                .with_clock(clock)
+                .with_patience(SERVER_PATIENCE);
+            server = Some(Arc::new(made));
+            engine = Some(rows);
+        }
+        (Err(disk), Some((machine, tree))) => {
+            disks.push(disk);
+            let ask = ask_leader(world.placement.pd.clone(), Arc::new(wire));
+            let reads = Arc::new(StoreReads::new(handle.clone(), ask));
+            reader = Some(LearnerRead::new(reads, machine, LEARNER_PATIENCE));
+            maintain = Some(start_maintenance(world, id, tree));
+        }
+        (Err(_), None) => return Err("columns without a tree".into()),
+    }
+    let (store, maintain) = (Mutex::new(Some(store)), Mutex::new(maintain));
+    Ok(Life { group, alive, handle, pace, server, reader, engine, store, disks, maintain })
+}
+
+/// Small files, so that they are closed, moved and removed.
+fn log_config() -> FileLogConfig {
+    FileLogConfig {
+        segment_bytes: 16 << 10,
+        cache_bytes: 32 << 10,
+        segments_max: 3,
+        ..FileLogConfig::default()
+    }
+}
+
+/// Its part of the first region, the first time it starts.
+fn bootstrap(world: &World, id: StoreId, machine: &dyn StateMachine) -> Opened<()> {
+    let pd = &world.placement.pd;
+    let first = pd.bootstrapped().filter(|first| first.peer_on(id).is_some());
+    if let Some(first) = first.filter(|_| !pd.is_initialised(id)) {
+        damask_raftstore::bootstrap(machine, id, first)?;
+        pd.set_initialised(id)?;
+    }
+    Ok(())
+}
+
+fn options(world: &Arc<World>, id: StoreId, alive: &Alive) -> StoreOptions {
+    let limits = &world.plan.limits;
+    let mut options = StoreOptions::new(id);
+    let mut core = CoreConfig {
+        log_keep_entries: limits.log_keep,
+        log_max_entries: limits.log_max,
+        compact_ticks: limits.compact_ticks,
+        read_wait_ticks: 20,
+        undetermined_ticks: 40,
+        snapshot_retry_ticks: 10,
+        ..CoreConfig::default()
+    };
+    core.raft.election_ticks = limits.election_ticks as usize;
+    core.raft.heartbeat_ticks = 1;
+    core.raft.seed = world.plan.seed;
+    options.config =
+        StoreConfig { tick: Duration::from_millis(limits.tick_ms), core, ..StoreConfig::default() };
+    options.held_data = world.placement.pd.is_initialised(id);
+    let (reports, lives) = (world.clone(), alive.clone());
+    options.on_change = Some(Arc::new(move |status| {
+        if lives.get() {
+            reports.report(id, status);
+        }
+    }));
+    options
+}
+
+/// Merges deltas in the background until the sender is dropped.
+fn start_maintenance(world: &Arc<World>, id: StoreId, tree: Arc<DeltaTree>) -> Sender<()> {
+    use damask_deltatree::ColumnStore;
+    let (stop, stopped) = channel::bounded(1);
+    let world = world.clone();
+    let body = move || {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(MAINTAIN_EVERY) {
+            // Nothing is collected: old timestamps are read again in the end.
+            if let Err(e) = tree.maintain(Timestamp::ZERO, 1 << 20) {
+                return world.fail(format!("columns of store {id}: {e}"));
+            }
+        }
+    };
+    drop(damask_env::spawn("maintain", body));
+    stop
+}
+
+/// Ends a store as a power cut does: what was not synced is lost but for a part of it. It comes
+/// back after `downtime`.
+pub fn crash(world: &Arc<World>, id: StoreId, downtime: Micros) {
+    let life = {
+        let mut stores = world.stores.lock();
+        let Some(node) = stores.get_mut(&id) else { return };
+        let Some(life) = node.life.take() else { return };
+        node.image = match image_of(&life) {
+            Ok(image) => Some(image),
+            Err(e) => return world.fail(format!("an image of store {id}: {e}")),
+        };
+        life
+    };
+    kernel().note("crashes", id.0, downtime, 0);
+    bury(life);
+    let world = world.clone();
+    kernel().after(downtime, move || start(&world, id));
+}
+
+fn image_of(life: &Life) -> damask_kv::Result<Image> {
+    let part = |n: usize| n * kernel().draw(|chance| chance.below(5)) as usize / 4;
+    let disk = |at: usize| life.disks[at].crash_image(part);
+    Ok(match &life.engine {
+        // The engine first: it is never ahead of the durable log.
+        Some(engine) => {
+            let engine = engine.crash(part(engine.unsynced()))?;
+            Image::Rows(disk(0), engine)
+        }
+        None => Image::Columns(disk(0), disk(1)),
+    })
+}
+
+/// Lets the threads of a process that has ended come to their end, unheard by anybody.
+fn bury(life: Arc<Life>) {
+    life.alive.end();
+    let kernel = kernel();
+    kernel.wake_group(life.group);
+    kernel.spawn_in(life.group, "bury", move || {
+        drop(life.maintain.lock().take());
+        let store = life.store.lock().take();
+        if let Some(store) = store {
+            drop(store.stop());
+        }
+    });
+}
+
+/// Stops all stores, with nobody to come back.
+pub fn stop_all(world: &World) {
+    for node in world.stores.lock().values_mut() {
+        node.image = None;
+        if let Some(life) = node.life.take() {
+            bury(life);
+        }
+    }
+}
+
+/// Messages between stores.
+struct SimTransport {
+    world: Arc<World>,
+    id: StoreId,
+    alive: Alive,
+}
+
+impl Transport for SimTransport {
+    fn send(&self, to: StoreId, envelopes: Vec<Envelope>) {
+        if !self.alive.get() {
+            return;
+        }
+        for envelope in envelopes {
+            let world = self.world.clone();
+            let delivery = move || world.receive(to, envelope.clone());
+            self.world.net.send(self.id.0, to.0, Arc::new(delivery));
+        }
+    }
+}
+
+/// A deadlock detector that a process which has ended says nothing more to.
+struct Announced {
+    inner: Arc<dyn Deadlocks>,
+    alive: Alive,
+}
+
+impl Deadlocks for Announced {
+    fn wait(&self, waiter: Timestamp, key: &[u8], holder: Timestamp) -> Option<Circle> {
+        self.alive.get().then(|| self.inner.wait(waiter, key, holder))?
+    }
+
+    fn join(&self, waiter: Timestamp, key: &[u8]) -> Option<Circle> {
+        self.alive.get().then(|| self.inner.join(waiter, key))?
+    }
+
+    fn hand_over(&self, key: &[u8], holder: Timestamp) -> Option<(Timestamp, Circle)> {
+        self.alive.get().then(|| self.inner.hand_over(key, holder))?
+    }
+
+    fn leave(&self, waiter: Timestamp, key: &[u8]) {
+        if self.alive.get() {
+            self.inner.leave(waiter, key);
+        }
+    }
+}
+
+/// Waits until something holds, looking again and again; false: it does not within this time.
+pub fn wait_until(at_most: Micros, mut holds: impl FnMut() -> bool) -> bool {
+    let end = kernel().time() + at_most;
+    while !holds() {
+        if kernel().time() >= end {
+            return false;
+        }
+        pause(Duration::from_millis(5));
+    }
+    true
+}

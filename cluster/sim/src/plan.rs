@@ -1,0 +1,236 @@
+//! What a seed has in store for a cluster: its limits, and the faults with their times, all drawn
+//! before it begins. It must never depend on what happens, so that a fault can be left out and
+//! everything else of the plan stays.
+
+use crate::chance::Chance;
+use crate::kernel::Micros;
+
+/// A kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// Messages are lost.
+    Loss,
+    /// Messages take long, and overtake one another.
+    Delay,
+    /// Messages arrive twice.
+    Duplicate,
+    /// Messages come again seconds later.
+    Replay,
+    /// A node hears nobody and is heard by nobody.
+    Isolation,
+    /// One node does not hear another.
+    OneWayCut,
+    /// Power is lost; the node comes back later.
+    Crash,
+    /// Power is lost in all stores at once.
+    Blackout,
+    /// A process stands still.
+    Pause,
+    /// The Raft thread, the log's, or the one that applies stands still; others go on.
+    Stall,
+    /// A disk is slow.
+    SlowDisk,
+    /// Clocks run fast and slow.
+    Drift,
+    /// A wall clock jumps.
+    Jump,
+    /// The oracle's process ends, and comes back later.
+    OracleCrash,
+    /// A client's process ends in the middle of what it does.
+    ClientCrash,
+    /// A region is split.
+    Split,
+    /// A leader is told to hand over.
+    Transfer,
+    /// A region is merged into its neighbour. Only where it is asked for.
+    Merge,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [FaultKind; 18] = [
+        FaultKind::Loss,
+        FaultKind::Delay,
+        FaultKind::Duplicate,
+        FaultKind::Replay,
+        FaultKind::Isolation,
+        FaultKind::OneWayCut,
+        FaultKind::Crash,
+        FaultKind::Blackout,
+        FaultKind::Pause,
+        FaultKind::Stall,
+        FaultKind::SlowDisk,
+        FaultKind::Drift,
+        FaultKind::Jump,
+        FaultKind::OracleCrash,
+        FaultKind::ClientCrash,
+        FaultKind::Split,
+        FaultKind::Transfer,
+        FaultKind::Merge,
+    ];
+
+    /// In force from the beginning to the end of the storm.
+    fn is_constant(self) -> bool {
+        use FaultKind::{Delay, Drift, Duplicate, Loss};
+        matches!(self, Loss | Delay | Duplicate | Drift)
+    }
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its place in the seed's whole plan.
+    pub number: usize,
+    /// When.
+    pub at: Micros,
+    /// What.
+    pub kind: FaultKind,
+    /// For how long.
+    pub time: Micros,
+    /// Whom it meets, and how: a number from which the choice is made.
+    pub pick: u64,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Fault { number, at, kind, time, pick } = self;
+        let (at, time) = (*at as f64 / 1000.0, *time as f64 / 1000.0);
+        write!(f, "{number:>4} {at:>10.3} ms  {kind:?} for {time:.1} ms (pick {pick})")
+    }
+}
+
+/// What transactions do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Workload {
+    /// Transfers between accounts.
+    Bank,
+    /// Lists that grow.
+    Lists,
+    /// Single keys written and read.
+    Register,
+    /// Rows with an index entry each.
+    Index,
+}
+
+/// The limits of a run.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Row stores, of which the first three begin with the first region.
+    pub stores: u64,
+    /// Column stores.
+    pub columns: u64,
+    /// Clients.
+    pub clients: u64,
+    /// Raft tick.
+    pub tick_ms: u64,
+    /// Ticks without a leader before an election.
+    pub election_ticks: u64,
+    /// Entries kept behind the compaction point.
+    pub log_keep: u64,
+    /// Entries after which a late follower takes a snapshot.
+    pub log_max: u64,
+    /// Ticks between two compactions.
+    pub compact_ticks: u64,
+    /// So many times in a thousand a thread is overtaken where it matters.
+    pub hesitate_permille: u64,
+    /// Of a hundred transactions, how many are pessimistic.
+    pub pessimistic_percent: u64,
+    /// Transactions may commit in one request.
+    pub one_phase: bool,
+    /// Transactions may commit with their last prewrite.
+    pub async_commit: bool,
+    /// Milliseconds that a lock lives.
+    pub ttl_ms: u64,
+    /// Longest pause between two transactions of a client, milliseconds.
+    pub think_ms: u64,
+    /// What clients do, by weight.
+    pub mix: Vec<Workload>,
+}
+
+/// All that a seed decides beforehand.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// How long there are faults.
+    pub storm: Micros,
+    /// Limits.
+    pub limits: Limits,
+    /// Faults, by time.
+    pub faults: Vec<Fault>,
+}
+
+impl Plan {
+    /// The plan of a seed. `kinds`: only these faults, instead of a half of all.
+    pub fn new(seed: u64, storm_ms: u64, kinds: Option<&[FaultKind]>) -> Plan {
+        let limits = limits(&mut Chance::new(seed, 2));
+        let mut chance = Chance::new(seed, 3);
+        let half = |kind: &FaultKind, chance: &mut Chance| match kinds {
+            Some(kinds) => kinds.contains(kind),
+            None => chance.permille(500) && *kind != FaultKind::Merge,
+        };
+        let on: Vec<FaultKind> =
+            FaultKind::ALL.into_iter().filter(|kind| half(kind, &mut chance)).collect();
+        let storm = storm_ms * 1000;
+        let (constant, timed): (Vec<_>, Vec<_>) = on.into_iter().partition(|k| k.is_constant());
+        let whole = |kind| Fault { number: 0, at: 0, kind, time: storm, pick: 0 };
+        let mut faults: Vec<Fault> = constant.into_iter().map(whole).collect();
+        let pause = chance.between(60, 500) * 1000;
+        let mut at = chance.between(300_000, 800_000);
+        while at < storm && !timed.is_empty() {
+            let kind = *chance.pick(&timed).expect("there are some");
+            // Mostly short, up to 2.5 seconds.
+            let root = chance.between(1, 50);
+            let (time, pick) = (root * root * 1000, chance.any() >> 16);
+            faults.push(Fault { number: 0, at, kind, time, pick });
+            at += chance.between(10_000, 2 * pause);
+        }
+        faults.iter_mut().filter(|f| f.pick == 0).for_each(|f| f.pick = chance.any() >> 16);
+        faults.iter_mut().enumerate().for_each(|(at, fault)| fault.number = at);
+        Plan { seed, storm, limits, faults }
+    }
+
+    /// Only these faults, by their numbers.
+    pub fn keep(mut self, numbers: &[usize]) -> Plan {
+        self.faults.retain(|fault| numbers.contains(&fault.number));
+        self
+    }
+
+    /// How to run it again.
+    pub fn command(&self) -> String {
+        let numbers: Vec<String> = self.faults.iter().map(|f| f.number.to_string()).collect();
+        let keep = if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
+        format!("--seed {} --storm {} --keep {keep}", self.seed, self.storm / 1000)
+    }
+
+    /// Limits and faults, for a person.
+    pub fn told(&self) -> Vec<String> {
+        let limits = format!("{:?}", self.limits);
+        std::iter::once(limits).chain(self.faults.iter().map(|fault| fault.to_string())).collect()
+    }
+}
+
+fn limits(chance: &mut Chance) -> Limits {
+    let all = [Workload::Bank, Workload::Lists, Workload::Register, Workload::Index];
+    let mut mix: Vec<Workload> = all.into_iter().filter(|_| chance.permille(600)).collect();
+    if mix.is_empty() {
+        mix.push(Workload::Bank);
+    }
+    Limits {
+        stores: chance.between(3, 4),
+        columns: u64::from(chance.permille(700)),
+        clients: chance.between(3, 5),
+        tick_ms: chance.between(20, 60),
+        election_ticks: chance.between(5, 10),
+        log_keep: chance.below(12),
+        log_max: chance.between(20, 400),
+        compact_ticks: chance.between(3, 30),
+        hesitate_permille: [0, 20, 100][chance.below(3) as usize],
+        pessimistic_percent: [0, 30, 100][chance.below(3) as usize],
+        one_phase: chance.permille(500),
+        async_commit: chance.permille(600),
+        ttl_ms: chance.between(300, 2_000),
+        think_ms: [5, 30, 150][chance.below(3) as usize],
+        mix,
+    }
+}

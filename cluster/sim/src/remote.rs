@@ -1,0 +1,202 @@
+//! Requests between processes: sent, answered or not, over the simulated network. It must never say
+//! that nothing happened when nobody answered.
+
+use crate::kernel::kernel;
+use crate::net::{NodeId, PLACEMENT};
+use crate::nodes::{Alive, Life};
+use crate::world::World;
+use damask_env::channel;
+use damask_env::simulation::pause;
+use damask_learner::{AskLeader, ReadError};
+use damask_pd::{Pd, Placement};
+use damask_raftstore::Error as RegionError;
+use damask_tso::Oracle;
+use damask_txn::{Context, KeyError, LockWait, Request, RequestError, Response, Service, Services};
+use damask_types::{ErrorKind, KeyLock, KeyRange, StoreId, Timestamp};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A request's answer is not waited for any longer than this.
+const PATIENCE: Duration = Duration::from_millis(1_800);
+/// How long a caller of the oracle waits before it gives up.
+const ORACLE_PATIENCE: Duration = Duration::from_millis(300);
+/// Until a refused connection is known to be refused.
+const REFUSED: Duration = Duration::from_micros(400);
+/// Leaders that one learner read asks.
+const LEADERS_ASKED_MAX: usize = 3;
+
+/// One process's way to others.
+#[derive(Clone)]
+pub struct Wire {
+    world: Arc<World>,
+    from: NodeId,
+    alive: Alive,
+}
+
+impl Wire {
+    /// Of this process.
+    pub fn new(world: Arc<World>, from: NodeId, alive: Alive) -> Wire {
+        Wire { world, from, alive }
+    }
+
+    /// The oracle, as this process reaches it.
+    pub fn oracle(&self) -> RemoteOracle {
+        RemoteOracle(self.clone())
+    }
+
+    /// Has work done in another process, as often as the request arrives there; the first answer
+    /// that comes back, `Err(false)` if nobody was there to be asked, `Err(true)` if nobody has
+    /// answered.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        to: StoreId,
+        patience: Duration,
+        work: impl Fn(&Life) -> T + Send + Sync + 'static,
+    ) -> Result<T, bool> {
+        if !self.alive.get() {
+            pause(patience);
+            return Err(true);
+        }
+        if !self.world.runs(to) {
+            pause(REFUSED);
+            return Err(false);
+        }
+        let (sender, receiver) = channel::bounded(1);
+        let (world, from, work) = (self.world.clone(), self.from, Arc::new(work));
+        let serve = move || {
+            let Some(life) = world.life(to) else { return };
+            let (group, world) = (life.group, world.clone());
+            let (work, sender) = (work.clone(), sender.clone());
+            let body = move || {
+                life.pace.hesitate();
+                let answer = Mutex::new(Some(work(&life)));
+                let back = move || {
+                    // Nobody waits any more, or another copy was first.
+                    if let Some(answer) = answer.lock().take() {
+                        drop(sender.try_send(answer));
+                    }
+                };
+                if life.alive.get() {
+                    world.net.send(to.0, from, Arc::new(back));
+                }
+            };
+            kernel().spawn_in(group, "rpc", body);
+        };
+        self.world.net.send(self.from, to.0, Arc::new(serve));
+        receiver.recv_timeout(patience).map_err(|_| true)
+    }
+}
+
+impl Services for Wire {
+    fn service(&self, store: StoreId) -> Option<Arc<dyn Service>> {
+        Some(Arc::new(RemoteService { wire: self.clone(), store }))
+    }
+}
+
+/// The transaction server of a store, as another process reaches it.
+struct RemoteService {
+    wire: Wire,
+    store: StoreId,
+}
+
+impl Service for RemoteService {
+    fn call(&self, context: Context, request: Request) -> Result<Response, RequestError> {
+        let waits = match &request {
+            Request::PessimisticLock(lock) => match lock.wait {
+                LockWait::No => 0,
+                LockWait::Millis(ms) => ms,
+                #[allow(unreachable_patterns, reason = "other waits are as long as a lock lives")]
+                _ => 2_000,
+            },
+            _ => 0,
+        };
+        let patience = PATIENCE + Duration::from_millis(waits);
+        let work = move |life: &Life| match &life.server {
+            Some(server) => server.call(context, request.clone()),
+            None => Err(RegionError::Invalid("a column store serves no writes".into()).into()),
+        };
+        match self.wire.ask(self.store, patience, work) {
+            Ok(answer) => answer,
+            Err(false) => Err(RegionError::Stopped.into()),
+            Err(true) => Err(RegionError::Undetermined("no answer".to_owned()).into()),
+        }
+    }
+}
+
+/// The oracle, behind the network.
+pub struct RemoteOracle(Wire);
+
+impl Oracle for RemoteOracle {
+    fn get(&self, n: u32) -> Result<Timestamp, damask_tso::Error> {
+        let Wire { world, from, alive } = &self.0;
+        let lost = || {
+            pause(ORACLE_PATIENCE);
+            Err(damask_tso::Error::new(ErrorKind::Retry, "the oracle does not answer"))
+        };
+        if !alive.get() || !world.net.travel(*from, PLACEMENT) {
+            return lost();
+        }
+        let oracle = world.placement.oracle.lock().clone();
+        let Some(oracle) = oracle else { return lost() };
+        let ts = oracle.get(n)?;
+        if world.net.travel(PLACEMENT, *from) { Ok(ts) } else { lost() }
+    }
+}
+
+/// Announces learners' reads to the leaders of their regions.
+pub fn ask_leader(pd: Arc<Pd>, services: Arc<dyn Services>) -> AskLeader {
+    Box::new(move |region, epoch, ranges, ts| {
+        let Some(range) = hull(ranges) else { return Ok(0) }; // nothing of it is read
+        let nobody = || ReadError::Region(RegionError::Busy("no leader to ask for a read index"));
+        let mut leader = pd.route(&range.start).ok_or_else(nobody)?.leader;
+        for _ in 0..LEADERS_ASKED_MAX {
+            let service = leader.and_then(|peer| services.service(peer.store));
+            let service = service.ok_or_else(nobody)?;
+            let request = Request::ReadIndex { range: range.clone(), ts };
+            match service.call(Context { region, epoch }, request) {
+                Ok(Response::ReadIndex(index)) => {
+                    dawdle();
+                    return Ok(index);
+                }
+                Ok(_) => return Err(RegionError::Invalid("no read index".into()).into()),
+                Err(RequestError::Region(RegionError::NotLeader { leader: other, .. })) => {
+                    leader = other;
+                }
+                Err(RequestError::Region(RegionError::Stopped)) => return Err(nobody()),
+                Err(RequestError::Region(e)) => return Err(e.into()),
+                Err(RequestError::Keys(keys)) => return Err(refused(keys)),
+                Err(e) => return Err(RegionError::Invalid(e.to_string()).into()),
+            }
+        }
+        Err(nobody())
+    })
+}
+
+/// A reader may be slow to go on with what its leader said.
+fn dawdle() {
+    let time = kernel().draw(|chance| match chance.permille(300) {
+        true => chance.between(1, 6_000),
+        false => 1,
+    });
+    pause(Duration::from_micros(time));
+}
+
+fn refused(keys: Vec<KeyError>) -> ReadError {
+    let mut locks: Vec<KeyLock> = Vec::with_capacity(keys.len());
+    for key in keys {
+        match key {
+            KeyError::Locked(lock) => locks.push(*lock),
+            other => return RegionError::Invalid(other.to_string()).into(),
+        }
+    }
+    ReadError::Locked(locks)
+}
+
+/// The smallest range that holds them all.
+fn hull(ranges: &[KeyRange]) -> Option<KeyRange> {
+    let start = ranges.iter().map(|range| &range.start).min()?.clone();
+    let open = ranges.iter().any(|range| range.end.is_empty());
+    let end = if open { None } else { ranges.iter().map(|range| &range.end).max() };
+    Some(KeyRange { start, end: end.cloned().unwrap_or_default() })
+}

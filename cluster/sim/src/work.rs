@@ -1,0 +1,282 @@
+//! What clients do: transfers, lists that grow, registers, rows with index entries, and reads of
+//! whole tables from rows and from columns. It must never write what another seed would not.
+
+use crate::clients::{Recorded, Session};
+use crate::columns;
+use crate::history::{Latest, Scan};
+use crate::plan::Workload;
+use crate::tables::{
+    BANK, INDEX, ITEMS, LISTS, REGISTERS, Value, WITH_COLUMNS, decode, encode, key,
+};
+use damask_txn::Error;
+use damask_txn::history::Op;
+use damask_types::key::{decode_index_key, decode_row_key, index_key, index_prefix, row_range};
+use damask_types::{Datum, KeyRange, TableId, Timestamp};
+use std::collections::BTreeSet;
+
+/// Accounts, and what each has at first.
+pub const ACCOUNTS: i64 = 10;
+/// See [`ACCOUNTS`].
+pub const START: i64 = 100;
+/// Lists.
+pub const LIST_KEYS: i64 = 6;
+/// Items.
+const ITEM_KEYS: i64 = 10;
+/// Registers.
+const REGISTER_KEYS: i64 = 5;
+/// Pairs of one scan.
+const SCAN_MAX: usize = 4_000;
+
+/// One thing that a client does.
+pub fn once(session: &mut Session) {
+    let reads = session.chance.below(100);
+    match reads {
+        0..12 => drop(scan_some(session)),
+        12..26 if session.world.plan.limits.columns > 0 => columns::read_some(session),
+        _ => {
+            let mix = session.world.plan.limits.mix.clone();
+            match session.chance.pick(&mix) {
+                Some(Workload::Bank) => transfer(session),
+                Some(Workload::Lists) => append(session),
+                Some(Workload::Register) => register(session),
+                Some(Workload::Index) => item(session),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The rows that are there before anything else: every account, and nothing more.
+///
+/// # Errors
+/// If the cluster does not take them.
+pub fn set_up(session: &mut Session) -> Result<(), Error> {
+    let outcome = session.transact(|txn| {
+        for handle in 0..ACCOUNTS {
+            txn.put(&key(BANK, handle), encode(&Value::Number(START)))?;
+        }
+        Ok(())
+    });
+    match outcome {
+        Some(crate::history::Outcome::Committed(_)) => Ok(()),
+        other => Err(Error::Invalid(format!("the first transaction: {other:?}"))),
+    }
+}
+
+fn broken(what: &str) -> Error {
+    Error::Invalid(what.to_owned())
+}
+
+fn number(table: TableId, bytes: Option<Vec<u8>>) -> Result<i64, Error> {
+    match bytes.map(|bytes| decode(table, &bytes)) {
+        Some(Ok(Value::Number(number))) => Ok(number),
+        other => Err(broken(&format!("a number was {other:?}"))),
+    }
+}
+
+fn transfer(session: &mut Session) {
+    let chance = &mut session.chance;
+    let from = chance.below(ACCOUNTS as u64) as i64;
+    let to = (from + 1 + chance.below(ACCOUNTS as u64 - 1) as i64) % ACCOUNTS;
+    let amount = chance.between(1, 5) as i64;
+    session.transact(|txn| {
+        let (a, b) = (key(BANK, from), key(BANK, to));
+        let left = number(BANK, txn.get(&a)?)? - amount;
+        let right = number(BANK, txn.get(&b)?)? + amount;
+        txn.put(&a, encode(&Value::Number(left)))?;
+        txn.put(&b, encode(&Value::Number(right)))
+    });
+}
+
+/// The elements of a list.
+pub fn elements(bytes: Option<&[u8]>) -> Result<Vec<u32>, Error> {
+    let Some(bytes) = bytes else { return Ok(Vec::new()) };
+    let Ok(Value::Text(text)) = decode(LISTS, bytes) else { return Err(broken("a list")) };
+    let parsed: Result<Vec<u32>, _> =
+        text.split(',').filter(|part| !part.is_empty()).map(str::parse).collect();
+    parsed.map_err(|_| broken("an element"))
+}
+
+fn append(session: &mut Session) {
+    let steps: Vec<(u32, bool)> = (0..session.chance.between(1, 4))
+        .map(|_| (session.chance.below(LIST_KEYS as u64) as u32, session.chance.permille(600)))
+        .collect();
+    let world = session.world.clone();
+    let elements_of: Vec<u32> = steps.iter().map(|_| world.history.lock().place() as u32).collect();
+    session.transact(|txn| {
+        for ((list, appends), element) in steps.iter().zip(&elements_of) {
+            let row = key(LISTS, i64::from(*list));
+            let mut seen = elements(txn.get(&row)?.as_deref())?;
+            if *appends {
+                seen.push(*element);
+                let text = seen.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+                txn.put(&row, encode(&Value::Text(text)))?;
+                txn.step(Op::Append { key: *list, element: *element });
+            } else {
+                txn.step(Op::Read { key: *list, list: seen });
+            }
+        }
+        Ok(())
+    });
+}
+
+fn register(session: &mut Session) {
+    let row = key(REGISTERS, session.chance.below(REGISTER_KEYS as u64) as i64);
+    let begun = session.world.history.lock().place();
+    if session.chance.permille(500) {
+        session.transact(|txn| txn.put(&row, encode(&Value::Number(begun as i64))));
+    } else if let Ok(value) = session.client.get_latest(&row)
+        && session.alive.get()
+    {
+        let mut history = session.world.history.lock();
+        let answered = history.place();
+        history.latest.push(Latest { key: row, value, begun, answered });
+    }
+}
+
+fn entry(value: i64, handle: i64) -> Vec<u8> {
+    index_key(ITEMS, INDEX, &[Datum::Int(value)], Some(handle))
+}
+
+fn item(session: &mut Session) {
+    let handle = session.chance.below(ITEM_KEYS as u64) as i64;
+    let value = session.chance.below(50) as i64;
+    let removes = session.chance.permille(300);
+    session.transact(|txn: &mut Recorded| {
+        let row = key(ITEMS, handle);
+        let before = txn.get(&row)?;
+        if let Some(bytes) = before {
+            let old = number(ITEMS, Some(bytes))?;
+            txn.delete(&entry(old, handle))?;
+            if removes {
+                return txn.delete(&row);
+            }
+        }
+        txn.put(&row, encode(&Value::Number(value)))?;
+        txn.put(&entry(value, handle), vec![b'0'])
+    });
+}
+
+/// A timestamp to read at: a new one, or one at which somebody has begun before.
+pub fn some_ts(session: &mut Session) -> Option<Timestamp> {
+    if session.chance.permille(300) {
+        let old: Vec<Timestamp> =
+            session.world.history.lock().runs.iter().map(|run| run.start_ts).collect();
+        if let Some(ts) = session.chance.pick(&old) {
+            return Some(*ts);
+        }
+    }
+    session.client.timestamp().ok()
+}
+
+fn scan_some(session: &mut Session) -> Option<()> {
+    let ts = some_ts(session)?;
+    let table = *session.chance.pick(&[BANK, LISTS, ITEMS, REGISTERS])?;
+    let reverse = session.chance.permille(300);
+    scan_rows(session, table, ts, reverse)
+}
+
+/// Reads a whole table from rows; `None`: it cannot be read now.
+pub fn scan_rows(
+    session: &mut Session,
+    table: TableId,
+    ts: Timestamp,
+    reverse: bool,
+) -> Option<()> {
+    let rows = scan_range(session, &row_range(table), ts, reverse)?;
+    if table == ITEMS {
+        let range = KeyRange::prefix(&index_prefix(ITEMS, INDEX));
+        let entries = scan_range(session, &range, ts, reverse)?;
+        check_index(session, ts, &rows, &entries);
+    }
+    session.world.counts.lock().scans += 1;
+    check_table(session, table, ts, &rows, "rows");
+    Some(())
+}
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn scan_range(session: &Session, range: &KeyRange, ts: Timestamp, reverse: bool) -> Option<Pairs> {
+    let mut pairs = session.client.snapshot(ts).scan(range, SCAN_MAX, reverse).ok()?;
+    if reverse {
+        pairs.reverse();
+    }
+    if !session.alive.get() {
+        return None;
+    }
+    let (start, end) = (range.start.clone(), range.end.clone());
+    let scan = Scan { start, end, ts, pairs: pairs.clone(), columns: false };
+    session.world.history.lock().scans.push(scan);
+    Some(pairs)
+}
+
+/// What must hold of a table at any timestamp after the first rows are there.
+pub fn check_table(session: &Session, table: TableId, ts: Timestamp, pairs: &Pairs, what: &str) {
+    if table != BANK || pairs.is_empty() {
+        return;
+    }
+    let sum: Result<i64, Error> =
+        pairs.iter().map(|(_, value)| number(BANK, Some(value.clone()))).sum();
+    if sum.as_ref().ok() != Some(&(ACCOUNTS * START)) {
+        session.world.fail(format!("the bank's {what} hold {sum:?} at {ts}"));
+    }
+}
+
+fn check_index(session: &Session, ts: Timestamp, rows: &Pairs, entries: &Pairs) {
+    let by_row: BTreeSet<(i64, i64)> = rows
+        .iter()
+        .filter_map(|(key, value)| {
+            let (_, handle) = decode_row_key(key)?;
+            Some((number(ITEMS, Some(value.clone())).ok()?, handle))
+        })
+        .collect();
+    let by_entry: BTreeSet<(i64, i64)> = entries
+        .iter()
+        .filter_map(|(key, _)| match decode_index_key(key, 1).ok()? {
+            (values, Some(handle)) => match values.first()? {
+                Datum::Int(value) => Some((*value, handle)),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    if by_row != by_entry {
+        session.world.fail(format!("the index at {ts} has {by_entry:?}, the rows {by_row:?}"));
+    }
+}
+
+/// Reads everything there is, so that nothing is left undecided, and compares rows with columns;
+/// false: something cannot be read now.
+pub fn audit(session: &mut Session) -> bool {
+    let Ok(ts) = session.client.timestamp() else { return false };
+    for table in [BANK, LISTS, ITEMS, REGISTERS] {
+        if scan_rows(session, table, ts, false).is_none() {
+            return false;
+        }
+    }
+    if session.world.plan.limits.columns > 0 {
+        let old = session.world.history.lock().runs.iter().map(|run| run.start_ts).collect();
+        let old: Vec<Timestamp> = old;
+        let some = (0..4).filter_map(|_| session.chance.pick(&old).copied()).collect::<Vec<_>>();
+        for ts in some.into_iter().chain([ts]) {
+            for table in WITH_COLUMNS {
+                if columns::read(session, table, ts).is_none() {
+                    return false;
+                }
+            }
+        }
+    }
+    read_lists(session)
+}
+
+/// The last transaction of a list-append history reads every list.
+fn read_lists(session: &mut Session) -> bool {
+    let outcome = session.transact(|txn| {
+        for list in 0..LIST_KEYS as u32 {
+            let seen = elements(txn.get(&key(LISTS, i64::from(list)))?.as_deref())?;
+            txn.step(Op::Read { key: list, list: seen });
+        }
+        Ok(())
+    });
+    matches!(outcome, Some(crate::history::Outcome::Committed(_)))
+}

@@ -1,0 +1,77 @@
+//! Columns that are asked for and not there: who may read rows reads them and is told, who insists
+//! waits a little and is told why.
+
+mod support;
+
+use damask_cluster::Cluster;
+use support::{COLUMNS, Client, bounded, quick};
+
+const HINTED: &str = "SELECT /*+ READ_FROM_STORAGE(COLUMN[t]) */ sum(v) FROM t";
+
+fn fill(client: &mut Client) {
+    client.run_all(&[
+        "CREATE DATABASE d",
+        "USE d",
+        "CREATE TABLE t (id INT PRIMARY KEY, v INT)",
+        "INSERT INTO t VALUES (1, 10), (2, 20)",
+    ]);
+}
+
+/// Codes and texts of SHOW WARNINGS.
+fn warned(client: &mut Client) -> Vec<String> {
+    let rows = client.rows("SHOW WARNINGS");
+    let cell = |cell: &Option<String>| cell.clone().unwrap_or_default();
+    rows.iter().map(|row| format!("{} {}", cell(&row[1]), cell(&row[2]))).collect()
+}
+
+#[test]
+fn a_hint_that_cannot_be_obeyed_warns() {
+    bounded(|| {
+        let mut cluster = Cluster::start(quick()).expect("starts");
+        let mut client = Client::new(cluster.database());
+        fill(&mut client);
+        let warns = |client: &mut Client| {
+            assert_eq!(client.value(HINTED), "30");
+            let told = warned(client);
+            assert!(told.len() == 1 && told[0].starts_with("1815 No available path"), "{told:?}");
+        };
+        warns(&mut client);
+        client.replicate("d", "t", true);
+        assert_eq!(client.value(HINTED), "30");
+        assert_eq!(warned(&mut client), [""; 0], "it was obeyed");
+        let lag = "SELECT lag_ms FROM information_schema.column_replica";
+        assert!(client.value(lag).parse::<u64>().expect("a number") <= 1000);
+        cluster.stop_store(COLUMNS);
+        warns(&mut client);
+        assert_eq!(client.rows(lag), [[None]], "nobody catches up");
+        client.run("SET damask_isolation_read_engines = 'column'");
+        let refusal = client.try_rows("SELECT sum(v) FROM t").expect_err("no columns");
+        assert_eq!(refusal.code, 1815);
+        assert!(refusal.message.contains("not reachable"), "{refusal}");
+        cluster.start_store(COLUMNS).expect("starts again");
+        assert_eq!(client.value("SELECT sum(v) FROM t"), "30", "waited for");
+    });
+}
+
+#[test]
+fn after_a_restart_columns_are_waited_for() {
+    bounded(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = quick();
+        config.data = Some(folder.path().to_owned());
+        let start = || Cluster::start(config.clone()).expect("starts");
+        let mut cluster = start();
+        let mut client = Client::new(cluster.database());
+        fill(&mut client);
+        client.replicate("d", "t", true);
+        for round in 0..3 {
+            drop(client);
+            cluster.stop();
+            drop(cluster);
+            cluster = start();
+            client = Client::new(cluster.database());
+            client.run_all(&["USE d", "SET damask_isolation_read_engines = 'column'"]);
+            assert_eq!(client.value("SELECT sum(v) FROM t"), "30", "round {round}");
+        }
+    });
+}

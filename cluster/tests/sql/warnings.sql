@@ -1,0 +1,46 @@
+-- Warnings of queries and changes, each after its statement.
+CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT, d DECIMAL(6,2), f DOUBLE, s VARCHAR(5));
+INSERT INTO t VALUES (1, 10, 0, 0.00, 0, '0'), (2, 10, 5, 2.50, 0.5, '2'), (3, 10, NULL, NULL, NULL, NULL);
+SELECT 1/0;
+SHOW WARNINGS;
+SELECT 1;
+SHOW WARNINGS;
+SELECT 7 DIV 0, 7 % 0, mod(7, 0), 7/0.0, 7/NULL;
+SHOW WARNINGS;
+SHOW COUNT(*) WARNINGS;
+SELECT id, a / b, a DIV b, a % b FROM t ORDER BY id;
+SHOW COUNT(*) WARNINGS;
+SELECT id, a / d, a / f, a / s FROM t ORDER BY id;
+SHOW COUNT(*) WARNINGS;
+SELECT id FROM t WHERE a / b > 1;
+SHOW WARNINGS;
+SELECT sum(a) / sum(b - b) FROM t;
+SHOW WARNINGS;
+SET sql_mode = '';
+SELECT 1/0;
+SHOW WARNINGS;
+SET sql_mode = DEFAULT;
+INSERT INTO t (id, a) VALUES (4, 1/0);
+INSERT IGNORE INTO t (id, a) VALUES (4, 1/0);
+SHOW WARNINGS;
+SET sql_mode = 'ERROR_FOR_DIVISION_BY_ZERO';
+UPDATE t SET a = a / 0 WHERE id = 2;
+SHOW WARNINGS;
+SET sql_mode = DEFAULT;
+SELECT * FROM t ORDER BY id;
+-- A hint that cannot be obeyed, and one of a table that is not there.
+SELECT /*+ READ_FROM_STORAGE(COLUMN[nowhere]) */ count(*) FROM t;
+SHOW WARNINGS;
+SELECT /*+ READ_FROM_STORAGE(ROW[t]) */ count(*) FROM warnings.t;
+-- Counts of the statement before, and a limit on the rows of a client's queries.
+SELECT 1/0, 2/0;
+SELECT @@warning_count, @@error_count;
+SELECT @@warning_count, @@error_count;
+SELECT nothing;
+SELECT @@warning_count, @@error_count;
+SET sql_select_limit = 2;
+SELECT id FROM t ORDER BY id;
+SELECT id FROM t ORDER BY id LIMIT 3;
+SELECT count(*) FROM (SELECT id FROM t) x;
+SET sql_select_limit = DEFAULT;
+SELECT id FROM t ORDER BY id;

@@ -1,0 +1,173 @@
+//! What a race does not show: how near to the memory's speed clean packs are read, by one thread
+//! and by two, and what a read costs while rows are written. It must never compare runs that did
+//! not alternate.
+
+use super::workload::{Placement, TABLE, UPDATE_ROWS, Workload};
+use super::{Error, RaceConfig, Result, Times};
+use crate::fold::wide;
+use crate::store::{Aggregate, ColumnStore, Fold, Grouping, HandleRange, Query, ScanRequest};
+use crate::tree::{Config, DeltaTree};
+use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::datatypes::{DataType, Field, Schema};
+use damask_env::{Clock, RealClock, RealDisk, spawn};
+use damask_types::Timestamp;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Rows written a second while reads are timed.
+pub(super) const WRITTEN_PER_SECOND: u64 = 10_000;
+/// Transactions a second that these come in.
+const TRANSACTIONS_PER_SECOND: u64 = 100;
+/// How long reads are timed at a time, with and without writes in turn.
+const PHASE_SECONDS: f64 = 0.1;
+
+/// Seconds to sum one column of clean packs.
+#[derive(Clone, Debug)]
+pub(super) struct Bandwidth {
+    pub bytes: u64,
+    /// The same bytes in one piece of memory, one thread.
+    pub memory: Times,
+    pub one: Times,
+    pub two: Times,
+}
+
+/// Seconds of a read of now.
+#[derive(Clone, Debug)]
+pub(super) struct UnderWrites {
+    pub quiet: Times,
+    pub written: Times,
+    /// Rows that were written meanwhile, each second.
+    pub rate: f64,
+}
+
+fn sum_of(store: &DeltaTree, threads: usize) -> Result<usize> {
+    let default: ArrayRef = Arc::new(Int64Array::from(vec![None]));
+    let scan = ScanRequest {
+        ranges: vec![HandleRange::ALL],
+        ts: Timestamp(u64::MAX),
+        schema: Arc::new(Schema::new(vec![Field::new("1", DataType::Int64, true)])),
+        defaults: vec![default],
+        prune: Vec::new(),
+        batch_rows: 65_536,
+    };
+    let query = Query { scan, filter: Vec::new() };
+    let sum = Aggregate { fold: Fold::Sum, column: Some(0) };
+    let grouping = Grouping { aggregates: vec![sum], groups_max: 1, ..Grouping::default() };
+    let answer = store.snapshot(TABLE)?.aggregate(&query, &grouping, threads)?;
+    Ok(answer.ok_or("one group is too many")?.column(0).null_count())
+}
+
+fn loaded(folder: &Path, workload: &Workload) -> Result<DeltaTree> {
+    std::fs::create_dir_all(folder)?;
+    let store = DeltaTree::open(Arc::new(RealDisk::open(folder)?), Config::default())?;
+    store.ingest(TABLE, HandleRange::ALL, &mut workload.sorted().map(Ok))?;
+    store.sync(&[])?;
+    Ok(store)
+}
+
+fn seconds(clock: &RealClock, work: impl FnOnce() -> Result<usize>) -> Result<f64> {
+    let start = clock.monotonic();
+    std::hint::black_box(work()?);
+    Ok((clock.monotonic() - start).as_secs_f64())
+}
+
+/// Sums clean packs beside a piece of memory.
+pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
+    let clock = RealClock::default();
+    let rows = config.bandwidth_rows;
+    let store = loaded(&config.folder.join("bandwidth"), &Workload::new(rows, Placement::Uniform))?;
+    let memory: Vec<u64> = (0..rows).collect();
+    let mut times = [const { Vec::new() }; 3];
+    for round in 0..=2 * config.repeats {
+        let taken = [
+            seconds(&clock, || Ok(wide::sum(&memory, None).0 as usize))?,
+            seconds(&clock, || sum_of(&store, 1))?,
+            seconds(&clock, || sum_of(&store, 2))?,
+        ];
+        if round > 0 {
+            times.iter_mut().zip(taken).for_each(|(all, seconds)| all.push(seconds));
+        }
+    }
+    let [memory, one, two] = times.map(Times::new);
+    Ok(Bandwidth { bytes: rows * 8, memory, one, two })
+}
+
+/// Writes transactions at a steady rate while it is told to.
+struct Writer {
+    writes: AtomicBool,
+    stop: AtomicBool,
+    rows: AtomicU64,
+}
+
+fn write(store: &DeltaTree, workload: &mut Workload, writer: &Writer) -> Result<()> {
+    let clock = RealClock::default();
+    let pause = Duration::from_secs(1) / TRANSACTIONS_PER_SECOND as u32;
+    let mut next = clock.monotonic();
+    while !writer.stop.load(Ordering::Acquire) {
+        next += pause;
+        std::thread::park_timeout(next.saturating_sub(clock.monotonic()));
+        if !writer.writes.load(Ordering::Acquire) {
+            continue;
+        }
+        let rows = WRITTEN_PER_SECOND / TRANSACTIONS_PER_SECOND;
+        for batch in workload.transactions(rows) {
+            store.apply(&batch)?;
+        }
+        store.sync(&[])?;
+        writer.rows.fetch_add(rows, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Times reads of now, with and without writes in turn.
+pub(super) fn under_writes(config: &RaceConfig) -> Result<UnderWrites> {
+    let mut workload = Workload::new(config.rows, Placement::Uniform);
+    let store = Arc::new(loaded(&config.folder.join("under-writes"), &workload)?);
+    for batch in workload.transactions(config.rows / 100 + UPDATE_ROWS) {
+        store.apply(&batch)?;
+    }
+    let writer = Arc::new(Writer {
+        writes: AtomicBool::new(false),
+        stop: AtomicBool::new(false),
+        rows: AtomicU64::new(0),
+    });
+    let (shared, own) = (store.clone(), writer.clone());
+    let failed = Arc::new(parking_lot::Mutex::new(None));
+    let report = failed.clone();
+    let task = spawn("writer", move || {
+        if let Err(e) = write(&shared, &mut workload, &own) {
+            *report.lock() = Some(e.to_string());
+        }
+    });
+    let timed = in_turn(&store, &writer, config.repeats);
+    writer.stop.store(true, Ordering::Release);
+    task.join().map_err(Error::from)?;
+    if let Some(detail) = failed.lock().take() {
+        return Err(Error::from(detail));
+    }
+    timed
+}
+
+/// Reads while the writer pauses, and while it writes.
+fn in_turn(store: &DeltaTree, writer: &Writer, repeats: usize) -> Result<UnderWrites> {
+    let clock = RealClock::default();
+    let (mut times, mut spent) = ([const { Vec::new() }; 2], 0.0);
+    for round in 0..=2 * repeats {
+        for (at, times) in times.iter_mut().enumerate() {
+            writer.writes.store(at == 1, Ordering::Release);
+            let start = clock.monotonic();
+            while (clock.monotonic() - start).as_secs_f64() < PHASE_SECONDS {
+                let taken = seconds(&clock, || sum_of(store, 1))?;
+                if round > 0 {
+                    times.push(taken);
+                }
+            }
+            spent += at as f64 * (clock.monotonic() - start).as_secs_f64();
+        }
+    }
+    let rate = writer.rows.load(Ordering::Relaxed) as f64 / spent.max(f64::MIN_POSITIVE);
+    let [quiet, written] = times.map(Times::new);
+    Ok(UnderWrites { quiet, written, rate })
+}

@@ -1,0 +1,83 @@
+//! Deliberate mistakes, by which the simulator's checks are checked. Without the feature
+//! `mutations`, which only the simulator's own build turns on, none can be made: [`mistaken`] is
+//! `false` when it is compiled, and what it guards is gone.
+
+/// A mistake that a run may be told to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// A follower acknowledges entries that are not synced.
+    AckBeforeSync,
+    /// The applied index is written before the data, in a write of its own.
+    AppliedFirst,
+    /// A command's epoch is not looked at when it is applied.
+    EpochNotChecked,
+    /// A leader believes in its lease for longer than its followers keep it.
+    LeaseTooLong,
+    /// The oracle serves timestamps above its saved bound.
+    BoundNotSaved,
+    /// A prewrite does not look for newer versions.
+    ConflictIgnored,
+    /// A short commit's keys leave the table before its records are applied.
+    GuardDroppedEarly,
+    /// Reads do not raise `max_ts`.
+    MaxTsNotRaised,
+    /// A new leader does not ask for a timestamp before it serves short commits.
+    MaxTsNotSynced,
+    /// Commands that share a key do not take turns.
+    LatchesNotTaken,
+    /// A learner drops a lock before its row is stored.
+    LockBeforeRow,
+    /// A learner reads without asking the leader.
+    ReadIndexSkipped,
+    /// A learner takes its snapshot whatever locks there are.
+    LocksIgnored,
+    /// A learner does not look at the region again after its snapshot.
+    RegionNotCheckedAgain,
+    /// A learner forgets its locks at a restart.
+    LocksForgotten,
+}
+
+impl Mistake {
+    /// All of them.
+    pub const ALL: [Mistake; 15] = [
+        Mistake::AckBeforeSync,
+        Mistake::AppliedFirst,
+        Mistake::EpochNotChecked,
+        Mistake::LeaseTooLong,
+        Mistake::BoundNotSaved,
+        Mistake::ConflictIgnored,
+        Mistake::GuardDroppedEarly,
+        Mistake::MaxTsNotRaised,
+        Mistake::MaxTsNotSynced,
+        Mistake::LatchesNotTaken,
+        Mistake::LockBeforeRow,
+        Mistake::ReadIndexSkipped,
+        Mistake::LocksIgnored,
+        Mistake::RegionNotCheckedAgain,
+        Mistake::LocksForgotten,
+    ];
+}
+
+/// Is this mistake to be made, on this thread?
+#[cfg(not(feature = "mutations"))]
+#[inline(always)]
+pub const fn mistaken(_: Mistake) -> bool {
+    false
+}
+
+#[cfg(feature = "mutations")]
+thread_local! {
+    static CHOSEN: std::cell::Cell<Option<Mistake>> = const { std::cell::Cell::new(None) };
+}
+
+/// Is this mistake to be made, on this thread?
+#[cfg(feature = "mutations")]
+pub fn mistaken(mutation: Mistake) -> bool {
+    CHOSEN.get() == Some(mutation)
+}
+
+/// Has this thread make a mistake from now on, or none.
+#[cfg(feature = "mutations")]
+pub fn mutate(mutation: Option<Mistake>) {
+    CHOSEN.set(mutation);
+}

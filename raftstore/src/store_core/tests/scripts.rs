@@ -1,0 +1,300 @@
+//! Scenarios as text: propose, deliver, stabilise, and what every store says then. The scripts are
+//! in `tests/scripts/merge`; `UPDATE_GOLDEN=1` writes the answers anew, to be read in review.
+//!
+//! ```text
+//! # words                        begins a case: three stores, one region, led by store 1
+//! write 1 d | read 1 d lease     asked of a store, under the description that it has itself
+//! split 1 h 2 | merge 1 2 1      of the region at store 1 that holds h, or with the id 2 into 1
+//! lead 2 3                       region 2 is to be led by store 3
+//! cut 3 | heal 3                 nothing goes to or from it
+//! hold 3 | let 3                 its apply thread stands still
+//! keep 3 | pass 3 | replay       messages to it are kept instead of delivered; no more; they come
+//! drop 1 3                       region 1 loses its replica on store 3
+//! crash 3                        power is lost: what was not synced is gone
+//! gc                             machines sync, logs are compacted
+//! settle 20                      everything is delivered; so many ticks
+//! ticks 40                       time passes for all, and messages are lost
+//! show                           every replica: range, conf_ver/version, who leads (*), applied
+//! ```
+
+use super::*;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+struct Script {
+    world: World,
+    cut: BTreeSet<u64>,
+    held: BTreeSet<u64>,
+    kept_for: BTreeSet<u64>,
+    kept: Vec<Envelope>,
+    said: Arc<Mutex<String>>,
+    value: u64,
+}
+
+fn short(e: &Error) -> String {
+    match e {
+        Error::NotLeader { leader, .. } => {
+            let at = leader.map_or("nobody".to_owned(), |p| format!("store {}", p.store));
+            format!("led by {at}")
+        }
+        Error::EpochNotMatch { current } => {
+            let now = current.iter().map(|r| format!("r{} v{}", r.id, r.epoch.version));
+            format!("epoch: now {}", now.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+impl Script {
+    fn new() -> Script {
+        let world = World::new(1, 3, 3);
+        let (cut, held, kept_for) = Default::default();
+        let said = Arc::default();
+        let mut script = Script { world, cut, held, kept_for, kept: Vec::new(), said, value: 0 };
+        (1..=3).for_each(|id| script.world.finish(id));
+        script.settle(3);
+        script
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.world.nodes.keys().copied().collect()
+    }
+
+    /// Says so when the answer comes.
+    fn tell<T: 'static>(
+        &self,
+        what: String,
+        show: impl FnOnce(T) -> String + Send + 'static,
+    ) -> Answer<T> {
+        let said = self.said.clone();
+        Answer::new(Box::new(move |result: Result<T>| {
+            let text = result.map_or_else(|e| short(&e), show);
+            writeln!(said.lock(), "{what}: {text}").unwrap();
+        }))
+    }
+
+    fn threads(&mut self) {
+        for id in self.ids() {
+            while !self.world.nodes[&id].writes.is_empty() {
+                self.world.run_writer(id);
+            }
+            while !self.held.contains(&id) && !self.world.nodes[&id].applies.is_empty() {
+                self.world.run_applier(id);
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        loop {
+            self.threads();
+            if self.world.net.is_empty() {
+                return;
+            }
+            for envelope in std::mem::take(&mut self.world.net) {
+                let (from, to) = (envelope.from.store.0, envelope.to.store.0);
+                if self.kept_for.contains(&to) {
+                    self.kept.push(envelope);
+                } else if !self.cut.contains(&from) && !self.cut.contains(&to) {
+                    self.world.step(to, Event::Messages(vec![envelope]));
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, ticks: u64) {
+        self.deliver();
+        for _ in 0..ticks {
+            for id in self.ids() {
+                self.world.tick(id);
+            }
+            self.deliver();
+        }
+    }
+
+    fn write(&mut self, store: u64, key: &str) {
+        let what = format!("write {key} on {store}");
+        self.value += 1;
+        let n = self.value;
+        let answer = self.tell(what, move |_: Applied| format!("{n}"));
+        let Some(status) = self.world.region_at(store, key) else {
+            return answer.send(Err(Error::Stopped));
+        };
+        let lock = Lock::new(LockKind::Put, b"p".to_vec(), Timestamp(n), 1);
+        let records = [Record::Lock { key: key.as_bytes().to_vec(), lock }];
+        let (region, epoch) = (status.region.id, status.region.epoch);
+        let payload = encode_write(epoch, &records);
+        let event = Event::Propose { region, epoch, term: None, payload, span: None, answer };
+        self.world.step(store, event);
+    }
+
+    fn read(&mut self, store: u64, key: &str, mode: ReadMode) {
+        let (engine, name) = (self.world.nodes[&store].engine.clone(), key.to_owned());
+        let show = move |_: crate::handle::ReadPermit| Node::value(&engine, &name).to_string();
+        let answer = self.tell(format!("read {key} on {store}"), show);
+        let Some(status) = self.world.region_at(store, key) else {
+            return answer.send(Err(Error::Stopped));
+        };
+        let (region, epoch) = (status.region.id, status.region.epoch);
+        self.world.step(store, Event::Read { region, epoch, mode, answer });
+    }
+
+    fn split(&mut self, store: u64, key: &str, child: u64) {
+        let status = self.world.region_at(store, key).expect("a region");
+        let peers = status.region.peers.iter().map(|p| PeerId(child * 10 + p.store.0)).collect();
+        let children = vec![SplitChild { region: RegionId(child), peers }];
+        let answer = self.tell(format!("split at {key}"), |_| "done".to_owned());
+        let (region, epoch) = (status.region.id, status.region.epoch);
+        let keys = vec![key.as_bytes().to_vec()];
+        self.world.step(store, Event::Split { region, epoch, keys, children, answer });
+    }
+
+    fn merge(&mut self, store: u64, region: u64, into: u64) {
+        let (region, into) = (RegionId(region), RegionId(into));
+        let show = |r: Region| format!("begun, v{}", r.epoch.version);
+        let answer = self.tell(format!("merge {region} into {into}"), show);
+        let status = self.world.nodes[&store].core.status(region);
+        let epoch = status.map_or(Epoch::default(), |s| s.region.epoch);
+        self.world.step(store, Event::Merge { region, epoch, into, answer });
+    }
+
+    fn drop_replica(&mut self, region: u64, store: u64) {
+        let region = RegionId(region);
+        let leads = |id: &u64| {
+            let status = self.world.nodes[id].core.status(region)?;
+            status.is_leader.then_some((*id, status.region))
+        };
+        let (at, description) = self.ids().iter().find_map(leads).expect("a leader");
+        let peer = *description.peer_on(StoreId(store)).expect("a replica");
+        let answer = self.tell(format!("drop r{region} on {store}"), |_| "done".to_owned());
+        let (epoch, change) = (description.epoch, PeerChange::Remove(peer));
+        self.world.step(at, Event::ChangePeer { region, epoch, change, answer });
+    }
+
+    fn lead(&mut self, region: u64, store: u64) {
+        let region = RegionId(region);
+        for id in self.ids() {
+            let Some(status) = self.world.nodes[&id].core.status(region) else { continue };
+            let Some(to) = status.region.peer_on(StoreId(store)).copied() else { continue };
+            if status.is_leader {
+                self.world.step(id, Event::TransferLeader { region, to });
+            }
+        }
+        self.settle(2);
+    }
+
+    fn collect(&mut self) {
+        for id in self.ids() {
+            let node = self.world.nodes.get_mut(&id).unwrap();
+            let points = node.machine.sync().unwrap();
+            self.world.step(id, Event::Synced(points));
+        }
+        self.threads();
+    }
+
+    fn show(&self) {
+        let mut said = self.said.lock();
+        for (id, node) in &self.world.nodes {
+            for region in node.core.ids() {
+                let Some(status) = node.core.status(region) else { continue };
+                let Region { range, epoch, .. } = &status.region;
+                let text = |key: &[u8]| String::from_utf8(key.to_vec()).unwrap();
+                let leads = if status.is_leader { " *" } else { "" };
+                let merging = if status.merging { " merging" } else { "" };
+                let (first, index) = (node.log.group(region).unwrap(), status.applied.index);
+                let log = format!("applied {index}, log after {}", first.truncated.index);
+                let range = format!("{}..{}", text(&range.start), text(&range.end));
+                let (conf, version) = (epoch.conf_ver, epoch.version);
+                let line = format!("r{region} {range} {conf}/{version}{leads}{merging} {log}");
+                writeln!(said, "  store {id}: {line}").unwrap();
+            }
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let n = |at: usize| words[at].parse::<u64>().unwrap_or_else(|_| panic!("{line}"));
+        match words[0] {
+            "write" => self.write(n(1), words[2]),
+            "read" => {
+                let modes = ["index", "lease", "follower"];
+                let at = modes.iter().position(|m| *m == words[3]).expect("a mode");
+                let modes = [ReadMode::Index, ReadMode::Lease, ReadMode::Follower];
+                self.read(n(1), words[2], modes[at]);
+            }
+            "split" => self.split(n(1), words[2], n(3)),
+            "merge" => self.merge(n(1), n(2), n(3)),
+            "lead" => self.lead(n(1), n(2)),
+            "cut" => drop(self.cut.insert(n(1))),
+            "heal" => drop(self.cut.remove(&n(1))),
+            "hold" => drop(self.held.insert(n(1))),
+            "let" => drop(self.held.remove(&n(1))),
+            "keep" => drop(self.kept_for.insert(n(1))),
+            "pass" => drop(self.kept_for.remove(&n(1))),
+            "drop" => self.drop_replica(n(1), n(2)),
+            "replay" => {
+                self.kept_for.clear();
+                let kept = std::mem::take(&mut self.kept);
+                self.world.net.extend(kept);
+                self.deliver();
+            }
+            "crash" => {
+                let node = self.world.nodes.remove(&n(1)).unwrap();
+                let engine = node.engine.crash(0).unwrap();
+                let disk = node.disk.crash_image(|_| 0);
+                drop(node);
+                self.world.nodes.insert(n(1), Node::start(n(1), disk, engine, self.value));
+                self.world.finish(n(1));
+            }
+            "gc" => self.collect(),
+            "settle" => self.settle(n(1)),
+            "ticks" => {
+                for _ in 0..n(1) {
+                    self.ids().into_iter().for_each(|id| self.world.tick(id));
+                    self.threads();
+                    self.world.net.clear();
+                }
+            }
+            "show" => self.show(),
+            _ => panic!("what is {line}?"),
+        }
+    }
+}
+
+/// Runs the cases of a file; the answers of each command follow it.
+fn run(text: &str) -> String {
+    let mut out = String::new();
+    let mut script = None;
+    for line in text.lines().filter(|line| !line.starts_with("  ")) {
+        if line.starts_with('#') {
+            script = Some(Script::new());
+        }
+        writeln!(out, "{line}").unwrap();
+        let (Some(script), false) = (&mut script, line.is_empty() || line.starts_with('#')) else {
+            continue;
+        };
+        script.line(line);
+        for told in std::mem::take(&mut *script.said.lock()).lines() {
+            writeln!(out, "  {}", told.trim_start()).unwrap();
+        }
+    }
+    out
+}
+
+#[test]
+fn merges_go_as_written() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts/merge");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    assert!(!names.is_empty());
+    for name in names {
+        let text = std::fs::read_to_string(&name).unwrap();
+        println!("{}", name.display());
+        let found = run(&text);
+        if std::env::var("UPDATE_GOLDEN").is_ok() {
+            std::fs::write(&name, found).unwrap();
+        } else {
+            assert_eq!(found, text, "{}", name.display());
+        }
+    }
+}
