@@ -393,6 +393,10 @@ fn other_engines_do_not_begin_in_an_old_folder() {
             let mut config = on_disk(&data, 1);
             config.kv.engine = first;
             filled(&config);
+            let mut cluster = Cluster::start(config.clone()).expect("starts");
+            Client::new(cluster.database()).replicate("d", "t", true);
+            cluster.stop();
+            drop(cluster);
             config.kv.engine = other;
             assert!(refusal(config.clone()).contains("engine was changed"));
             config.kv.engine = first;

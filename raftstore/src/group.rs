@@ -11,6 +11,7 @@
 use crate::error::{Error, Result};
 use crate::log_store::{EntryKind, HardState, LogEntry, LogStore};
 use crate::machine::{Applied, RegionState, SnapshotChunks};
+use crate::options::RaftConfig;
 use crate::wire;
 use damask_types::{PeerId, RegionId};
 use parking_lot::Mutex;
@@ -24,39 +25,6 @@ use raft::{
 };
 use raft::{Storage, StorageError};
 use std::sync::Arc;
-
-/// How the groups of a store behave.
-#[derive(Clone, Debug)]
-pub struct RaftConfig {
-    /// Ticks without a leader before an election; the timeout is up to twice that.
-    pub election_ticks: usize,
-    /// Ticks between heartbeats.
-    pub heartbeat_ticks: usize,
-    /// Bytes of entries in one message.
-    pub message_bytes: u64,
-    /// Messages on their way to one follower.
-    pub inflight_messages: usize,
-    /// Bytes that a leader has proposed and not committed.
-    pub uncommitted_bytes: u64,
-    /// Bytes of entries that are applied in one go.
-    pub apply_bytes: u64,
-    /// Makes election timeouts differ between runs.
-    pub seed: u64,
-}
-
-impl Default for RaftConfig {
-    fn default() -> RaftConfig {
-        RaftConfig {
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-            message_bytes: 1 << 20,
-            inflight_messages: 256,
-            uncommitted_bytes: 64 << 20,
-            apply_bytes: 16 << 20,
-            seed: 0,
-        }
-    }
-}
 
 /// A region's content at an index, kept until raft-rs asks for it.
 pub(crate) struct Exported {

@@ -69,14 +69,13 @@ pub use apply::LOG_START;
 pub use driver::{Store, StoreHandle, bootstrap};
 pub use error::{Error, Result};
 pub use file_log::{FileLogConfig, FileLogStore};
-pub use group::RaftConfig;
 pub use handle::*;
 pub use log_store::{
     EntryKind, GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore,
 };
 pub use machine::*;
 pub use merge::{Absorbed, MergeState, Prepared};
-pub use options::{OnChange, OnOpen, StoreConfig, StoreOptions};
+pub use options::{OnChange, OnOpen, RaftConfig, StoreConfig, StoreOptions};
 #[cfg(feature = "raft-engine")]
 pub use raft_engine_log::{RaftEngineLogConfig, RaftEngineLogStore};
 #[cfg(feature = "rocksdb")]

@@ -22,13 +22,14 @@ mod tests;
 
 use crate::apply::{ApplyTask, LOG_START};
 use crate::error::{Error, Result};
-use crate::group::{Group, RaftConfig};
+use crate::group::Group;
 use crate::handle::{Envelope, ReplicaStatus};
 use crate::lease::Lease;
 use crate::local_read::View;
 use crate::log_store::{GroupLog, HardState, LogBatch, LogOp, LogStore};
 use crate::machine::{Applied, RegionState};
 use crate::merge::MergeState;
+use crate::options::RaftConfig;
 use crate::replica::Replica;
 use crate::wire;
 use damask_env::{Mistake, mistaken};

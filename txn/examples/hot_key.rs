@@ -1,5 +1,6 @@
 //! What a contended key costs, measured in one run: `cargo run --release -p damask-txn --example
-//! hot_key`, or with ` -- WORD` only what has the word in its name. It must never be taken for a bench of the machine: only the ratios mean something.
+//! hot_key`, or with ` -- WORD` only what has the word in its name. It must never be taken for a
+//! bench of the machine: only the ratios mean something.
 //!
 //! One counter, pessimistic transactions; 64 clients take turns with one client. In memory without
 //! replication; three replicas in memory; three replicas with logs on disk.
