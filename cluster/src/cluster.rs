@@ -34,6 +34,8 @@ use std::time::Duration;
 const LOCK_FILE: &str = "lock";
 /// The folder of the placement driver and the oracle.
 const PD_FOLDER: &str = "pd";
+/// Threads for work that blocks: what tokio has by itself.
+const BLOCKING_MIN: usize = 512;
 /// Until the first region has a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(30);
 /// Until a split that was asked for is applied.
@@ -149,7 +151,7 @@ impl Cluster {
         let nodes = start_nodes(&shared, &parts, &schemas, &mut progress)?;
 
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let runtime = open_runtime(cores)?;
+        let runtime = open_runtime(cores, shared.config.connections_max)?;
         let resolver = Resolver { client: client.clone(), closing: closing.clone() };
         let dispatch =
             Arc::new(Dispatch::new(locate, parts.clone(), Arc::new(resolver), clock.clone()));
@@ -381,7 +383,7 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
     let announce = reporter.announce();
     let network = Arc::new(Network::default());
     let transactions = Transactions::new(oracle, clock.clone());
-    let ward = Arc::new(Ward::new(network.clone(), members.clone(), config.stores));
+    let ward = Arc::new(Ward::new(network.clone(), members.clone()));
     let shared =
         Shared { config, clock, network, pd: pd.clone(), announce, transactions, ward, memory };
     let (services, endpoints) = (RwLock::default(), RwLock::default());
@@ -437,9 +439,11 @@ fn without(parts: &Parts, what: &str) -> Error {
     format!("{what}{}", reasons.collect::<String>()).into()
 }
 
-fn open_runtime(cores: usize) -> Result<tokio::runtime::Runtime, Error> {
+fn open_runtime(cores: usize, connections: usize) -> Result<tokio::runtime::Runtime, Error> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(cores).thread_name("query").enable_all();
+    // Each part of a query may hold one of these threads while it waits for a scan on another.
+    builder.max_blocking_threads(BLOCKING_MIN.max(2 * connections * cores));
     // Expressions are evaluated as deep as they are written.
     builder.thread_stack_size(damask_sql_lite::statement::STACK_BYTES);
     Ok(builder.build()?)

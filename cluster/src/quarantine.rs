@@ -1,11 +1,10 @@
 //! What becomes of a store that finds damage in what it keeps while it runs. A row store that the
 //! others can do without takes itself out: it is cut off and answers nobody, so that its regions
-//! elect other leaders and clients find them. It must never take out a store that a majority needs:
-//! that one goes on, and names the damage to whoever meets it.
+//! elect other leaders and clients find them. It must never take out a store that a region's
+//! majority needs: that one goes on, and names the damage to whoever meets it.
 
 use crate::network::Network;
 use crate::placement::Members;
-use crate::topology::FIRST_COLUMN_STORE;
 use arrow::array::RecordBatch;
 use damask_coprocessor::{
     Endpoint, EndpointError, FoldWork, MaskedPart, Part, RegionContext, ScanSpec,
@@ -14,7 +13,7 @@ use damask_deltatree::Predicate;
 use damask_raftstore::Error as RegionError;
 use damask_txn::request::{Context, Request, RequestError, Response};
 use damask_txn::{Service, TxnServer};
-use damask_types::{ErrorKind, KeyRange, StoreId};
+use damask_types::{ErrorKind, KeyRange, Region, StoreId};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,31 +22,32 @@ use std::sync::{Arc, OnceLock};
 pub struct Ward {
     network: Arc<Network>,
     members: Members,
-    row_stores: usize,
     /// One decision at a time: two stores must not leave because of each other's presence.
     deciding: Mutex<()>,
 }
 
 impl Ward {
-    /// For a cluster of so many row stores.
-    pub fn new(network: Arc<Network>, members: Members, row_stores: usize) -> Ward {
-        Ward { network, members, row_stores, deciding: Mutex::new(()) }
+    /// For the stores of one cluster.
+    pub fn new(network: Arc<Network>, members: Members) -> Ward {
+        Ward { network, members, deciding: Mutex::new(()) }
     }
 
-    /// Cuts a store off if a majority of all row stores is well without it.
+    /// Cuts a store off if each of its regions has a majority that is well without it.
     fn take_out(&self, id: StoreId) -> bool {
-        let _one = self.deciding.lock();
-        let is_well = |other: StoreId| {
-            let members = self.members.read();
-            members.get(&other).is_some_and(|member| member.failed().is_none())
+        let members = self.members.read();
+        let is_well = |store: StoreId| {
+            store != id && members.get(&store).is_some_and(|member| member.failed().is_none())
         };
-        let ids: Vec<StoreId> = self.members.read().keys().copied().collect();
-        let others = ids.into_iter().filter(|other| *other != id && other.0 < FIRST_COLUMN_STORE);
-        let suffice = others.filter(|other| is_well(*other)).count() * 2 > self.row_stores;
-        if suffice {
+        let suffice = |region: &Region| {
+            let left = region.voters().filter(|peer| is_well(peer.store)).count();
+            left * 2 > region.voters().count()
+        };
+        let own = members.get(&id).map(|member| member.handle.replicas()).unwrap_or_default();
+        let may_leave = !own.is_empty() && own.iter().all(|status| suffice(&status.region));
+        if may_leave {
             self.network.set_cut(id, true);
         }
-        suffice
+        may_leave
     }
 }
 
@@ -78,6 +78,7 @@ impl Fault {
 
     /// Keeps the first thing found, and takes the store out if that is possible.
     pub fn found(&self, detail: &str) {
+        let _one = self.ward.deciding.lock();
         if self.detail.set(detail.to_owned()).is_err() {
             return;
         }
@@ -91,8 +92,11 @@ impl Fault {
         self.out.load(Ordering::Acquire)
     }
 
-    /// The store has stopped: one that starts in its place is heard again.
+    /// The store has stopped: one that starts in its place is heard again, whatever is still found
+    /// by those who read this one.
     pub fn discharge(&self) {
+        let _one = self.ward.deciding.lock();
+        self.detail.get_or_init(|| "the store has stopped".to_owned());
         if self.out.swap(false, Ordering::AcqRel) {
             self.ward.network.set_cut(self.store, false);
         }

@@ -21,6 +21,8 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Volatility;
+use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::{Column, DynamicFilterPhysicalExpr, Literal};
 use datafusion::physical_expr::split_conjunction;
@@ -144,6 +146,16 @@ fn is_foldable(ty: &DataType) -> bool {
     is_exact(ty) || matches!(ty, DataType::Float64 | DataType::Boolean)
 }
 
+/// Does it tell of the rows that it sees, as a division tells of zeros? Then it must see those of
+/// the query alone.
+pub(crate) fn tells(expr: &Expr) -> bool {
+    let is_stable = |expr: &Expr| {
+        let function = expr.downcast_ref::<ScalarFunctionExpr>();
+        function.is_some_and(|f| f.fun().signature().volatility == Volatility::Stable)
+    };
+    expr.exists(|expr| Ok(is_stable(expr))).unwrap_or(true)
+}
+
 fn is_volatile(expr: &Expr) -> bool {
     expr.exists(|expr| Ok(expr.is_volatile_node())).unwrap_or(true)
 }
@@ -176,7 +188,7 @@ impl Below<'_> {
             return Ok(self.fields.get(column.index()).copied());
         }
         let data_type = expr.data_type(&self.schema)?;
-        if is_volatile(expr) || !is_foldable(&data_type) {
+        if is_volatile(expr) || tells(expr) || !is_foldable(&data_type) {
             return Ok(None);
         }
         let mut used: Vec<usize> = collect_columns(expr).iter().map(Column::index).collect();

@@ -2,7 +2,7 @@
 //! partitions share one queue of units and parts. It must never hold a batch back from a limit.
 
 use crate::dispatch::{Dispatch, DispatchError, Opened, Unit};
-use crate::fold::is_optional;
+use crate::fold::{is_optional, tells};
 use crate::push::{Split, split};
 use crate::queue::{Opening, Queue, Work};
 use crate::spec::{EndpointError, ScanSpec, Source};
@@ -353,7 +353,9 @@ impl Sieve {
             return Ok((self.projected(&batch)?, Some(selected)));
         }
         // Rows that were not selected may be anything, also what an expression stumbles over.
-        if selected.true_count() * SPARSE >= batch.num_rows()
+        let tells = filter.iter().chain(&self.late).any(tells);
+        if !tells
+            && selected.true_count() * SPARSE >= batch.num_rows()
             && let Ok((batch, mask)) = self.filtered(&batch, filter)
         {
             let mask = match mask {

@@ -128,6 +128,9 @@ pub fn aggregate<S: ColumnSnapshot + ?Sized>(
         if !query.filter.is_empty() {
             return Err(invalid("a predicate names no column"));
         }
+        if !grouping.derived.is_empty() || !grouping.groups.is_empty() {
+            return Err(invalid("a column is made of none"));
+        }
         let rows = snapshot.count(&query.scan.ranges, query.scan.ts)?;
         folder.add_rows(rows);
         return folder.finish().map(Some);

@@ -422,19 +422,6 @@ impl StoreHandle {
         self.shared.failed.lock().clone()
     }
 
-    /// Its data were found to be wrong: it stops, and others lead and serve what it did; but not if
-    /// that leaves some region to nobody. True: it stops.
-    pub fn damaged(&self, why: Error) -> bool {
-        let alone = |s: &ReplicaStatus| s.region.voters().all(|p| p.store == self.shared.id);
-        let needed = self.shared.statuses.read().values().any(alone);
-        if needed {
-            tracing::error!(store = %self.shared.id, error = %why, "damaged, and needed");
-        } else {
-            self.shared.fail(why);
-        }
-        !needed
-    }
-
     /// Which store this is.
     pub fn id(&self) -> StoreId {
         self.shared.id

@@ -249,26 +249,6 @@ fn a_merge_keeps_all_rows_and_takes_writes_again() {
     }
 }
 
-#[test]
-fn a_store_that_finds_damage_stops_if_others_have_its_regions() {
-    let cluster = Cluster::new(3);
-    cluster.write(FIRST, "k", 1);
-    let (damaged, _) = cluster.leader(FIRST);
-    assert!(cluster.handle(damaged).damaged(Error::corrupt("a block")));
-    let others: Vec<u64> = (1..=3).filter(|id| *id != damaged).collect();
-    let (new, region) = cluster.leader_among(FIRST, &others);
-    eventually("a write", || cluster.propose_at(new, &region, vec![value("k", 2)]).ok());
-    let failed = cluster.handle(damaged).failed().expect("a reason");
-    assert_eq!(failed.kind(), damask_types::ErrorKind::Corrupt);
-    let refused = cluster.read_at(damaged, &region).unwrap_err();
-    assert_eq!(refused.kind(), damask_types::ErrorKind::Reroute, "{refused}");
-
-    let alone = Cluster::new(1);
-    alone.write(FIRST, "k", 1);
-    assert!(!alone.handle(1).damaged(Error::corrupt("a block")), "nobody else has it");
-    alone.write(FIRST, "k", 2);
-}
-
 fn child() -> SplitChild {
     SplitChild { region: RegionId(2), peers: vec![PeerId(21), PeerId(22), PeerId(23)] }
 }

@@ -107,13 +107,16 @@ impl Core {
         caller_start_ts: Timestamp,
         backoff: &mut Backoff<'_>,
     ) -> Result<Resolution> {
-        let mut by_txn: BTreeMap<(Timestamp, bool), Vec<&KeyLock>> = BTreeMap::new();
+        // A lock that came late may name a primary that its transaction has given up: what is
+        // learned of that one is not true of the transaction's other locks.
+        let mut by_txn: BTreeMap<(Timestamp, bool, &[u8]), Vec<&KeyLock>> = BTreeMap::new();
         for lock in locks {
             let pessimistic = lock.lock.kind == LockKind::Pessimistic;
-            by_txn.entry((lock.lock.start_ts, pessimistic)).or_default().push(lock);
+            let primary = lock.lock.primary.as_slice();
+            by_txn.entry((lock.lock.start_ts, pessimistic, primary)).or_default().push(lock);
         }
         let mut resolution = Resolution::default();
-        for ((start_ts, pessimistic), locks) in by_txn {
+        for ((start_ts, pessimistic, _), locks) in by_txn {
             match self.fate(&locks[0].lock, caller_start_ts, backoff)? {
                 Fate::Ended(_) | Fate::Gone if pessimistic => {
                     self.end_pessimistic(start_ts, &locks, backoff)?;

@@ -5,6 +5,7 @@ mod common;
 
 use common::{Spoil, brief, cluster, get, locks, poll, put_all, send, spoiled_client, two_phase};
 use damask_env::{Clock, RealClock, spawn};
+use damask_kv::MvccReader;
 use damask_txn::{
     Client, Config, Error, Isolation, LockWait, Mode, Options, PessimisticLock, Reads, Request,
     Services, Transaction, Wait,
@@ -530,6 +531,7 @@ fn a_late_lock_under_another_primary_is_taken_off() {
     let mut txn = begin(&client);
     put(&mut txn, "a", "1");
     put(&mut txn, "p", "1");
+    put(&mut txn, "zz", "1");
     let late = PessimisticLock {
         keys: vec![b"z".to_vec()],
         primary: b"p".to_vec(),
@@ -541,6 +543,14 @@ fn a_late_lock_under_another_primary_is_taken_off() {
         allow_conflict: false,
     };
     send(&cluster, "z", Request::PessimisticLock(late));
+    // Asked about together with a lock that the transaction does hold: only the late one goes.
+    let reader = MvccReader::new(cluster.engine().snapshot());
+    let both = KeyRange::new("z", "zzz");
+    let both = reader.scan_locks(&both, |_| true, usize::MAX).expect("read");
+    assert_eq!((both.len(), locks(&cluster)), (2, 4));
+    let now = client.timestamp().expect("a timestamp");
+    client.resolve_locks(&both, now).expect("resolved");
+    assert_eq!(locks(&cluster), 3);
     let mut other = begin(&client);
     lock(&mut other, "z", Wait::No).expect("nobody holds it");
     other.rollback();

@@ -47,7 +47,7 @@ fn damage_ends_the_maintenance_and_other_failures_do_not() {
     // From the last to the first.
     let failures = Mutex::new(vec![ErrorKind::Corrupt, ErrorKind::NoSpace]);
     let store = Arc::new(Failing { failures, asked: Mutex::new(sender) });
-    let ward = Arc::new(Ward::new(Arc::default(), Arc::default(), 3));
+    let ward = Arc::new(Ward::new(Arc::default(), Arc::default()));
     let fault = Arc::new(Fault::of_columns(StoreId(101), ward));
     let (stop, task) = maintain(StoreId(101), store, GcSafePoint::new(), fault.clone());
     let wait = || asked.recv_timeout(Duration::from_secs(60));

@@ -522,7 +522,7 @@ impl StoreCore {
             let mut index = limit.saturating_sub(keep);
             if let Some(prepared) = &replica.merge.prepared {
                 // Whoever leads the target must be able to carry the rest along.
-                index = index.min(prepared.min_index - 1);
+                index = index.min(prepared.min_index.saturating_sub(1));
             }
             if index <= log.truncated.index {
                 continue;

@@ -133,7 +133,8 @@ impl StoreCore {
                 Fate::Wait => {}
                 Fate::Commit => self.take_in(id, &prepared),
                 Fate::Impossible => self.roll_back(id, prepared.commit),
-                Fate::Gone(into) => self.discard(id, into),
+                Fate::Gone(into) if self.may_discard(id, into) => self.discard(id, into),
+                Fate::Gone(_) => {}
             }
         }
         if self.tick.is_multiple_of(DISCARD_TICKS) {

@@ -1,6 +1,6 @@
 //! Correlated subqueries that cannot be made into joins, evaluated row by row as MySQL does: the
 //! columns of the rows around become constants of the subquery, which is then planned and run by
-//! itself. It must never run twice for the same values while they are remembered, nor without bound.
+//! itself. It must never run without bound, nor remember without.
 //!
 //! ```text
 //!  Filter x > (SELECT … WHERE b.k < a.k LIMIT 2, 1)        Filter x > __apply(a.k)
@@ -34,15 +34,37 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Times that the subqueries of one query are run, all in all.
+/// Times that the subqueries of one query are run, theirs among them, all in all.
 const RUNS_MAX: usize = 1 << 20;
-/// Values of one subquery that are remembered.
+/// Values of one subquery that are remembered, …
 const MEMO_MAX: usize = 1 << 14;
+/// … and their bytes, with those they were found for.
+const MEMO_BYTES_MAX: usize = 16 << 20;
+
+/// What a subquery gave for the values around it, and how many bytes that takes.
+#[derive(Default)]
+struct Memo {
+    values: HashMap<Vec<ScalarValue>, ScalarValue>,
+    bytes: usize,
+}
+
+impl Memo {
+    /// Remembers a value; forgets all of them when there are too many.
+    fn keep(&mut self, cells: Vec<ScalarValue>, value: ScalarValue) {
+        let bytes: usize = cells.iter().chain([&value]).map(ScalarValue::size).sum();
+        if self.values.len() >= MEMO_MAX || self.bytes + bytes > MEMO_BYTES_MAX {
+            *self = Memo::default();
+        }
+        if bytes <= MEMO_BYTES_MAX {
+            self.bytes += bytes;
+            self.values.insert(cells, value);
+        }
+    }
+}
 
 /// The plan with its correlated subqueries as functions; `None`: it has none.
 pub(super) fn rewrite(plan: &LogicalPlan, runner: &Arc<Runner>) -> Result<Option<LogicalPlan>> {
-    let runs = Arc::new(AtomicUsize::new(0));
-    let changed = node_by_node(plan.clone(), runner, &runs)?;
+    let changed = node_by_node(plan.clone(), runner, &runner.runs)?;
     Ok(changed.transformed.then_some(changed.data))
 }
 
@@ -241,7 +263,7 @@ struct Apply {
     runner: Arc<Runner>,
     /// Runs of all subqueries of the query so far.
     runs: Arc<AtomicUsize>,
-    known: Mutex<HashMap<Vec<ScalarValue>, ScalarValue>>,
+    known: Mutex<Memo>,
     signature: Signature,
 }
 
@@ -296,7 +318,7 @@ impl ScalarUDFImpl for Apply {
 
 impl Apply {
     fn value(&self, cells: Vec<ScalarValue>) -> Result<ScalarValue> {
-        if let Some(known) = self.known.lock().get(&cells) {
+        if let Some(known) = self.known.lock().values.get(&cells) {
             return Ok(known.clone());
         }
         if self.runs.fetch_add(1, Ordering::Relaxed) >= RUNS_MAX {
@@ -315,11 +337,7 @@ impl Apply {
         let run = || wait(&runner.runtime, &runner.interrupt, self.run(&plan));
         let external = |e: Error| DataFusionError::External(Box::new(e));
         let value = tokio::task::block_in_place(run).map_err(external)??;
-        let mut known = self.known.lock();
-        if known.len() >= MEMO_MAX {
-            known.clear();
-        }
-        known.insert(cells, value.clone());
+        self.known.lock().keep(cells, value.clone());
         Ok(value)
     }
 

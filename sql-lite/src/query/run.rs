@@ -19,6 +19,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use sqlparser::ast;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 /// What the plans of one query run with.
 pub(super) struct Runner {
@@ -30,6 +31,8 @@ pub(super) struct Runner {
     pub runtime: tokio::runtime::Handle,
     /// Tells it to end.
     pub interrupt: Arc<Interrupt>,
+    /// How often its subqueries were run row by row.
+    pub runs: Arc<AtomicUsize>,
 }
 
 impl Runner {
@@ -41,6 +44,7 @@ impl Runner {
             task: super::memory::task(ctx),
             runtime: ctx.services.runtime.clone(),
             interrupt: ctx.session.interrupt.clone(),
+            runs: Arc::default(),
         })
     }
 
@@ -50,9 +54,11 @@ impl Runner {
         self: &Arc<Runner>,
         plan: &LogicalPlan,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        let flat = super::nesting::flattened(plan, self.state.as_ref())?;
-        let first = flat.as_ref().unwrap_or(plan);
-        let plan = match self.state.create_physical_plan(first).await {
+        let planned = match super::nesting::flattened(plan, self.state.as_ref()) {
+            Ok(flat) => self.state.create_physical_plan(flat.as_ref().unwrap_or(plan)).await,
+            Err(error) => Err(error),
+        };
+        let plan = match planned {
             Err(error) if !matches!(error.find_root(), DataFusionError::External(_)) => {
                 match super::apply::rewrite(plan, self)? {
                     Some(plan) => self.state.create_physical_plan(&plan).await?,

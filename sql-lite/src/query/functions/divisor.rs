@@ -41,7 +41,8 @@ impl Hash for Divisor {
 
 /// The function of a query whose session gets these warnings.
 pub(crate) fn divisor(notes: Arc<Notes>) -> Arc<ScalarUDF> {
-    let signature = Signature::any(1, Volatility::Immutable);
+    // Not immutable: it tells of what it sees, and must see the rows of the query alone.
+    let signature = Signature::any(1, Volatility::Stable);
     Arc::new(ScalarUDF::new_from_impl(Divisor { notes, signature }))
 }
 
