@@ -198,6 +198,9 @@ impl ColumnReplicas for Replicas {
     }
 
     fn lag_ms(&self, range: &KeyRange) -> Option<u64> {
+        if !self.every_region_is_served(range) {
+            return None; // waiting for a store that does not run would only take time
+        }
         let asked = self.clock.monotonic();
         let goals = self.goals(range)?;
         // Ends: after LAG_MAX at the latest.
