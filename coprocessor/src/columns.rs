@@ -4,8 +4,10 @@
 use crate::decode::origin_default;
 use crate::rows::counted;
 use crate::spec::*;
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions,
+};
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Decimal128Type, Field, Schema};
 use damask_deltatree::{
     Aggregate, BatchIter, Derived, Grouping, HandleRange, Masked, MaskedIter, Predicate, Prune,
@@ -65,6 +67,25 @@ impl Shape {
         let columns = columns.collect::<Result<_, EndpointError>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(self.spec.schema.clone(), columns, &options)?)
+    }
+}
+
+impl Shape {
+    /// A row that is masked out may be a deleted one, whose cells are all NULL: where the answer's
+    /// columns must not be, the rows that count are copied.
+    fn apply_masked(&self, masked: Masked) -> Result<Masked, EndpointError> {
+        let Masked { batch, mask } = masked;
+        let fields = self.spec.schema.fields().iter();
+        let is_null = |(&at, field): (&usize, &Arc<Field>)| {
+            !field.is_nullable() && batch.column(at).null_count() > 0
+        };
+        match mask {
+            Some(mask) if self.take.iter().zip(fields).any(is_null) => {
+                let batch = filter_record_batch(&batch, &BooleanArray::new(mask, None))?;
+                Ok(Masked { batch: self.apply(&batch)?, mask: None })
+            }
+            mask => Ok(Masked { batch: self.apply(&batch)?, mask }),
+        }
     }
 }
 
@@ -138,10 +159,7 @@ impl Endpoint for ColumnEndpoint {
         let shape = Arc::new(Shape { spec: spec.clone(), take });
         let part = |batches: MaskedIter| -> MaskedPart {
             let shape = shape.clone();
-            Box::new(batches.map(move |masked| {
-                let Masked { batch, mask } = masked?;
-                Ok(Masked { batch: shape.apply(&batch)?, mask })
-            }))
+            Box::new(batches.map(move |masked| shape.apply_masked(masked?)))
         };
         let parts = snapshot.select(&query, spec.parts.max(1))?;
         Ok(Some(parts.into_iter().map(part).collect()))
