@@ -184,6 +184,20 @@ impl Inner {
         value.ok().flatten().unwrap_or(0)
     }
 
+    /// Bytes of keys and values for a byte of the tables' blocks: how well they are compressed.
+    fn bytes_per_stored(&self, cf: Cf) -> f64 {
+        let name = "rocksdb.aggregated-table-properties";
+        let all = self.db.property_value_cf(family(&self.db, cf), name).ok().flatten();
+        let all = all.unwrap_or_default();
+        let number = |name: &str| -> f64 {
+            let mut pairs = all.split(';').filter_map(|pair| pair.trim().split_once('='));
+            pairs.find(|(found, _)| *found == name).and_then(|(_, n)| n.parse().ok()).unwrap_or(0.0)
+        };
+        let (raw, stored) =
+            (number("raw key size") + number("raw value size"), number("data block size"));
+        if raw > 0.0 && stored > 0.0 { raw / stored } else { 1.0 }
+    }
+
     /// Called before locks are scanned; starts a flush in the background when too many removed ones
     /// are in memory. A failure is left for `sync` to meet: the scan is right without it.
     fn tidy_locks(&self) {
@@ -298,14 +312,14 @@ impl Engine for RocksEngine {
         }
         let top = [0xFF; 32];
         let end = if end.is_empty() { &top } else { end };
-        let sizes = inner.db.get_approximate_sizes_cf(
-            family(&inner.db, cf),
-            &[Range::new(start, end), Range::new(&[], &top)],
-        );
-        let share = sizes[0] as f64 / sizes[1].max(1) as f64;
-        let all = inner.property(cf, "rocksdb.estimate-num-keys") as f64;
-        let keys = ((all * share.min(1.0)) as u64).max(seen.keys);
-        Ok(Estimate { keys, bytes: keys * (seen.bytes / seen.keys.max(1)).max(1) })
+        let sizes =
+            inner.db.get_approximate_sizes_cf(family(&inner.db, cf), &[Range::new(start, end)]);
+        // By bytes, as a range's values may be much larger or smaller than the family's. What is
+        // still in memory is taken to be spread as the files are.
+        let stored = sizes[0] as f64 * (1.0 + in_memory as f64 / in_files as f64);
+        let bytes = ((stored * inner.bytes_per_stored(cf)) as u64).max(seen.bytes);
+        let each = (seen.bytes / seen.keys.max(1)).max(1);
+        Ok(Estimate { keys: (bytes / each).max(seen.keys), bytes })
     }
 
     fn checkpoint(&self, into: &Path) -> Result<()> {

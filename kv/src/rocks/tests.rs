@@ -34,6 +34,41 @@ fn an_open_folder_is_refused_and_a_poisoned_engine_too() {
 }
 
 #[test]
+fn large_values_beside_many_small_ones_are_estimated_by_their_own_size() {
+    let scratch = Scratch::new();
+    let config = EngineConfig { write_buffer_bytes: 8 << 20, ..EngineConfig::default() };
+    let engine = RocksEngine::open(&scratch.path("engine"), &config).expect("opens");
+    let mut random = 1u64;
+    let mut value = |len: usize| -> Vec<u8> {
+        let mut step = || {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 56) as u8
+        };
+        (0..len).map(|_| step()).collect()
+    };
+    const SMALL: u64 = 20_000;
+    const LARGE: u64 = 24;
+    for n in 0..SMALL {
+        let mut batch = WriteBatch::default();
+        batch.put(Cf::Default, format!("a{n:08}"), value(300));
+        engine.write(batch).expect("written");
+    }
+    for n in 0..LARGE {
+        let mut batch = WriteBatch::default();
+        batch.put(Cf::Default, format!("b{n:08}"), value(1 << 20));
+        engine.write(batch).expect("written");
+    }
+    engine.sync().expect("synced");
+    let within = |got: u64, expected: u64| (expected / 2..=expected * 2).contains(&got);
+    for (from, to, keys, bytes) in
+        [("a", "b", SMALL, SMALL * 309), ("b", "c", LARGE, LARGE * ((1 << 20) + 9))]
+    {
+        let found = engine.estimate(Cf::Default, from.as_bytes(), to.as_bytes()).expect("read");
+        assert!(within(found.keys, keys) && within(found.bytes, bytes), "{from}: {found:?}");
+    }
+}
+
+#[test]
 fn a_scan_of_locks_rids_memory_of_removed_ones() {
     let scratch = Scratch::new();
     let config = EngineConfig::default();
