@@ -20,7 +20,7 @@ pub use condition::Condvar;
 pub use disk::{Content, Disk, File};
 pub use memory_disk::{Fault, MemoryDisk};
 pub use mutation::{Mistake, mistaken};
-pub use real_disk::RealDisk;
+pub use real_disk::{RealDisk, make_folder};
 pub use simulation::lock;
 pub use space::{Space, space};
 pub use tasks::{Task, spawn, spawn_deep};

@@ -13,6 +13,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Makes a folder and those above it, if needed. The name of each new one is durable on return: a
+/// file's sync says nothing of the folders that lead to it.
+///
+/// # Errors
+/// The file system refuses, or cannot sync.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    if let Some(above) = above {
+        make_folder(above)?;
+    }
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// A folder.
 #[derive(Clone, Debug)]
 pub struct RealDisk {
@@ -23,7 +43,7 @@ impl RealDisk {
     /// Opens a folder, making it if needed.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<RealDisk> {
         let root = root.into();
-        fs::create_dir_all(&root)?;
+        make_folder(&root)?;
         Ok(RealDisk { root })
     }
 
@@ -35,7 +55,7 @@ impl RealDisk {
     fn path(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.root.join(name);
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            make_folder(folder)?;
         }
         Ok(path)
     }
@@ -152,7 +172,7 @@ impl Disk for RealDisk {
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         let path = self.root.join(folder);
-        fs::create_dir_all(&path)?;
+        make_folder(&path)?;
         fs::File::open(path)?.sync_all()
     }
 }

@@ -1,7 +1,20 @@
 //! The pure-Rust engine: fjall's LSM trees, one keyspace per family. Its journal is always on;
 //! `sync` makes it durable. It must never be asked to write one key twice in a batch: fjall gives a
 //! batch one sequence number, so the last change of a key is found here.
+//!
+//! What fjall 3.1 cannot do, and RocksDB can:
+//! * filter by a key's prefix: its filters are of whole keys, so a read of a key's newest version
+//!   looks into every run of tables whose first and last key are around it;
+//! * remove a range without reading it: each key is removed by itself, while other writes wait;
+//! * do without its journal: every byte is written there first;
+//! * tell bytes of a part of a table: within one, keys are taken to be spread evenly;
+//! * read whole values of a block without a copy into the caller's buffer.
+//!
+//! What it has no call for and is done here: checkpoints by links (`checkpoint`), sizes of ranges
+//! (`estimate`), the names of its folders brought to the disk, a first open that a crash may cut short.
 
+mod checkpoint;
+mod estimate;
 mod filter;
 
 use crate::config::EngineConfig;
@@ -11,6 +24,7 @@ use crate::engine::{
 };
 use crate::error::{Error, Result};
 use crate::estimate::walk;
+use crate::folder::{kind_of, make_whole, sync_names};
 use crate::gc::GcSafePoint;
 use crate::ingest::Ascending;
 use bytes::Bytes;
@@ -19,19 +33,27 @@ use filter::GcFilterFactory;
 use fjall::compaction::filter::Factory;
 use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{
-    Database, Iter, Keyspace, KeyspaceCreateOptions, KvPair, PersistMode, Readable, UserKey,
+    AbstractTree, Database, Iter, Keyspace, KeyspaceCreateOptions, KvPair, PersistMode, Readable,
+    UserKey,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Blocks of a family that is mostly scanned.
 const SCAN_BLOCK_BYTES: u32 = 16 << 10;
+/// `estimate` walks this many bytes before it asks the tables.
+const WALK_BYTES: u64 = 4 << 20;
+/// And this many keys.
+const WALK_KEYS: u64 = 50_000;
+/// Bytes of a memtable at which fjall closes it by itself: never. `rotate_full` does.
+const NO_LIMIT: u64 = 1 << 40;
+/// The folder of the families' folders, inside the engine's.
+const KEYSPACES: &str = "keyspaces";
 /// Smallest journal limit that fjall accepts. Bytes.
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
 
@@ -44,7 +66,9 @@ pub struct FjallEngine {
 struct Inner {
     database: Database,
     families: [Keyspace; 4],
-    config: EngineConfig,
+    /// A larger memtable is closed, by family.
+    memtable_bytes: [u64; 4],
+    path: PathBuf,
     /// Records that compaction removed below the safe point.
     collected: Arc<AtomicU64>,
     /// Bytes of keys and values written through this handle.
@@ -67,6 +91,19 @@ impl FjallEngine {
         safe_point: &GcSafePoint,
     ) -> Result<FjallEngine> {
         config.validate()?;
+        if !path.exists() {
+            // fjall refuses a folder that a crash left when it was half made.
+            let make = |new: &Path| FjallEngine::open_existing(new, config, safe_point).map(drop);
+            make_whole("open", path, make)?;
+        }
+        FjallEngine::open_existing(path, config, safe_point)
+    }
+
+    fn open_existing(
+        path: &Path,
+        config: &EngineConfig,
+        safe_point: &GcSafePoint,
+    ) -> Result<FjallEngine> {
         let collected = Arc::new(AtomicU64::new(0));
         let filter = GcFilterFactory { safe_point: safe_point.clone(), removed: collected.clone() };
         let filter: Arc<dyn Factory> = Arc::new(filter);
@@ -88,14 +125,20 @@ impl FjallEngine {
             }
         };
         let family = |cf: Cf| {
-            let options = || options(cf, config);
+            let options = || options(cf);
             database.keyspace(cf.name(), options).map_err(|e| classify("open", e))
         };
         let families =
             [family(Cf::Default)?, family(Cf::Lock)?, family(Cf::Write)?, family(Cf::Meta)?];
-        let config = config.clone();
+        // fjall does not sync the names of its families' folders.
+        sync_names(&path.join(KEYSPACES))?;
+        let path = path.to_owned();
         let (written, writing) = (AtomicU64::new(0), Mutex::new(()));
-        let inner = Inner { database, families, config, collected, written, writing };
+        let memtable_bytes = Cf::ALL.map(|cf| match cf {
+            Cf::Default | Cf::Write => config.write_buffer_bytes,
+            Cf::Lock | Cf::Meta => config.small_write_buffer_bytes,
+        });
+        let inner = Inner { database, families, memtable_bytes, path, collected, written, writing };
         Ok(FjallEngine { inner: Arc::new(inner) })
     }
 
@@ -109,12 +152,8 @@ impl FjallEngine {
 }
 
 /// What a family is made with; an existing one keeps what it has.
-fn options(cf: Cf, config: &EngineConfig) -> KeyspaceCreateOptions {
-    let bytes = match cf {
-        Cf::Default | Cf::Write => config.write_buffer_bytes,
-        Cf::Lock | Cf::Meta => config.small_write_buffer_bytes,
-    };
-    let options = KeyspaceCreateOptions::default().max_memtable_size(bytes);
+fn options(cf: Cf) -> KeyspaceCreateOptions {
+    let options = KeyspaceCreateOptions::default().max_memtable_size(NO_LIMIT);
     match cf {
         // Write records are sought, never got by their whole key: a filter of those is no use.
         Cf::Write => options
@@ -127,6 +166,18 @@ fn options(cf: Cf, config: &EngineConfig) -> KeyspaceCreateOptions {
 }
 
 impl Inner {
+    /// Closes the memtables that are full. fjall's own way is a request to its workers with every
+    /// write until one of them comes to it; while all of them compact, requests fill the queue that
+    /// workers, too, put theirs into, and every one of them then waits for another to take some out.
+    fn rotate_full(&self) -> Result<()> {
+        for (family, limit) in self.families.iter().zip(self.memtable_bytes) {
+            if family.tree.active_memtable().size() > limit {
+                family.rotate_memtable().map_err(|e| classify("write", e))?;
+            }
+        }
+        Ok(())
+    }
+
     fn family(&self, cf: Cf) -> &Keyspace {
         &self.families[cf as usize]
     }
@@ -179,7 +230,8 @@ impl Engine for FjallEngine {
                 None => out.remove(self.inner.family(cf), key),
             }
         }
-        out.commit().map_err(|e| classify("write", e))
+        out.commit().map_err(|e| classify("write", e))?;
+        self.inner.rotate_full()
     }
 
     fn sync(&self) -> Result<()> {
@@ -187,32 +239,36 @@ impl Engine for FjallEngine {
         self.inner.database.persist(PersistMode::SyncAll).map_err(|e| classify("sync", e))
     }
 
-    /// Exact; walks the range.
+    /// Exact for small ranges; beyond, from what is known of the tables.
     fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Estimate> {
+        if is_empty_range(start, end) {
+            return Ok(Estimate::default());
+        }
         let snapshot = self.snapshot();
         let mut cursor = snapshot.cursor(cf, start, end)?;
-        Ok(walk(&mut *cursor, start, u64::MAX, u64::MAX)?.0)
+        let (seen, whole) = walk(&mut *cursor, start, WALK_KEYS, WALK_BYTES)?;
+        if whole {
+            return Ok(seen);
+        }
+        match estimate::of_range(self.inner.family(cf), start, end, &seen) {
+            Some(found) => Ok(found),
+            None => Ok(walk(&mut *cursor, start, u64::MAX, u64::MAX)?.0),
+        }
     }
 
-    /// A copy, file by file and not by links: fjall has none. It grows beside `into` and gets its
-    /// name when it is whole.
+    /// By links to the tables; journals are copied, and writes wait for that.
     fn checkpoint(&self, into: &Path) -> Result<()> {
         if into.exists() {
             let detail = format!("{} exists", into.display());
             return Err(Error::new("checkpoint", ErrorKind::Invalid, detail));
         }
-        let mut partial = into.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = Path::new(&partial);
-        let snapshot = self.snapshot();
-        let copied = fs::remove_dir_all(partial).or_else(absent_is_fine).map_err(io);
-        let copied = copied.and_then(|()| copy(&*snapshot, partial, &self.inner.config));
-        let done = copied.and_then(|()| fs::rename(partial, into).map_err(io));
-        if done.is_err() {
-            // What stays is removed by the next try.
-            let _ = fs::remove_dir_all(partial);
-        }
-        done
+        make_whole("checkpoint", into, |partial| {
+            let _writing = self.inner.writing.lock();
+            // What is still in a buffer goes to the journal.
+            self.sync()?;
+            let linked = checkpoint::link(&self.inner.path, partial);
+            linked.map_err(|e| classify("checkpoint", fjall::Error::Io(e)))
+        })
     }
 
     fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingestion + '_>> {
@@ -262,30 +318,6 @@ impl Engine for FjallEngine {
         }
         all
     }
-}
-
-/// Makes an engine in `path` of all pairs of a snapshot.
-fn copy(snapshot: &dyn Snapshot, path: &Path, config: &EngineConfig) -> Result<()> {
-    let copy = FjallEngine::open(path, config)?;
-    for cf in Cf::ALL {
-        let mut load = copy.ingest(cf)?;
-        let mut cursor = snapshot.cursor(cf, &[], &[])?;
-        let mut pair = cursor.seek(&[])?;
-        while let Some((key, value)) = pair {
-            load.put(key, value)?;
-            pair = cursor.next()?;
-        }
-        load.finish()?;
-    }
-    Ok(())
-}
-
-fn absent_is_fine(e: std::io::Error) -> std::io::Result<()> {
-    if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
-}
-
-fn io(e: std::io::Error) -> Error {
-    classify("checkpoint", fjall::Error::Io(e))
 }
 
 enum Step<'a> {
@@ -457,11 +489,8 @@ fn bounds<'a>(start: &'a [u8], end: &'a [u8]) -> (Bound<&'a [u8]>, Bound<&'a [u8
 
 fn classify(op: &'static str, error: fjall::Error) -> Error {
     let io = |e: &std::io::Error| match e.kind() {
-        std::io::ErrorKind::StorageFull
-        | std::io::ErrorKind::QuotaExceeded
-        | std::io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
         std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => ErrorKind::Corrupt,
-        _ => ErrorKind::Io,
+        _ => kind_of(e),
     };
     let kind = match &error {
         fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => io(e),
@@ -480,26 +509,4 @@ fn classify(op: &'static str, error: fjall::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Scratch;
-
-    #[test]
-    fn counters_move() {
-        let scratch = Scratch::new();
-        let engine = FjallEngine::open(&scratch.path("engine"), &EngineConfig::default());
-        let engine = engine.expect("opens");
-        let read = |name: &str| {
-            let all = engine.statistics();
-            all.into_iter().find(|(found, _)| found == name).expect("a known name").1
-        };
-        let mut batch = WriteBatch::default();
-        (0..100u8).for_each(|n| batch.put(Cf::Write, [n; 9], [n; 100]));
-        engine.write(batch).expect("writes");
-        assert_eq!(read("written_bytes"), 100 * 109);
-        assert_eq!((read("write.keys"), read("write.files")), (100, 0));
-        engine.compact(Cf::Write).expect("compacts");
-        assert!(read("write.files") > 0 && read("write.file_bytes") > 0);
-        assert_eq!(read("lock.keys"), 0);
-    }
-}
+mod tests;

@@ -33,6 +33,7 @@ pub mod records;
 mod config;
 mod estimate;
 mod fjall;
+mod folder;
 mod ingest;
 mod memory;
 #[cfg(feature = "rocksdb")]

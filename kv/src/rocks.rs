@@ -2,9 +2,10 @@
 //! takes is replayed from the Raft log, and families are flushed together (`atomic_flush`), so that
 //! a crash keeps a prefix of the writes. It must never answer from a block whose checksum is wrong.
 //!
-//! A limit of RocksDB: a wrong length in the last block of its manifest, or of its log, looks like
-//! the torn end that a crash leaves. It then opens an earlier state, a prefix; whoever keeps an
-//! applied index in the engine sees it.
+//! A limit of RocksDB: a wrong length in the last block of its manifest looks like the torn end that a
+//! crash leaves; so does, with its own log on, a wrong byte anywhere in the log, since of pages that
+//! were not synced any may be missing after a power cut. It then opens an earlier state, a prefix;
+//! whoever keeps an applied index in the engine sees it.
 //!
 //! ```text
 //! write ─► memtables ──(full, or sync)──► files, all families at one sequence number
@@ -24,6 +25,7 @@ use crate::engine::{
 };
 use crate::error::{Error, Result};
 use crate::estimate::walk;
+use crate::folder::sync_name;
 use crate::gc::GcSafePoint;
 use damask_types::ErrorKind;
 use filter::GcFilterFactory;
@@ -102,6 +104,8 @@ impl RocksEngine {
         let all = options::of(config, filter);
         let db = DB::open_cf_descriptors(&all.database, path, all.families)
             .map_err(|e| classify("open", e))?;
+        // RocksDB syncs the names inside its folder, not the folder's own.
+        sync_name(path)?;
         ingest::clean(path)?;
         let inner = Inner {
             idle: Idle::default(),

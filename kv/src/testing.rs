@@ -4,12 +4,15 @@
 //! ```text
 //! suite(|dir| MyEngine::open(dir))                 contract, reopen, live copies, loads, bad bytes
 //! process_suite("my_test", |dir| ..)               killed, disk full and freed, no more files
+//! disk_suite! { name => |dir| MyEngine::open(dir); }   the n-th call fails, power cut at every sync
 //! crash_suite(MyEngine::new, |e, keep| ..)         engines that can say what a crash leaves
 //! Faulty::new(engine, nth, kind)                   an engine whose n-th operation fails
 //! ```
 
 mod cases;
 mod corruption;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub mod disk;
 mod durability;
 mod faulty;
 #[cfg(test)]
@@ -65,9 +68,13 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Scratch {
+        Scratch::below(&std::env::temp_dir())
+    }
+
+    pub fn below(folder: &Path) -> Scratch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("damask-kv-{}-{n}", std::process::id()));
+        let path = folder.join(format!("damask-kv-{}-{n}", std::process::id()));
         fs::create_dir_all(&path).expect("the temporary folder is writable");
         Scratch(path)
     }

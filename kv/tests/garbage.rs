@@ -6,7 +6,10 @@
 //! `PROPTEST_CASES=1000000 cargo test --release -p damask-kv --test garbage`.
 
 use damask_kv::gc::{Budget, KeyGc, sweep};
-use damask_kv::{Cf, Engine, ErrorKind, MemoryEngine, MvccReader, Read, Rows, WriteBatch};
+use damask_kv::{
+    Cf, Engine, EngineConfig, ErrorKind, FjallEngine, GcSafePoint, MemoryEngine, MvccReader, Read,
+    Rows, WriteBatch,
+};
 use damask_types::codec::{decode_key, encode_key, encode_key_ts, put_ts_desc, split_key_ts};
 use damask_types::row::{Cell, RowView, decode_value, encode_row};
 use damask_types::schema::IntWidth;
@@ -16,6 +19,7 @@ use damask_types::{
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// A valid engine key, or anything.
 fn engine_key() -> impl Strategy<Value = Vec<u8>> {
@@ -82,9 +86,66 @@ fn corrupt<T>(result: damask_kv::Result<T>) -> Option<T> {
 
 /// As many cases as the environment says, else a walk.
 fn cases() -> ProptestConfig {
+    cases_or(512)
+}
+
+fn cases_or(walk: u32) -> ProptestConfig {
     match std::env::var_os("PROPTEST_CASES") {
         Some(_) => ProptestConfig::default(),
-        None => ProptestConfig::with_cases(512),
+        None => ProptestConfig::with_cases(walk),
+    }
+}
+
+/// Compaction with garbage collection: what is no record stays, to be named by a read, and nothing
+/// is made up.
+fn check_compaction<E: Engine>(
+    pairs: &BTreeMap<Vec<u8>, Vec<u8>>,
+    open: impl Fn(&Path, &GcSafePoint) -> E,
+    compact: impl Fn(&E),
+) {
+    let (folder, safe_point) = (tempfile::tempdir().expect("a folder"), GcSafePoint::new());
+    safe_point.advance(Timestamp(6));
+    let engine = open(&folder.path().join("engine"), &safe_point);
+    let mut batch = WriteBatch::default();
+    for (key, value) in pairs {
+        batch.put(Cf::Write, key.clone(), value.clone());
+    }
+    engine.write(batch).expect("written");
+    compact(&engine);
+    let snapshot = engine.snapshot();
+    let mut cursor = snapshot.cursor(Cf::Write, b"", b"").expect("a cursor");
+    let mut left = BTreeMap::new();
+    let mut pair = cursor.seek(b"").expect("reads");
+    while let Some((key, value)) = pair {
+        left.insert(key.to_vec(), value.to_vec());
+        pair = cursor.next().expect("reads");
+    }
+    assert!(left.iter().all(|(key, value)| pairs.get(key) == Some(value)));
+    for (key, value) in pairs {
+        let record = split_key_ts(key).is_ok() && WriteRef::decode(value).is_ok();
+        assert!(record || left.contains_key(key), "{key:?} {value:?} was no record, and is gone");
+    }
+}
+
+proptest! {
+    #![proptest_config(cases_or(12))]
+
+    #[test]
+    fn any_bytes_pass_a_compaction(
+        pairs in proptest::collection::btree_map(engine_key(), value(), 0..200),
+    ) {
+        let config = EngineConfig::default();
+        check_compaction(
+            &pairs,
+            |path, gc| FjallEngine::open_with_gc(path, &config, gc).expect("opens"),
+            |engine| engine.compact(Cf::Write).expect("compacts"),
+        );
+        #[cfg(feature = "rocksdb")]
+        check_compaction(
+            &pairs,
+            |path, gc| damask_kv::RocksEngine::open_with_gc(path, &config, gc).expect("opens"),
+            |engine| engine.compact(Cf::Write, b"", b""),
+        );
     }
 }
 

@@ -4,8 +4,8 @@
 use super::{RocksEngine, classify, family};
 use crate::engine::{Cf, Engine, Ingestion};
 use crate::error::{Error, Result};
+use crate::folder::kind_of;
 use crate::ingest::Ascending;
-use damask_types::ErrorKind;
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,13 +23,7 @@ pub(super) fn clean(engine: &Path) -> Result<()> {
 }
 
 fn io(error: std::io::Error) -> Error {
-    let kind = match error.kind() {
-        std::io::ErrorKind::StorageFull
-        | std::io::ErrorKind::QuotaExceeded
-        | std::io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
-        _ => ErrorKind::Io,
-    };
-    Error::new("ingest", kind, error)
+    Error::new("ingest", kind_of(&error), error)
 }
 
 /// A load. Its files are in a folder of its own, which goes when it is dropped.
