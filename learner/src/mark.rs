@@ -52,6 +52,8 @@ pub(crate) fn encode(seen: &Seen, hidden: &Hidden) -> Vec<u8> {
         out.push(match peer.role {
             PeerRole::Voter => 0,
             PeerRole::Learner => 1,
+            PeerRole::Incoming => 2,
+            PeerRole::Demoting => 3,
         });
     }
     put_var_u64(&mut out, state.applied.index);
@@ -101,6 +103,8 @@ fn take_peer(buf: &mut &[u8]) -> codec::Result<Peer> {
         role: match codec::take_u8(buf)? {
             0 => PeerRole::Voter,
             1 => PeerRole::Learner,
+            2 => PeerRole::Incoming,
+            3 => PeerRole::Demoting,
             _ => return Err(DecodeError("role")),
         },
     })
@@ -145,6 +149,9 @@ fn take_mark(format: u8, mut buf: &[u8]) -> codec::Result<Mark> {
     }
     if buf.is_empty() { Ok(mark) } else { Err(DecodeError("bytes after the end")) }
 }
+
+#[cfg(test)]
+mod garbage;
 
 #[cfg(test)]
 mod tests {

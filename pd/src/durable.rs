@@ -64,6 +64,9 @@ impl Durable {
 }
 
 #[cfg(test)]
+mod garbage;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::values::Intent;

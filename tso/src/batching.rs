@@ -142,6 +142,11 @@ mod tests {
     }
 
     #[test]
+    fn conforms_over_an_oracle_that_fails() {
+        crate::testing::oracle_faults(|inner| Arc::new(BatchingOracle::new(inner)));
+    }
+
+    #[test]
     fn waiting_callers_share_one_call() {
         let inner = Arc::new(Gated {
             gate: Gate::default(),

@@ -1,15 +1,23 @@
 //! What every oracle must do, as a suite that an implementation's tests call in one line. It must
-//! never look behind the trait.
+//! never look behind the trait. [`Faulty`] wraps either seam, for tests of what lies above it.
 
-use crate::{BoundStore, Oracle, REQUEST_MAX};
+mod faulty;
+
+pub use faulty::{Fault, Faulty, Operation};
+
+use crate::{BoundStore, Error, MemoryBound, MemoryOracle, Oracle, REQUEST_MAX};
 use damask_env::spawn;
 use damask_types::{ErrorKind, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const THREADS: u32 = 4;
 const CALLS: u32 = 2_000;
+/// Full milliseconds asked for while something fails: several windows of a saved bound.
+const FAULTY_CALLS: u32 = 20_000;
+/// Operations of one sort that a run may need; more are a loop without end.
+const OPERATIONS_MAX: u64 = 100_000;
 
 /// Runs the whole suite; `make` gives a fresh oracle each time.
 ///
@@ -54,6 +62,127 @@ pub fn bound_suite(make: impl Fn(u32) -> Box<dyn BoundStore>) {
         store.may_serve().expect("allowed");
     }
     assert_eq!(make(1).load().expect("loads"), Timestamp::ZERO, "stores are apart");
+}
+
+/// An oracle over a store of its bound, of which the n-th operation fails, is lost or stands
+/// still; `open` opens one over the store, again after an error. Whatever fails: timestamps rise,
+/// and every one is below what the store holds.
+///
+/// # Panics
+/// If a timestamp comes twice, goes back or is not below the saved bound.
+pub fn bound_faults(open: impl Fn(Arc<dyn BoundStore>) -> Result<Arc<dyn Oracle>, Error>) {
+    // With how many each run has at least.
+    let operations = [(Operation::Load, 2), (Operation::Save, 2), (Operation::MayServe, 501)];
+    let kinds = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Reroute];
+    let faults = kinds.into_iter().flat_map(|kind| [Fault::Refused(kind), Fault::Lost(kind)]);
+    for fault in faults {
+        for (operation, at_least) in operations {
+            for nth in (0..8).chain([500, OPERATIONS_MAX]) {
+                let store = Arc::new(Faulty::new(MemoryBound::new(), operation, nth, fault));
+                over_a_faulty_store(&store, &open);
+                let met = store.was_met();
+                assert!(met || nth >= at_least, "{operation:?} {nth} never came, {fault:?}");
+                assert!(!met || nth < OPERATIONS_MAX, "{operation:?} without end");
+            }
+        }
+    }
+    nothing_above_a_save_that_hangs(open);
+}
+
+/// A decorator of an oracle that fails or whose answer is lost; `decorate` wraps it.
+///
+/// # Panics
+/// If a timestamp comes twice or goes back, or a failure is not reported once.
+pub fn oracle_faults(decorate: impl Fn(Arc<dyn Oracle>) -> Arc<dyn Oracle>) {
+    for fault in [Fault::Refused(ErrorKind::Reroute), Fault::Lost(ErrorKind::Io)] {
+        for nth in 0..20 {
+            let inner = Faulty::new(MemoryOracle::new(1), Operation::Get, nth, fault);
+            let inner = Arc::new(inner);
+            let oracle = decorate(inner.clone());
+            let mut end = 0;
+            let mut failures = 0;
+            for n in 1..=40 {
+                match oracle.get(n) {
+                    Ok(first) => {
+                        assert!(first.0 >= end, "{first:?} below {end}, {fault:?} at {nth}");
+                        end = first.0 + u64::from(n);
+                    }
+                    Err(_) => failures += 1,
+                }
+            }
+            assert!(inner.was_met(), "{nth}: the inner oracle is asked");
+            assert_eq!(failures, 1, "{fault:?} at {nth}");
+        }
+    }
+}
+
+fn over_a_faulty_store(
+    store: &Arc<Faulty<MemoryBound>>,
+    open: impl Fn(Arc<dyn BoundStore>) -> Result<Arc<dyn Oracle>, Error>,
+) {
+    let mut end = 0;
+    // Lives of several windows each, the next one over what the one before has left.
+    for _ in 0..2 {
+        let oracle = open(store.clone()).or_else(|_| open(store.clone()));
+        let oracle = oracle.expect("only one operation fails");
+        let mut failures = 0;
+        for call in 0..FAULTY_CALLS / 2 {
+            let n = REQUEST_MAX - call % 3;
+            match oracle.get(n) {
+                Ok(first) => {
+                    assert!(first.0 >= end, "{first:?} below {end}");
+                    end = first.0 + u64::from(n);
+                    assert!(end <= store.saved().0, "{end} above {:?}", store.saved());
+                }
+                Err(_) => failures += 1,
+            }
+        }
+        assert!(failures <= 1, "{failures} calls failed by one fault");
+    }
+}
+
+/// While a save stands still, callers are served up to the bound before it, and wait or are
+/// refused from there on.
+fn nothing_above_a_save_that_hangs(
+    open: impl Fn(Arc<dyn BoundStore>) -> Result<Arc<dyn Oracle>, Error>,
+) {
+    let store = Faulty::new(MemoryBound::new(), Operation::Save, 1, Fault::Held);
+    let store = Arc::new(store);
+    let oracle = open(store.clone()).expect("opens");
+    let bound = store.saved();
+    let greatest = Arc::new(AtomicU64::new(0));
+    let released = Arc::new(AtomicBool::new(false));
+    let tasks: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let (oracle, greatest) = (Arc::clone(&oracle), Arc::clone(&greatest));
+            let released = Arc::clone(&released);
+            spawn("tso-suite", move || {
+                for _ in 0..FAULTY_CALLS {
+                    let before = !released.load(Ordering::SeqCst);
+                    let Ok(first) = oracle.get(REQUEST_MAX) else {
+                        std::thread::yield_now();
+                        continue;
+                    };
+                    let end = first.0 + u64::from(REQUEST_MAX);
+                    let held = before && !released.load(Ordering::SeqCst);
+                    assert!(!held || end <= bound.0, "{end} above {bound:?}, which is saved");
+                    greatest.fetch_max(end, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    // Until nobody can be served any more, or all have ended (refused, or served in vain).
+    let is_near = || greatest.load(Ordering::SeqCst) + u64::from(REQUEST_MAX) > bound.0;
+    let is_over = || tasks.iter().all(|task| task.is_finished());
+    while !(store.is_held() && is_near() || is_over()) {
+        std::thread::yield_now();
+    }
+    released.store(true, Ordering::SeqCst);
+    store.release();
+    tasks.into_iter().for_each(|task| task.join().expect("served below the bound alone"));
+    assert!(store.was_met() && store.saved() > bound, "the save went on");
+    let end = greatest.load(Ordering::SeqCst);
+    assert!(bound.0 < end && end <= store.saved().0, "served again, below the new bound");
 }
 
 fn ranges_follow_one_another(oracle: &dyn Oracle) {
@@ -124,3 +253,6 @@ fn calls_that_follow_in_time_follow_in_order(oracle: &Arc<dyn Oracle>) {
         .collect();
     tasks.into_iter().for_each(|task| task.join().expect("no panic"));
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,9 +191,10 @@ impl TxnServer {
     /// the table now is either applied, and then below the index, or will commit above `ts`.
     fn read_index(&self, context: Context, range: &KeyRange, ts: Timestamp) -> Result<Response> {
         self.not_collected(ts)?;
+        let early = mistaken(Mistake::ReadIndexEarly).then(|| self.permit(context));
         let reading = self.manager.begin_read(ts)?;
         unlocked(self.manager.blocking_range(reading, range, &[]))?;
-        let permit = self.permit(context)?;
+        let permit = early.unwrap_or_else(|| self.permit(context))?;
         Ok(Response::ReadIndex(permit.applied.index))
     }
 

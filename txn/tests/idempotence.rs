@@ -2,7 +2,7 @@
 //! after every one the invariants hold over all families (`raftstore-txn-pd.md` §3.7).
 
 use damask_kv::{Cf, Engine, MemoryEngine, MvccReader, records_to_batch};
-use damask_txn::percolator::{Decision, decide};
+use damask_txn::percolator::{Decision, Error, decide};
 use damask_txn::{Mutation, Prewrite, Request, Response, TxnStatus};
 use damask_types::codec::{decode_key, split_key_ts};
 use damask_types::{Lock, Record, Timestamp, Write, WriteKind};
@@ -51,14 +51,16 @@ impl World {
         let reader = MvccReader::new(self.engine.snapshot());
         let decided = decide(&reader, request.clone());
         self.past.push(request.clone());
-        let Decision { records, response } = decided.ok()?;
+        let Decision { records, response } = match decided {
+            Ok(decision) => decision,
+            Err(Error::Keys(_)) => return None,
+            Err(e) => panic!("{request:?}: {e}"),
+        };
         check_records(&records);
         self.engine.write(records_to_batch(&records)).expect("written");
-        // At once again: nothing may change.
+        // At once again: nothing may change, and whoever has lost the answer is told the same.
         let reader = MvccReader::new(self.engine.snapshot());
-        if let Ok(again) = decide(&reader, request.clone()) {
-            assert!(again.records.is_empty(), "{request:?} twice: {:?}", again.records);
-        }
+        check_again(&request, &response, decide(&reader, request.clone()));
         Some(response)
     }
 
@@ -258,6 +260,29 @@ impl World {
         }
         assert_eq!(stored, wanted, "value_present: no value without its lock or record");
     }
+}
+
+/// The second copy of a command that went through changes nothing and is answered the same.
+fn check_again(request: &Request, first: &Response, again: Result<Decision, Error>) {
+    let again = again.unwrap_or_else(|e| panic!("{request:?} twice: refused, {e}"));
+    assert!(again.records.is_empty(), "{request:?} twice: {:?}", again.records);
+    assert_eq!(format!("{:?}", again.response), format!("{first:?}"), "{request:?} twice");
+}
+
+/// The check itself: a command that does not know what it has done.
+#[test]
+#[should_panic(expected = "twice: refused")]
+fn a_second_copy_that_is_refused_is_found() {
+    let rollback = Request::Rollback { keys: vec![b"a".to_vec()], start_ts: Timestamp(5) };
+    let committed = Request::Commit {
+        keys: vec![b"a".to_vec()],
+        start_ts: Timestamp(5),
+        commit_ts: Timestamp(6),
+    };
+    let engine = MemoryEngine::new();
+    let reader = MvccReader::new(engine.snapshot());
+    let first = decide(&reader, rollback).expect("nothing is in its way");
+    check_again(&committed, &first.response, decide(&reader, committed.clone()));
 }
 
 fn check_records(records: &[Record]) {

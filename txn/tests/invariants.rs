@@ -107,6 +107,33 @@ const HISTORIES: &str = "txn/tests/history.rs::mixed_histories_have_snapshot_iso
 const LEADERS: &str = "txn/tests/leader.rs::leaders_fall_under_commits_in_one_phase";
 const LOCKED: &str = "txn/tests/leader.rs::leaders_fall_under_locks";
 
+/// Is there a function of this name that `cargo test` runs? Its attributes stand right above it,
+/// with nothing but comments between.
+fn is_test(text: &str, function: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begin = format!("fn {function}(");
+    let Some(at) = lines.iter().position(|line| line.starts_with(&begin)) else { return false };
+    let above = lines[..at].iter().rev();
+    let own = above.take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+    let attributes: Vec<_> = own.copied().filter(|line| line.starts_with("#[")).collect();
+    attributes.contains(&"#[test]") && !attributes.iter().any(|line| line.starts_with("#[ignore"))
+}
+
+#[test]
+fn what_is_not_run_is_no_test() {
+    let text = "\
+        fn helper() {}\n\
+        #[test]\n/// Why.\n#[should_panic]\nfn runs() {}\n\
+        #[test]\n#[ignore = \"slow\"]\nfn ignored() {}\n\
+        // #[test]\nfn commented() {}\n\
+        #[test]\nfn other() {}\n\nfn beside_a_test() {}\n\
+        // fn gone() {}\n";
+    assert!(is_test(text, "runs") && is_test(text, "other"));
+    for function in ["helper", "ignored", "commented", "beside_a_test", "gone", "run"] {
+        assert!(!is_test(text, function), "{function}");
+    }
+}
+
 #[test]
 fn every_invariant_has_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("in a workspace");
@@ -120,8 +147,7 @@ fn every_invariant_has_tests_that_exist() {
                 assert!(!root.join("cluster").exists(), "{number} {name}: {file} is gone");
                 continue;
             };
-            let there = text.contains(&format!("fn {function}("));
-            assert!(there, "{number} {name}: {test} is gone");
+            assert!(is_test(&text, function), "{number} {name}: {test} is gone, or runs no more");
         }
     }
 }

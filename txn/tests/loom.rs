@@ -73,10 +73,18 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-/// Does some schedule break it?
-fn breaks(model: impl Fn() + Sync + Send + 'static) -> bool {
+/// What each property says when it is broken.
+const MISSED: &str = "below a read that missed it";
+const TWO: &str = "two at once";
+
+/// Does some schedule break this property, and not something else?
+fn breaks(property: &str, model: impl Fn() + Sync + Send + 'static) -> bool {
     let explored = std::panic::AssertUnwindSafe(|| explore(model));
-    std::panic::catch_unwind(explored).is_err()
+    let Err(panic) = std::panic::catch_unwind(explored) else { return false };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    assert!(text.contains(property), "failed by another cause: {text}");
+    true
 }
 
 /// What is applied: the version of the one commit, or 0.
@@ -164,7 +172,7 @@ fn one_writer(writer: Writer, readers: &'static [Reader]) -> impl Fn() + Sync + 
         let commit_ts = write(&table, &engine, writer);
         for reader in spawned {
             if reader.join().expect("no panic") == Some(0) {
-                assert!(commit_ts > READ.0, "a commit at {commit_ts} below a read that missed it");
+                assert!(commit_ts > READ.0, "a commit at {commit_ts} {MISSED}");
             }
         }
         assert!(table.is_empty());
@@ -182,12 +190,32 @@ fn readers_that_share_a_timestamp_are_both_safe() {
     explore(one_writer(Writer::Right, &[Reader::Right, Reader::Right]));
 }
 
+/// A model that fails by itself proves nothing of the property.
+#[test]
+#[should_panic(expected = "failed by another cause: a bug of the model")]
+fn another_failure_is_not_taken_for_the_property() {
+    breaks(MISSED, || panic!("a bug of the model"));
+}
+
 #[test]
 fn every_other_order_fails() {
-    assert!(breaks(one_writer(Writer::LooksFirst, &[Reader::Right])), "max_ts before the lock");
-    assert!(breaks(one_writer(Writer::LetsGoFirst, &[Reader::Right])), "guard before apply");
-    assert!(breaks(one_writer(Writer::Right, &[Reader::LooksFirst])), "table before max_ts");
-    assert!(breaks(one_writer(Writer::Right, &[Reader::SnapshotFirst])), "snapshot before table");
+    assert!(!breaks(MISSED, one_writer(Writer::Right, &[Reader::Right])), "the right order");
+    assert!(
+        breaks(MISSED, one_writer(Writer::LooksFirst, &[Reader::Right])),
+        "max_ts before the lock"
+    );
+    assert!(
+        breaks(MISSED, one_writer(Writer::LetsGoFirst, &[Reader::Right])),
+        "guard before apply"
+    );
+    assert!(
+        breaks(MISSED, one_writer(Writer::Right, &[Reader::LooksFirst])),
+        "table before max_ts"
+    );
+    assert!(
+        breaks(MISSED, one_writer(Writer::Right, &[Reader::SnapshotFirst])),
+        "snapshot before table"
+    );
 }
 
 /// Two commands on two keys, named in opposite orders.
@@ -198,7 +226,7 @@ fn turns(names: [[&'static [u8]; 2]; 2], latched: bool) -> impl Fn() + Sync + Se
         let command = move |latches: &Arc<slots::Latches>, inside: &AtomicBool, who: usize| {
             let keys = names[who].into_iter();
             let guard = latched.then(|| latches.acquire(keys, Duration::MAX).expect("granted"));
-            assert!(!inside.swap(true, std::sync::atomic::Ordering::SeqCst), "two at once");
+            assert!(!inside.swap(true, std::sync::atomic::Ordering::SeqCst), "{TWO}");
             thread::yield_now();
             inside.store(false, std::sync::atomic::Ordering::SeqCst);
             drop(guard);
@@ -217,7 +245,7 @@ fn latches_are_held_by_one_and_lose_no_wake_up() {
     let keys: [&[u8]; 8] = [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"];
     explore(turns([[keys[0], keys[1]], [keys[1], keys[0]]], true));
     explore(turns([[keys[2], keys[3]], [keys[3], keys[4]]], true));
-    assert!(breaks(turns([[keys[0], keys[1]], [keys[1], keys[0]]], false)), "without latches");
+    assert!(breaks(TWO, turns([[keys[0], keys[1]], [keys[1], keys[0]]], false)), "without latches");
 }
 
 /// Three on one key: whoever waits is woken, in turn.

@@ -74,9 +74,15 @@ impl Manifest {
             if segments.first().is_none_or(|s| s.first != i64::MIN) || !ascending {
                 return Err(corrupt(NAME, format!("the segments of table {table} have gaps")));
             }
+            if manifest.tables.last_key_value().is_some_and(|(last, _)| *last >= table) {
+                return Err(corrupt(NAME, format!("table {table} is out of order")));
+            }
             manifest.tables.insert(table, segments);
         }
-        Ok(manifest)
+        match r.remaining() {
+            0 => Ok(manifest),
+            left => Err(corrupt(NAME, format!("{left} bytes after the end"))),
+        }
     }
 
     /// Reads it; `None` if there is none.
@@ -95,3 +101,6 @@ impl Manifest {
         Ok(bytes.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod garbage;

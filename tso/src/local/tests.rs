@@ -38,6 +38,14 @@ fn conforms_over_restarts() {
 }
 
 #[test]
+fn conforms_over_a_store_that_fails() {
+    crate::testing::bound_faults(|store| {
+        let clock = Arc::new(ManualClock::new(NOON));
+        Ok(Arc::new(LocalOracle::over(clock, store)?))
+    });
+}
+
+#[test]
 fn follows_the_clock_forward_and_ignores_it_backward() {
     let clock = Arc::new(ManualClock::new(NOON));
     let oracle = open(&clock, &MemoryDisk::new());

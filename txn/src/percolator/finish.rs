@@ -3,6 +3,7 @@
 
 use super::{Decision, Error, Result};
 use crate::request::{KeyError, Response};
+use damask_env::{Mistake, mistaken};
 use damask_kv::{MvccReader, TxnRecord};
 use damask_types::{ErrorKind, Lock, LockKind, Record, Timestamp, Write, WriteKind};
 
@@ -221,7 +222,7 @@ fn collapse_previous(
 ) -> Result<()> {
     if let Some((commit_ts, write)) = reader.seek_write(key, start_ts)?
         && write.kind == WriteKind::Rollback
-        && !write.is_protected()
+        && (!write.is_protected() || mistaken(Mistake::ProtectedCollapsed))
         && commit_ts < start_ts
     {
         records.push(Record::DropWrite { key: key.to_vec(), commit_ts });

@@ -153,7 +153,8 @@ impl Found {
         // Below an older record its versions would be out of order; at it, it would be lost.
         self.lowest = self.lowest.max(newest.next());
         let (kind, conflict) = (write.kind, (newest, write.start_ts));
-        let rolled_back = kind == WriteKind::Rollback || write.overlapped_rollback;
+        let rolled_back = (kind == WriteKind::Rollback || write.overlapped_rollback)
+            && !mistaken(Mistake::RollbackOverlooked);
         match state {
             State::Free if expected && newest >= request.start_ts => {
                 return Err(lock_not_found(mutation, request));
