@@ -6,6 +6,7 @@ use crate::transpose::{RowDecoder, RowError};
 use arrow::array::builder::BooleanBufferBuilder;
 use arrow::array::{BooleanArray, UInt64Array};
 use damask_deltatree::{ChangeBatch, ColumnStore};
+use damask_env::{Mistake, mistaken};
 use damask_types::{ErrorKind, TableId, TableSchema, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -129,7 +130,10 @@ impl<'a> RowSink<'a> {
         match value {
             None => rows.decoder.append_nulls(handle),
             Some(value) => {
-                if let Err(e) = rows.decoder.append_row(handle, value) {
+                let done = rows.decoder.append_row(handle, value);
+                if done.is_err() && mistaken(Mistake::SchemaFilled) {
+                    rows.decoder.append_nulls(handle);
+                } else if let Err(e) = done {
                     return self.push_again((table, handle), version, value, e);
                 }
             }

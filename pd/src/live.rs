@@ -113,6 +113,7 @@ impl Live {
             pending: report.pending.clone(),
             since_ms: same.map_or(self.now_ms, |(_, facts)| facts.since_ms),
             merging: report.merging,
+            unsplittable: report.unsplittable,
         };
         self.insert(report.region.clone(), facts)
     }

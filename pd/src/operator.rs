@@ -4,7 +4,7 @@
 use crate::config::Config;
 use crate::values::{Health, OperatorStatus, Step};
 use crate::view::{self, RegionFacts, View};
-use damask_types::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
+use damask_types::{Epoch, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use std::fmt;
 
 /// Why an operator was made.
@@ -117,7 +117,7 @@ impl Step {
         match self {
             Step::AddLearner(_) | Step::Merge(_) => 600_000,
             Step::Split | Step::SplitAt(_) => 60_000,
-            Step::AddVoter(_) | Step::RemovePeer(_) => 30_000,
+            Step::AddVoter(_) | Step::Swap { .. } | Step::RemovePeer(_) => 30_000,
             Step::TransferLeader(_) => 10_000,
         }
     }
@@ -127,8 +127,22 @@ impl Step {
         match self {
             Step::AddLearner(peer) => region.peer(peer.id).is_some(),
             Step::AddVoter(peer) => region.peer(peer.id).is_some_and(|p| p.role == PeerRole::Voter),
+            Step::Swap { add, old } => {
+                region.peer(add.id).is_some_and(|p| p.role == PeerRole::Voter)
+                    && region.peer(old.id).is_none_or(|p| p.role == PeerRole::Learner)
+            }
             Step::RemovePeer(peer) => region.peer(peer.id).is_none(),
             _ => false,
+        }
+    }
+
+    /// By so much it raises the version of the replicas.
+    fn conf_changes(&self) -> u64 {
+        match self {
+            Step::AddLearner(_) | Step::AddVoter(_) | Step::RemovePeer(_) => 1,
+            // Two replicas, when the joint configuration begins and when it ends.
+            Step::Swap { .. } => 4,
+            Step::TransferLeader(_) | Step::Split | Step::SplitAt(_) | Step::Merge(_) => 0,
         }
     }
 }
@@ -144,8 +158,8 @@ pub struct Operator {
     pub steps: Vec<Step>,
     /// The replicas that it began with.
     peers: Vec<Peer>,
-    /// The version of the range that it began with.
-    version: u64,
+    /// The versions of range and replicas that it began with.
+    epoch: Epoch,
     /// When.
     began_ms: u64,
 }
@@ -171,7 +185,7 @@ impl Operator {
             kind,
             steps,
             peers: region.peers.clone(),
-            version: region.epoch.version,
+            epoch: region.epoch,
             began_ms: view.now_ms,
         }
     }
@@ -191,7 +205,7 @@ impl Operator {
                     peer.id = PeerId(next.next().expect("as many ids as were wanted"));
                     given.push((peer.store, peer.id));
                 }
-                Step::AddVoter(peer) if peer.id == PeerId(0) => {
+                Step::AddVoter(peer) | Step::Swap { add: peer, .. } if peer.id == PeerId(0) => {
                     let found = given.iter().find(|(store, _)| *store == peer.store);
                     peer.id = found.expect("a voter is first a learner").1;
                 }
@@ -202,7 +216,7 @@ impl Operator {
 
     /// Is the region still as it was when this was planned?
     pub fn began_with(&self, region: &Region) -> bool {
-        self.version == region.epoch.version && self.peers == region.peers
+        self.epoch == region.epoch && self.peers == region.peers
     }
 
     /// Has it taken too long? Every step is given its time.
@@ -223,13 +237,17 @@ impl Operator {
     pub fn targets(&self, store: StoreId) -> bool {
         self.steps.iter().any(|step| match step {
             Step::AddLearner(p) | Step::AddVoter(p) | Step::TransferLeader(p) => p.store == store,
+            Step::Swap { add, .. } => add.store == store,
             _ => false,
         })
     }
 
     /// What to do now, from what the leader reports.
     pub fn progress(&self, view: &View<'_>, region: &Region, facts: &RegionFacts) -> Progress {
-        if !self.explains(&region.peers, region) {
+        if region.is_joint() {
+            return Progress::Wait("it has two sets of voters for a moment");
+        }
+        if !self.explains(&region.peers, region) || self.was_undone(region) {
             return Progress::Stale("the replicas were changed by somebody else");
         }
         let unfinished = self.steps.iter().find(|s| !self.is_finished(s, region, facts));
@@ -242,16 +260,20 @@ impl Operator {
                 Progress::Wait("the new replica catches up")
             }
             Step::AddVoter(peer) => add_voter(view, region, facts, peer, step),
+            Step::Swap { add, old } => swap(view, region, facts, (add, old), step),
             Step::RemovePeer(peer) => remove_peer(view, region, facts, peer, step),
             Step::TransferLeader(peer) => match view.may_lead(region, facts, peer.store) {
                 true => Progress::Do(step.clone()),
                 false => Progress::Stale("the replica cannot lead now"),
             },
             Step::Merge(_) if facts.merging => Progress::Wait("its neighbour takes it in"),
-            Step::Merge(_) if region.epoch.version > self.version => {
+            Step::Merge(_) if region.epoch.version > self.epoch.version => {
                 Progress::Stale("the region is as it was before, or was split")
             }
             Step::Merge(target) => merge(view, region, *target, step),
+            Step::Split if facts.unsplittable => {
+                Progress::Stale("the region has no key to split at")
+            }
             Step::AddLearner(_) | Step::Split | Step::SplitAt(_) => Progress::Do(step.clone()),
         }
     }
@@ -266,6 +288,15 @@ impl Operator {
                     let known = expected.iter_mut().find(|p| p.id == peer.id);
                     known.into_iter().for_each(|p| p.role = PeerRole::Voter);
                 }
+                Step::Swap { add, old } => {
+                    for peer in expected.iter_mut() {
+                        match peer.id {
+                            id if id == add.id => peer.role = PeerRole::Voter,
+                            id if id == old.id => peer.role = PeerRole::Learner,
+                            _ => {}
+                        }
+                    }
+                }
                 Step::RemovePeer(peer) => expected.retain(|p| p.id != peer.id),
                 _ => {}
             }
@@ -274,12 +305,23 @@ impl Operator {
             && now.iter().all(|p| expected.iter().any(|e| e.id == p.id && e.role == p.role))
     }
 
+    /// Were the replicas changed more often than the visible steps say? Then one of the others was
+    /// done, and undone by somebody else. It is not done again: a replica that was removed has used
+    /// up its id, and its store would not have it back.
+    fn was_undone(&self, region: &Region) -> bool {
+        let visible = self.steps.iter().filter(|step| step.is_visible(region));
+        let changes: u64 = visible.map(Step::conf_changes).sum();
+        // So does the first step of a merge.
+        let merges = self.merges_into().is_some() && region.epoch.version > self.epoch.version;
+        region.epoch.conf_ver > self.epoch.conf_ver + changes + u64::from(merges)
+    }
+
     fn is_finished(&self, step: &Step, region: &Region, facts: &RegionFacts) -> bool {
         match step {
             Step::AddLearner(peer) => step.is_visible(region) && !facts.pending.contains(&peer.id),
-            Step::AddVoter(_) | Step::RemovePeer(_) => step.is_visible(region),
+            Step::AddVoter(_) | Step::Swap { .. } | Step::RemovePeer(_) => step.is_visible(region),
             Step::TransferLeader(peer) => facts.leader.is_some_and(|l| l.id == peer.id),
-            Step::Split | Step::SplitAt(_) => region.epoch.version > self.version,
+            Step::Split | Step::SplitAt(_) => region.epoch.version > self.epoch.version,
             // When it is, the region is no more.
             Step::Merge(_) => false,
         }
@@ -312,6 +354,34 @@ fn add_voter(
     match live > after / 2 {
         true => Progress::Do(step.clone()),
         false => Progress::Wait("with one voter more, too few would be alive"),
+    }
+}
+
+/// Both sets of voters must have a living majority. The old voter leads no more before, if another
+/// one can; else it hands over on the way.
+fn swap(
+    view: &View<'_>,
+    region: &Region,
+    facts: &RegionFacts,
+    (add, old): (&Peer, &Peer),
+    step: &Step,
+) -> Progress {
+    if facts.pending.contains(&add.id) {
+        return Progress::Wait("the new replica catches up");
+    }
+    let voters = region.voters().count();
+    let stay = view.live_voters(region, facts, Some(old.id));
+    if stay + usize::from(view.is_up(add.store)) <= voters / 2 {
+        return Progress::Wait(
+            "with the new voter in place of the old one, too few would be alive",
+        );
+    }
+    if facts.leader.is_none_or(|leader| leader.id != old.id) {
+        return Progress::Do(step.clone());
+    }
+    match view.best_leader(region, facts, old.store) {
+        Some(other) => Progress::Do(Step::TransferLeader(other)),
+        None => Progress::Do(step.clone()),
     }
 }
 
@@ -357,6 +427,9 @@ impl fmt::Display for Step {
         match self {
             Step::AddLearner(p) => write!(f, "add a learner on store {}", p.store),
             Step::AddVoter(p) => write!(f, "let the replica on store {} vote", p.store),
+            Step::Swap { add, old } => {
+                write!(f, "let store {} vote in place of store {}", add.store, old.store)
+            }
             Step::RemovePeer(p) => write!(f, "remove the replica on store {}", p.store),
             Step::TransferLeader(p) => write!(f, "let store {} lead", p.store),
             Step::Split => write!(f, "split in the middle"),

@@ -38,7 +38,8 @@ pub fn report(region: &Region, bytes: u64) -> RegionReport {
     let leader = region.peers[0];
     let flow = Flow::default();
     let (region, pending) = (region.clone(), Vec::new());
-    RegionReport { region, leader, term: 5, bytes, flow, pending, merging: false }
+    let (merging, unsplittable) = (false, false);
+    RegionReport { region, leader, term: 5, bytes, flow, pending, merging, unsplittable }
 }
 
 /// Row stores 1, 2, 3 and column stores 4.. .
@@ -176,6 +177,12 @@ fn learners_follow_a_rule(pd: &dyn Placement) {
     let Some(Step::AddLearner(peer)) = ask(&inside, &[]) else { panic!("wants a learner") };
     assert_eq!((peer.store, peer.role), (StoreId(4), PeerRole::Learner));
     assert_eq!(ask(&inside, &[]), Some(Step::AddLearner(peer)), "the same replica again");
+    // It was added, and somebody else has removed it: its id is used up.
+    inside.epoch.conf_ver += 2;
+    let next = (0..3).find_map(|_| ask(&inside, &[]));
+    let Some(Step::AddLearner(another)) = next else { panic!("wants a learner: {next:?}") };
+    assert!(another.id != peer.id && another.store == peer.store, "{another:?} after {peer:?}");
+    let peer = another;
     assert_eq!(pd.column_progress(&range), ColumnProgress { ready: 0, wanted: 1 });
     inside.peers.push(peer);
     inside.epoch.conf_ver += 1;

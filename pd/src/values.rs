@@ -130,6 +130,9 @@ pub struct RegionReport {
     pub pending: Vec<PeerId>,
     /// It is about to become a part of its neighbour: nothing else can be done with it.
     pub merging: bool,
+    /// When a key to split it at was last looked for there was none, and its size is still about
+    /// the same.
+    pub unsplittable: bool,
 }
 
 /// A region as the placement driver knows it.
@@ -156,6 +159,13 @@ pub enum Step {
     AddLearner(Peer),
     /// Add a voter, or let a learner vote.
     AddVoter(Peer),
+    /// In one step, by a joint configuration: a learner votes, and a voter learns.
+    Swap {
+        /// The learner, as a voter.
+        add: Peer,
+        /// The voter, as it is.
+        old: Peer,
+    },
     /// Remove a replica.
     RemovePeer(Peer),
     /// Let another replica lead.

@@ -25,6 +25,8 @@ pub struct RegionFacts {
     pub since_ms: u64,
     /// It is about to become a part of its neighbour.
     pub merging: bool,
+    /// There is no key in it to split it at.
+    pub unsplittable: bool,
 }
 
 /// What the planner sees of the cluster.
@@ -163,10 +165,13 @@ impl View<'_> {
         facts.flow.read.max(facts.flow.write) >= self.config.hot_flow
     }
 
-    /// Is an operator in flight for it, or about to merge something into it, or is it merging?
+    /// Is an operator in flight for it, or about to merge something into it, or is it merging, or
+    /// between two sets of voters?
     pub fn is_busy(&self, region: RegionId) -> bool {
-        let merging = |id| self.regions.get(id).is_some_and(|(_, facts)| facts.merging);
-        merging(region)
+        let changing = |id| {
+            self.regions.get(id).is_some_and(|(region, facts)| facts.merging || region.is_joint())
+        };
+        changing(region)
             || self.running.contains_key(&region)
             || self.running.values().any(|op| op.merges_into() == Some(region))
     }
@@ -242,8 +247,10 @@ impl<'a> Draft<'a> {
         for operator in view.running.values() {
             draft.take(operator);
         }
-        let merging = view.regions.iter().filter(|(_, facts)| facts.merging);
-        draft.busy.extend(merging.map(|(region, _)| region.id));
+        let changing =
+            |(region, facts): &&(Region, RegionFacts)| facts.merging || region.is_joint();
+        let changing = view.regions.iter().filter(changing);
+        draft.busy.extend(changing.map(|(region, _)| region.id));
         draft
     }
 
@@ -325,6 +332,11 @@ impl<'a> Draft<'a> {
             match step {
                 Step::TransferLeader(peer) => leader = Some(peer.store),
                 Step::AddVoter(peer) if !voters.contains(&peer.store) => voters.push(peer.store),
+                Step::Swap { add, old } => {
+                    voters.retain(|store| *store != old.store && *store != add.store);
+                    voters.push(add.store);
+                    leader = leader.filter(|store| *store != old.store);
+                }
                 Step::RemovePeer(peer) => {
                     voters.retain(|store| *store != peer.store);
                     leader = leader.filter(|store| *store != peer.store);
@@ -379,11 +391,12 @@ pub fn new_peer(store: StoreId, role: PeerRole) -> Peer {
     Peer { id: PeerId(0), store, role }
 }
 
-/// Steps that move a replica: the new one is there before the old one goes.
+/// Steps that move a replica: the new one has caught up before the old one goes, and a voter is
+/// replaced in one step, so that there is never one more or one less.
 pub fn move_steps(old: Peer, to: StoreId) -> Vec<Step> {
     let mut steps = vec![Step::AddLearner(new_peer(to, PeerRole::Learner))];
     if old.role == PeerRole::Voter {
-        steps.push(Step::AddVoter(new_peer(to, PeerRole::Voter)));
+        steps.push(Step::Swap { add: new_peer(to, PeerRole::Voter), old });
     }
     steps.push(Step::RemovePeer(old));
     steps

@@ -1,9 +1,11 @@
 //! Three replicas in one process, on real logs that are synced: puts by 256 clients with what each
 //! of them costs in syncs, beside the naive path; reads by lease, by index, by a follower and by
-//! the log; and what a thousand idle regions cost. It must never skip a sync.
+//! the log; what a thousand idle regions cost, asleep and awake; and for how long a region takes no
+//! writes after a split, and after its leader is lost. It must never skip a sync.
 //!
 //! `cargo run --release -p damask-raftstore --example raft_speed -- [seconds per part] [folder]
-//! [log stores]`: with names of log stores (`file,raft-engine`) only the puts, on each of them.
+//! [log stores]`: with names of log stores (`file,raft-engine`) only the puts, on each of them; with
+//! `idle` only what idle regions cost, with `gaps` only for how long no writes are taken.
 #![allow(clippy::unwrap_used)] // a bench stops at the first error
 
 mod logs;
@@ -78,6 +80,7 @@ impl LogStore for Counted {
 
 struct Cluster {
     stores: Vec<Store>,
+    network: LocalNetwork,
     engines: Vec<MemoryEngine>,
     syncs: Arc<AtomicU64>,
     clock: RealClock,
@@ -86,6 +89,10 @@ struct Cluster {
 impl Cluster {
     /// `None`: there is no such log store.
     fn start(folder: &Path, naive: bool, log: &str) -> Option<Cluster> {
+        Cluster::with(folder, log, StoreConfig { naive, ..StoreConfig::default() })
+    }
+
+    fn with(folder: &Path, log: &str, config: StoreConfig) -> Option<Cluster> {
         let network = LocalNetwork::new();
         let (syncs, clock) = (Arc::new(AtomicU64::new(0)), RealClock::default());
         let role = PeerRole::Voter;
@@ -100,7 +107,7 @@ impl Cluster {
             let log = Counted { log: logs::open(log, &folder)?, syncs: syncs.clone() };
             let engine = MemoryEngine::new();
             let mut options = StoreOptions::new(StoreId(id));
-            options.config = StoreConfig { naive, ..StoreConfig::default() };
+            options.config = config.clone();
             options.bootstrap = Some(first.clone());
             let machine = Arc::new(RowMachine::new(Arc::new(engine.clone())));
             let network_ = Arc::new(network.clone());
@@ -110,7 +117,7 @@ impl Cluster {
             stores.push(store);
             engines.push(engine);
         }
-        Some(Cluster { stores, engines, syncs, clock })
+        Some(Cluster { stores, network, engines, syncs, clock })
     }
 
     /// Who leads a region: its place, its handle, and the region.
@@ -245,6 +252,134 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Puts into a region by whoever leads it, again and again until one is acknowledged.
+    fn put_by_anyone(&self, id: RegionId, key: &str) {
+        loop {
+            for store in &self.stores {
+                let handle = store.handle();
+                let Some(status) = handle.replica(id).filter(|s| s.is_leader) else { continue };
+                let lock = Lock::new(LockKind::Put, b"p".to_vec(), Timestamp(1), 1);
+                let records = vec![Record::Lock { key: key.as_bytes().to_vec(), lock }];
+                let epoch = status.region.epoch;
+                let proposal = Proposal { region: id, epoch, term: None, records };
+                let (sender, receiver) = mpsc::channel();
+                let done = Box::new(move |result: Result<_>| drop(sender.send(result)));
+                handle.propose(proposal, done);
+                // A leader that is cut off answers no more.
+                if let Ok(Ok(_)) = receiver.recv_timeout(Duration::from_millis(200)) {
+                    return;
+                }
+            }
+            std::thread::park_timeout(Duration::from_micros(200));
+        }
+    }
+
+    /// Waits until every replica sleeps, if it is to.
+    fn wait_for_sleep(&self, asleep: bool) {
+        let all = |s: &Store| s.handle().replicas().iter().all(|r| r.hibernating);
+        while asleep && !self.stores.iter().all(all) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// What the same takes while nothing happens, in milliseconds: the machine's share in a gap.
+    fn single_puts(&self, count: usize) -> Vec<f64> {
+        let put = |_| {
+            let start = self.clock.monotonic();
+            self.put_by_anyone(FIRST, "z");
+            1000.0 * (self.clock.monotonic() - start).as_secs_f64()
+        };
+        (0..count).map(put).collect()
+    }
+
+    /// For how long a new region takes no writes, from the split's answer on, in milliseconds.
+    fn split_gaps(&self, count: u64) -> Vec<f64> {
+        let mut gaps = Vec::new();
+        while (gaps.len() as u64) < count {
+            let n = gaps.len() as u64;
+            let (_, handle, region) = self.leader(FIRST);
+            let peers = (1..=3).map(|p| PeerId((5000 + n) * 10 + p)).collect();
+            let child = SplitChild { region: RegionId(5000 + n), peers };
+            let (sender, receiver) = mpsc::channel();
+            let done = Box::new(move |result: Result<Vec<Region>>| drop(sender.send(result)));
+            let keys = vec![format!("w-{n:06}b").into_bytes()];
+            handle.split(FIRST, region.epoch, keys, vec![child], done);
+            if receiver.recv().unwrap().is_err() {
+                continue;
+            }
+            let start = self.clock.monotonic();
+            self.put_by_anyone(RegionId(5000 + n), &format!("w-{n:06}a"));
+            gaps.push(1000.0 * (self.clock.monotonic() - start).as_secs_f64());
+        }
+        gaps
+    }
+
+    /// For how long a region takes no writes after its leader's store is cut off, in milliseconds.
+    fn leader_gaps(&self, count: usize, asleep: bool) -> Vec<f64> {
+        let mut gaps = Vec::new();
+        for _ in 0..count {
+            self.put_by_anyone(FIRST, "z");
+            self.wait_for_sleep(asleep);
+            let (at, _, _) = self.leader(FIRST);
+            let lost = self.stores[at].handle().id();
+            let start = self.clock.monotonic();
+            self.network.isolate(lost);
+            self.put_by_anyone(FIRST, "z");
+            gaps.push(1000.0 * (self.clock.monotonic() - start).as_secs_f64());
+            self.network.rejoin(lost);
+            let leads = |s: &&Store| s.handle().replica(FIRST).is_some_and(|r| r.is_leader);
+            while self.stores.iter().filter(leads).count() != 1 {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+        gaps
+    }
+}
+
+/// Median and worst.
+fn show(mut gaps: Vec<f64>) -> String {
+    gaps.sort_by(f64::total_cmp);
+    let (median, worst) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    format!("{median:.1} ms in the median, {worst:.1} ms at worst, of {}", gaps.len())
+}
+
+fn measure_gaps(folder: &Path) {
+    let cluster = Cluster::start(&folder.join("gaps"), false, "file").unwrap();
+    // No store votes before it has run for an election's time.
+    cluster.put_by_anyone(FIRST, "z");
+    std::thread::park_timeout(3 * StoreConfig::default().tick * 10);
+    println!("one put alone takes {}", show(cluster.single_puts(100)));
+    println!("a split's child takes no writes for {}", show(cluster.split_gaps(20)));
+    for asleep in [false, true] {
+        let how = if asleep { "asleep" } else { "awake" };
+        let gaps = show(cluster.leader_gaps(5, asleep));
+        println!("after its leader is lost, {how}, a region takes no writes for {gaps}");
+    }
+}
+
+fn measure_idle(folder: &Path, seconds: Duration) {
+    for asleep in [true, false] {
+        let mut config = StoreConfig::default();
+        config.core.hibernate_regions = asleep;
+        let name = if asleep { "asleep" } else { "awake" };
+        let cluster = Cluster::with(&folder.join(name), "file", config).unwrap();
+        cluster.split();
+        cluster.wait_for_sleep(asleep);
+        let (before, start) = (usage(), cluster.clock.monotonic());
+        while cluster.clock.monotonic() - start < seconds {
+            std::thread::park_timeout(seconds);
+        }
+        let after = usage();
+        let share = (after.0 - before.0) / (cluster.clock.monotonic() - start).as_secs_f64();
+        let memory = after.1;
+        println!(
+            "{IDLE_REGIONS} idle regions on three stores, {name}: {:.1} % of a core, {memory:.0} MiB",
+            100.0 * share
+        );
+    }
+}
+
 /// Processor time of this process in seconds, and its memory in MiB.
 fn usage() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
@@ -270,8 +405,13 @@ fn main() {
     let seconds = Duration::from_secs(seconds);
     let base = args.next().map_or_else(std::env::temp_dir, Into::into);
     let folder = tempfile::tempdir_in(base).unwrap();
-    if let Some(names) = args.next() {
-        return names.split(',').for_each(|name| puts_on(name, folder.path(), seconds));
+    match args.next().as_deref() {
+        Some("idle") => return measure_idle(folder.path(), seconds),
+        Some("gaps") => return measure_gaps(folder.path()),
+        Some(names) => {
+            return names.split(',').for_each(|name| puts_on(name, folder.path(), seconds));
+        }
+        None => {}
     }
     let mut rates = Vec::new();
     for (name, naive) in [("naive", true), ("optimised", false)] {
@@ -287,17 +427,7 @@ fn main() {
             println!("{mode:?} reads, {CLIENTS} in flight: {:.0}/s", cluster.reads(mode, seconds));
         }
         println!("local reads by the lease, one thread: {:.0}/s", cluster.local_reads(seconds));
-        cluster.split();
-        let (before, start) = (usage(), cluster.clock.monotonic());
-        while cluster.clock.monotonic() - start < seconds {
-            std::thread::park_timeout(seconds);
-        }
-        let after = usage();
-        let share = (after.0 - before.0) / (cluster.clock.monotonic() - start).as_secs_f64();
-        let memory = after.1;
-        println!(
-            "{IDLE_REGIONS} idle regions on three stores: {:.1} % of a core, {memory:.0} MiB",
-            100.0 * share
-        );
     }
+    measure_idle(folder.path(), seconds);
+    measure_gaps(folder.path());
 }

@@ -2,18 +2,23 @@
 //! effects to the state machine, answers. Its decisions depend on the log alone, so that every
 //! replica makes the same; only the machine does I/O.
 
+pub(crate) mod membership;
 mod merges;
 
 use crate::answer::Answer;
-use crate::command::{Body, Command};
+use crate::command::{Body, Command, Membership};
 use crate::error::{Error, Result};
-use crate::handle::{PeerChange, SplitChild};
+use crate::handle::SplitChild;
 use crate::log_store::{EntryKind, LogEntry, LogOp, LogStore};
-use crate::machine::{Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, StateMachine};
+use crate::machine::{
+    Applied, ApplyBatch, Effect, RegionState, SnapshotPiece, SnapshotSource, StateMachine,
+};
 use crate::merge::MergeState;
-use damask_env::{Mistake, mistaken};
-use damask_types::{KeyRange, Peer, PeerRole, Region, RegionId, StoreId};
-use std::collections::{HashMap, HashSet};
+use crate::snapshot::Staging;
+use damask_env::{Disk, MemoryDisk, Mistake, mistaken};
+use damask_types::{KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+use merges::Gone;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Where a new region's log starts: 0 means "nothing yet", so newcomers get a snapshot.
@@ -24,10 +29,24 @@ pub const LOG_START: Applied = Applied { index: 5, term: 5 };
 pub(crate) enum ApplyTask {
     /// Committed entries, and who waits for which.
     Entries { region: RegionId, entries: Vec<LogEntry>, waiting: Vec<(u64, Waiting)> },
-    /// Take the region's content.
+    /// Hold on to the region's content as it is now.
     Export(RegionId),
-    /// Replace the region's content.
-    Import { state: RegionState, chunks: Arc<SnapshotChunks> },
+    /// Read a part of it, for a replica.
+    Read {
+        region: RegionId,
+        to: PeerId,
+        stream: u64,
+        at: u64,
+        from: Vec<u8>,
+        bytes: usize,
+        source: Arc<dyn SnapshotSource>,
+    },
+    /// Put a part of what a region is to hold aside.
+    Stage { region: RegionId, stream: u64, at: u64, last: bool, chunk: Vec<u8> },
+    /// Forget the parts that are aside.
+    Unstage(RegionId),
+    /// Replace the region's content by the parts that are aside.
+    Import { state: RegionState, stream: u64 },
     /// This store's replica was removed.
     Destroy(RegionState),
 }
@@ -87,7 +106,23 @@ pub(crate) enum ApplyReport {
     },
     Exported {
         state: RegionState,
-        chunks: Arc<SnapshotChunks>,
+        source: Arc<dyn SnapshotSource>,
+    },
+    /// A part of a region's content.
+    Piece {
+        region: RegionId,
+        to: PeerId,
+        stream: u64,
+        at: u64,
+        piece: SnapshotPiece,
+    },
+    /// Is a part of a region's new content aside now?
+    Staged {
+        region: RegionId,
+        stream: u64,
+        at: u64,
+        last: bool,
+        kept: bool,
     },
     /// `replaced`: what went with the content that was there before.
     Imported {
@@ -101,7 +136,7 @@ pub(crate) enum ApplyReport {
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     Replicas {
-        change: PeerChange,
+        change: Membership,
         region: Region,
     },
     Split {
@@ -148,9 +183,10 @@ pub(crate) struct Applier {
     store: StoreId,
     machine: Arc<dyn StateMachine>,
     log: Arc<dyn LogStore>,
+    staging: Staging,
     regions: HashMap<RegionId, Known>,
     /// Regions that have become a part of others here.
-    merged: HashSet<RegionId>,
+    merged: HashMap<RegionId, Gone>,
     batches: Vec<ApplyBatch>,
     outcomes: Vec<(Waiting, Outcome, Applied)>,
     reports: Vec<ApplyReport>,
@@ -167,10 +203,18 @@ impl Applier {
         for state in states.iter().filter(|s| !s.tombstone) {
             regions.insert(state.region.id, Known::new(state.clone(), Vec::new()));
         }
-        let gone = states.iter().filter(|s| s.tombstone && s.merge.into.is_some());
-        let merged = gone.map(|s| s.region.id).collect();
+        let gone = states.iter().filter(|s| s.tombstone);
+        let merged = gone.filter_map(|s| Some((s.region.id, Gone::of(s)?))).collect();
         let (batches, outcomes, reports) = (Vec::new(), Vec::new(), Vec::new());
-        Applier { store, machine, log, regions, merged, batches, outcomes, reports }
+        let staging = Staging::open(Arc::new(MemoryDisk::new())).expect("an empty disk in memory");
+        Applier { store, machine, log, staging, regions, merged, batches, outcomes, reports }
+    }
+
+    /// What comes in parts is put aside on this disk, instead of in memory; what an earlier run
+    /// has left there is removed.
+    pub fn stage_on(mut self, disk: Arc<dyn Disk>) -> Result<Applier> {
+        self.staging = Staging::open(disk)?;
+        Ok(self)
     }
 
     /// Does the tasks; everything is in the machine, and answered, when it returns.
@@ -184,9 +228,20 @@ impl Applier {
                     self.flush()?;
                     self.export(region)?;
                 }
-                ApplyTask::Import { state, chunks } => {
+                ApplyTask::Read { region, to, stream, at, from, bytes, source } => {
+                    let piece = source.read(&from, bytes)?;
+                    self.reports.push(ApplyReport::Piece { region, to, stream, at, piece });
+                }
+                ApplyTask::Stage { region, stream, at, last, chunk } => {
+                    let kept = self.staging.put(region, stream, at, &chunk)?;
+                    self.reports.push(ApplyReport::Staged { region, stream, at, last, kept });
+                }
+                ApplyTask::Unstage(region) => self.staging.clear(region)?,
+                ApplyTask::Import { state, stream } => {
                     self.flush()?;
-                    self.import(state, chunks)?;
+                    let id = state.region.id;
+                    self.import(state, stream)?;
+                    self.staging.clear(id)?;
                 }
                 ApplyTask::Destroy(state) => {
                     self.flush()?;
@@ -199,6 +254,9 @@ impl Applier {
     }
 
     fn flush(&mut self) -> Result<()> {
+        if mistaken(Mistake::AckBeforeApply) {
+            self.outcomes.drain(..).for_each(|(who, outcome, at)| who.succeed(outcome, at));
+        }
         if !self.batches.is_empty() {
             self.machine.apply(std::mem::take(&mut self.batches))?;
         }
@@ -220,6 +278,7 @@ impl Applier {
         let mut applied = None;
         for entry in entries {
             let Some(known) = self.regions.get_mut(&id).filter(|k| !k.removed) else {
+                self.answer_gone(id, waiting);
                 return Ok(());
             };
             if entry.index <= known.applied.index {
@@ -240,6 +299,7 @@ impl Applier {
             if let Change::Replicas { region, .. } = &changes[before]
                 && region.peer_on(self.store).is_none()
             {
+                self.answer_gone(id, waiting);
                 return self.removed(id, prior, effects, changes);
             }
             // What a split makes must be durable before anything of it leaves the store, and a
@@ -301,7 +361,7 @@ impl Applier {
         // §2.8: what each command checks, by equality.
         let same = match &command.body {
             Body::Write(_) => now.version == then.version,
-            Body::Change(_) => now.conf_ver == then.conf_ver,
+            Body::Change(_) | Body::Joint(_) | Body::Leave => now.conf_ver == then.conf_ver,
             _ => now == then,
         };
         if !same && !mistaken(Mistake::EpochNotChecked) {
@@ -315,13 +375,13 @@ impl Applier {
                 effects.push(Effect::Write(records));
                 Ok(Outcome::Written)
             }
-            Body::Change(change) => Ok(match self.decide_change(id, change, effects) {
-                Ok(region) => {
-                    changes.push(Change::Replicas { change, region: region.clone() });
-                    Outcome::Changed(region)
-                }
-                Err(why) => Outcome::Refused(Error::Invalid(why)),
-            }),
+            Body::Change(change) => {
+                Ok(self.decide_change(id, Membership::One(change), effects, changes))
+            }
+            Body::Joint(several) => {
+                Ok(self.decide_change(id, Membership::Joint(several), effects, changes))
+            }
+            Body::Leave => Ok(self.decide_change(id, Membership::Leave, effects, changes)),
             Body::Split { keys, children } => {
                 Ok(match self.decide_split(id, &keys, &children, effects) {
                     Ok((parent, children)) => {
@@ -344,16 +404,21 @@ impl Applier {
     fn decide_change(
         &mut self,
         id: RegionId,
-        change: PeerChange,
+        change: Membership,
         effects: &mut Vec<Effect>,
-    ) -> std::result::Result<Region, String> {
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
         let known = self.regions.get_mut(&id).expect("its entry is decided");
-        let region = change_region(&known.region, change)?;
+        let region = match membership::after(&known.region, &change) {
+            Ok(region) => region,
+            Err(why) => return Outcome::Refused(Error::Invalid(why)),
+        };
         known.region = region.clone();
         if region.peer_on(self.store).is_some() {
             effects.push(Effect::Regions(vec![known.state()]));
         }
-        Ok(region)
+        changes.push(Change::Replicas { change, region: region.clone() });
+        Outcome::Changed(region)
     }
 
     fn decide_split(
@@ -388,26 +453,28 @@ impl Applier {
 
     fn export(&mut self, id: RegionId) -> Result<()> {
         if let Some(known) = self.regions.get(&id) {
-            let chunks = Arc::new(self.machine.export(&known.region)?);
-            self.reports.push(ApplyReport::Exported { state: known.state(), chunks });
+            let source = self.machine.source(&known.region)?;
+            self.reports.push(ApplyReport::Exported { state: known.state(), source });
         }
         Ok(())
     }
 
     /// Marker in the log, then the machine; the core resets the log when told (§1.3: machine
     /// first, log second; after a crash the marker says that the second step is due).
-    fn import(&mut self, state: RegionState, chunks: Arc<SnapshotChunks>) -> Result<()> {
+    fn import(&mut self, state: RegionState, stream: u64) -> Result<()> {
         let id = state.region.id;
-        if self.merged.contains(&id) {
+        if self.merged.contains_key(&id) {
             return Ok(()); // an entry of the target's was faster: its content is not this one's
         }
         let replaced = self.replaced_by(&state)?;
+        let mut chunks = self.staging.chunks(id, stream)?;
         self.log.append(vec![(id, LogOp::Restoring(state.applied))])?;
         self.log.sync()?;
-        self.machine.import(&state, &replaced, Arc::unwrap_or_clone(chunks))?;
+        self.machine.import_staged(&state, &replaced, &mut chunks)?;
+        drop(chunks);
         for gone in &replaced {
             self.regions.remove(&gone.region.id);
-            self.merged.insert(gone.region.id);
+            self.merged.extend(Gone::of(gone).map(|into| (gone.region.id, into)));
         }
         self.regions.insert(id, Known::new(state.clone(), Vec::new()));
         self.reports.push(ApplyReport::Imported { state, replaced });
@@ -417,11 +484,11 @@ impl Applier {
     /// The core may not know yet of a split that was applied here: only the range as it is now
     /// may go.
     fn destroy(&mut self, mut state: RegionState) -> Result<()> {
-        if self.merged.contains(&state.region.id) {
+        if self.merged.contains_key(&state.region.id) {
             return Ok(()); // its content is another region's by now
         }
         if state.merge.into.is_some() {
-            self.merged.insert(state.region.id);
+            self.merged.extend(Gone::of(&state).map(|into| (state.region.id, into)));
         }
         if let Some(known) = self.regions.remove(&state.region.id) {
             state.region.range = known.region.range;
@@ -433,47 +500,15 @@ impl Applier {
     }
 }
 
-/// The region after a change of one replica.
-pub(crate) fn change_region(
-    region: &Region,
-    change: PeerChange,
-) -> std::result::Result<Region, String> {
-    let mut after = region.clone();
-    after.epoch.conf_ver += 1;
-    let (peer, role) = match change {
-        PeerChange::Remove(peer) => {
-            if region.peer(peer.id).is_none() {
-                return Err(format!("peer {} is not in region {}", peer.id, region.id));
-            }
-            after.peers.retain(|p| p.id != peer.id);
-            if after.voters().next().is_none() {
-                return Err("the last voter cannot be removed".to_owned());
-            }
-            return Ok(after);
-        }
-        PeerChange::AddLearner(peer) => (peer, PeerRole::Learner),
-        PeerChange::AddVoter(peer) => (peer, PeerRole::Voter),
-    };
-    match after.peers.iter_mut().find(|p| p.id == peer.id || p.store == peer.store) {
-        Some(there) if there.id != peer.id || there.store != peer.store => {
-            return Err(format!("store {} has peer {} already", there.store, there.id));
-        }
-        Some(there) if there.role == role => return Err(format!("peer {} is that", peer.id)),
-        Some(there) => there.role = role,
-        None => after.peers.push(Peer { role, ..peer }),
-    }
-    if after.voters().next().is_none() {
-        return Err("the last voter cannot be demoted".to_owned());
-    }
-    Ok(after)
-}
-
 /// Parent (the rightmost part) and children of a split.
 pub(crate) fn split_region(
     region: &Region,
     keys: &[Vec<u8>],
     children: &[SplitChild],
 ) -> std::result::Result<(Region, Vec<Region>), String> {
+    if region.is_joint() {
+        return Err(format!("region {} is between two sets of voters", region.id));
+    }
     if keys.is_empty() || keys.len() != children.len() {
         return Err("a split needs one child per key".to_owned());
     }

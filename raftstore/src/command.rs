@@ -10,6 +10,8 @@
 //!   5 commit  commit, region (the source), min index, count, { term, kind u8, context, data }*
 //!   6 rollback  commit
 //!   7 refuse  region id (the source)
+//!   8 joint   count, { kind u8, peer }*                  (as 3; all at once)
+//!   9 leave                                            (the joint configuration)
 //! ```
 //! Numbers without a width are varints. A split lists the new regions from left to right, each
 //! with the key where it *ends*; the rightmost part keeps the region. A change is the context of
@@ -67,6 +69,19 @@ pub enum Body {
         /// The neighbour.
         source: RegionId,
     },
+    /// Changes of several replicas in one step: the voters before and those after decide together
+    /// until the configuration is left.
+    Joint(Vec<PeerChange>),
+    /// Only the voters after the change decide from here on.
+    Leave,
+}
+
+/// What an entry does to a region's replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Membership {
+    One(PeerChange),
+    Joint(Vec<PeerChange>),
+    Leave,
 }
 
 /// A merge's commit, in the target's log.
@@ -113,14 +128,42 @@ pub fn encode_split(epoch: Epoch, keys: &[Vec<u8>], children: &[SplitChild]) -> 
 /// A change's bytes.
 pub fn encode_change(epoch: Epoch, change: PeerChange) -> Vec<u8> {
     let mut out = head(epoch, 3);
+    put_change(&mut out, change);
+    out
+}
+
+fn put_change(out: &mut Vec<u8>, change: PeerChange) {
     let (kind, peer) = match change {
         PeerChange::AddLearner(peer) => (1, peer),
         PeerChange::AddVoter(peer) => (2, peer),
         PeerChange::Remove(peer) => (3, peer),
     };
     out.push(kind);
-    put_peer(&mut out, &peer);
+    put_peer(out, &peer);
+}
+
+fn take_change(buf: &mut &[u8]) -> Result<PeerChange> {
+    let kind = take_u8(buf)?;
+    let peer = take_peer(buf)?;
+    Ok(match kind {
+        1 => PeerChange::AddLearner(peer),
+        2 => PeerChange::AddVoter(peer),
+        3 => PeerChange::Remove(peer),
+        _ => return Err(DecodeError("change kind")),
+    })
+}
+
+/// Bytes of the command that changes several replicas at once.
+pub fn encode_joint(epoch: Epoch, changes: &[PeerChange]) -> Vec<u8> {
+    let mut out = head(epoch, 8);
+    put_var_u64(&mut out, changes.len() as u64);
+    changes.iter().for_each(|change| put_change(&mut out, *change));
     out
+}
+
+/// Bytes of the command that leaves a joint configuration.
+pub fn encode_leave(epoch: Epoch) -> Vec<u8> {
+    head(epoch, 9)
 }
 
 /// Bytes of the command that begins a merge.
@@ -188,11 +231,16 @@ fn take_commit(buf: &mut &[u8]) -> Result<MergeCommit> {
     Ok(MergeCommit { source, commit, entries })
 }
 
-/// Appends a peer: id, store, role (0 voter, 1 learner).
+/// Appends a peer: id, store, role (0 voter, 1 learner, 2 incoming, 3 demoting).
 pub(crate) fn put_peer(out: &mut Vec<u8>, peer: &Peer) {
     put_var_u64(out, peer.id.0);
     put_var_u64(out, peer.store.0);
-    out.push(u8::from(peer.role == PeerRole::Learner));
+    out.push(match peer.role {
+        PeerRole::Voter => 0,
+        PeerRole::Learner => 1,
+        PeerRole::Incoming => 2,
+        PeerRole::Demoting => 3,
+    });
 }
 
 pub(crate) fn take_peer(buf: &mut &[u8]) -> Result<Peer> {
@@ -200,6 +248,8 @@ pub(crate) fn take_peer(buf: &mut &[u8]) -> Result<Peer> {
     let role = match take_u8(buf)? {
         0 => PeerRole::Voter,
         1 => PeerRole::Learner,
+        2 => PeerRole::Incoming,
+        3 => PeerRole::Demoting,
         _ => return Err(DecodeError("peer role")),
     };
     Ok(Peer { id, store, role })
@@ -234,16 +284,7 @@ impl Command {
                 }
                 Body::Split { keys, children }
             }
-            3 => {
-                let kind = take_u8(buf)?;
-                let peer = take_peer(buf)?;
-                Body::Change(match kind {
-                    1 => PeerChange::AddLearner(peer),
-                    2 => PeerChange::AddVoter(peer),
-                    3 => PeerChange::Remove(peer),
-                    _ => return Err(DecodeError("change kind")),
-                })
-            }
+            3 => Body::Change(take_change(buf)?),
             4 => {
                 let min_index = take_var_u64(buf)?;
                 Body::Prepare { target: take_region(buf)?, min_index }
@@ -251,6 +292,11 @@ impl Command {
             5 => Body::Commit(take_commit(buf)?),
             6 => Body::Rollback { commit: take_var_u64(buf)? },
             7 => Body::Refuse { source: RegionId(take_var_u64(buf)?) },
+            8 => {
+                let count = take_var_u64(buf)?;
+                Body::Joint((0..count).map(|_| take_change(buf)).collect::<Result<_>>()?)
+            }
+            9 => Body::Leave,
             _ => return Err(DecodeError("command tag")),
         };
         if buf.is_empty() { Ok(Command { epoch, body }) } else { Err(DecodeError("after command")) }
@@ -288,6 +334,12 @@ mod tests {
         let peer = Peer { id: PeerId(7), store: StoreId(4), role: PeerRole::Learner };
         let bytes = encode_change(EPOCH, PeerChange::AddLearner(peer));
         golden(&bytes, "0103c8010301070401", Body::Change(PeerChange::AddLearner(peer)));
+
+        let voter = Peer { id: PeerId(8), role: PeerRole::Voter, ..peer };
+        let changes = vec![PeerChange::AddVoter(voter), PeerChange::AddLearner(peer)];
+        let bytes = encode_joint(EPOCH, &changes);
+        golden(&bytes, "0103c80108020208040001070401", Body::Joint(changes));
+        golden(&encode_leave(EPOCH), "0103c80109", Body::Leave);
     }
 
     #[test]

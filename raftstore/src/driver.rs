@@ -29,7 +29,6 @@ use crate::local_read::LocalReads;
 use crate::log_store::LogStore;
 use crate::machine::{Applied, ApplyBatch, Effect, RegionState, StateMachine};
 use crate::options::{StoreConfig, StoreOptions};
-use crate::snapshot;
 use crate::store_core::{Event, StoreCore};
 use crate::threads::{Inbox, apply_loop, maintain_loop, write_loop};
 use damask_env::channel::{Sender, bounded, unbounded};
@@ -136,7 +135,8 @@ impl Store {
         transport: Arc<dyn Transport>,
         clock: Arc<dyn Clock>,
     ) -> Result<Store> {
-        let StoreOptions { id, config, bootstrap: first, held_data, on_change, on_open } = options;
+        let StoreOptions { id, config, bootstrap: first, held_data, on_change, on_open, staging } =
+            options;
         config.validate()?;
         if let Some(first) = first {
             bootstrap(machine.as_ref(), id, first)?;
@@ -153,6 +153,10 @@ impl Store {
         core_config.tick = config.tick;
         let core = StoreCore::new(id, core_config, log.clone(), &states)?;
         let applier = Applier::new(id, machine.clone(), log.clone(), &states);
+        let applier = match staging {
+            Some(disk) => applier.stage_on(disk)?,
+            None => applier,
+        };
         let applier = Arc::new(Mutex::new(applier));
         let (inbox, events) = unbounded();
         let shared = Arc::new(Shared::new(id, config, clock, inbox));
@@ -379,6 +383,19 @@ impl StoreHandle {
         self.send(Event::ChangePeer { region, epoch, change, answer: Answer::new(done) });
     }
 
+    /// Changes several replicas in one step: until all are changed, decisions need a majority of
+    /// the voters before and of those after. Answered when that begins; whoever leads ends it. A
+    /// voter can be demoted, and removed after that; one change is made as `change_peer` does.
+    pub fn change_peers(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        changes: Vec<PeerChange>,
+        done: Done<Region>,
+    ) {
+        self.send(Event::ChangePeers { region, epoch, changes, answer: Answer::new(done) });
+    }
+
     /// Has a region become a part of its neighbour, which has replicas on the same stores. Answered
     /// once it takes nothing more; from then on it is taken in, or goes on alone.
     pub fn merge(&self, region: RegionId, epoch: Epoch, into: RegionId, done: Done<Region>) {
@@ -390,9 +407,8 @@ impl StoreHandle {
         self.send(Event::TransferLeader { region, to });
     }
 
-    /// Messages from other stores. Damaged snapshots, and what is too much, are dropped.
-    pub fn receive(&self, mut envelopes: Vec<Envelope>) {
-        envelopes.retain(|e| e.snapshot.as_ref().is_none_or(|s| snapshot::verify(s).is_ok()));
+    /// Messages from other stores. What is too much is dropped.
+    pub fn receive(&self, envelopes: Vec<Envelope>) {
         let bytes = message_bytes(&envelopes);
         let before = self.shared.messages.fetch_add(bytes, Ordering::Relaxed);
         if before > self.shared.config.messages_bytes_max {

@@ -8,137 +8,21 @@
 //! that it heard of a leader when it restarts or hears of a newer term; the promise not to vote
 //! for an election's time after that is kept here.
 
+mod storage;
+
+pub(crate) use storage::{Exported, from_entry, from_hard_state};
+
 use crate::error::{Error, Result};
-use crate::log_store::{EntryKind, HardState, LogEntry, LogStore};
-use crate::machine::{Applied, RegionState, SnapshotChunks};
+use crate::hibernate::Position;
+use crate::log_store::{HardState, LogStore};
+use crate::machine::SnapshotSource;
 use crate::options::RaftConfig;
-use crate::wire;
-use damask_types::{PeerId, RegionId};
+use damask_types::{Peer, PeerId, Region, RegionId};
 use parking_lot::Mutex;
-use raft::eraftpb::{
-    self, ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, Message, MessageType,
-    Snapshot, SnapshotMetadata,
-};
-use raft::{
-    GetEntriesContext, Progress, ProgressState, RaftState, RawNode, Ready, SnapshotStatus,
-    StateRole,
-};
-use raft::{Storage, StorageError};
+use raft::eraftpb::{self, ConfChangeV2, Entry, Message, MessageType, Snapshot};
+use raft::{Progress, ProgressState, RaftState, RawNode, Ready, SnapshotStatus, StateRole};
 use std::sync::Arc;
-
-/// A region's content at an index, kept until raft-rs asks for it.
-pub(crate) struct Exported {
-    pub state: RegionState,
-    pub chunks: Arc<SnapshotChunks>,
-}
-
-#[derive(Default)]
-struct Cell {
-    wanted: bool,
-    exported: Option<Exported>,
-    failure: Option<Error>,
-}
-
-struct GroupStorage {
-    region: RegionId,
-    log: Arc<dyn LogStore>,
-    initial: RaftState,
-    cell: Arc<Mutex<Cell>>,
-}
-
-impl GroupStorage {
-    /// raft-rs aborts on such an error; the store then stops with the reason kept here.
-    fn fail(&self, e: Error) -> raft::Error {
-        let text = e.to_string();
-        self.cell.lock().failure = Some(e);
-        raft::Error::Store(StorageError::Other(text.into()))
-    }
-
-    fn log(&self) -> crate::log_store::GroupLog {
-        self.log.group(self.region).unwrap_or_default()
-    }
-}
-
-impl Storage for GroupStorage {
-    fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(self.initial.clone())
-    }
-
-    fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
-    ) -> raft::Result<Vec<Entry>> {
-        if low <= self.log().truncated.index {
-            return Err(StorageError::Compacted.into());
-        }
-        let mut out = Vec::new();
-        let max = max_size.into().unwrap_or(u64::MAX);
-        self.log.entries(self.region, low, high, max, &mut out).map_err(|e| self.fail(e))?;
-        Ok(out.into_iter().map(to_entry).collect())
-    }
-
-    fn term(&self, index: u64) -> raft::Result<u64> {
-        match self.log.term(self.region, index).map_err(|e| self.fail(e))? {
-            Some(term) => Ok(term),
-            None if index == 0 => Ok(0),
-            None if index < self.log().truncated.index => Err(StorageError::Compacted.into()),
-            None => Err(StorageError::Unavailable.into()),
-        }
-    }
-
-    fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.log().truncated.index + 1)
-    }
-
-    fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.log().last.index)
-    }
-
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        let truncated = self.log().truncated.index;
-        let mut cell = self.cell.lock();
-        match &cell.exported {
-            Some(Exported { state, .. }) if state.applied.index >= request_index.max(truncated) => {
-                let mut data = Vec::new();
-                wire::put_region(&mut data, &state.region);
-                wire::put_merge(&mut data, &state.merge);
-                let conf_state = Some(wire::conf_state(&state.region));
-                let Applied { index, term } = state.applied;
-                let metadata = Some(SnapshotMetadata { conf_state, index, term });
-                Ok(Snapshot { data, metadata })
-            }
-            _ => {
-                cell.wanted = true;
-                Err(StorageError::SnapshotTemporarilyUnavailable.into())
-            }
-        }
-    }
-}
-
-fn to_entry(entry: LogEntry) -> Entry {
-    let entry_type = match entry.kind {
-        EntryKind::Normal => EntryType::EntryNormal,
-        EntryKind::Change => EntryType::EntryConfChangeV2,
-    };
-    let LogEntry { index, term, data, context, .. } = entry;
-    Entry { entry_type: entry_type as i32, term, index, data, context, sync_log: false }
-}
-
-pub(crate) fn from_entry(entry: Entry) -> LogEntry {
-    let kind = match entry.entry_type {
-        0 => EntryKind::Normal,
-        _ => EntryKind::Change,
-    };
-    let Entry { index, term, data, context, .. } = entry;
-    LogEntry { index, term, kind, data, context }
-}
-
-pub(crate) fn from_hard_state(hs: &eraftpb::HardState) -> HardState {
-    HardState { term: hs.term, vote: hs.vote, commit: hs.commit }
-}
+use storage::{Cell, GroupStorage};
 
 /// Why a proposal was not taken.
 #[derive(Debug)]
@@ -234,6 +118,44 @@ impl Group {
         self.quiet = self.quiet.saturating_add(1);
         self.raw.tick();
         self.settle();
+    }
+
+    /// Ticks again after `slept` of them, `silent` since somebody last said that the leader lives:
+    /// both count as if it had been awake. A leader says at once that it is there, and asks its
+    /// quorum an election's time from now.
+    pub fn wake(&mut self, slept: usize, silent: usize) {
+        self.quiet = self.quiet.saturating_add(slept);
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader {
+            raft.election_elapsed = 0;
+            self.raw.ping();
+        } else {
+            raft.election_elapsed = raft.election_elapsed.max(silent.min(self.quiet));
+        }
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        Position { term: self.term(), index: self.last_index() }
+    }
+
+    /// On the leader: has every replica its whole log, and does nobody wait for raft-rs?
+    pub fn all_have_all(&self, region: &Region) -> bool {
+        let raft = &self.raw.raft;
+        let settled = raft.lead_transferee.is_none()
+            && !raft.has_pending_conf()
+            && raft.pending_read_count() == 0
+            && raft.prs().iter().count() == region.peers.len();
+        let has_all = |peer: &Peer| {
+            let pr = raft.prs().get(peer.id.0);
+            pr.is_some_and(|pr| {
+                pr.matched == raft.raft_log.last_index() && pr.state != ProgressState::Snapshot
+            })
+        };
+        settled
+            && self.knows_commit()
+            && region.peers.iter().all(has_all)
+            && raft.prs().conf().to_conf_state().voters_outgoing.is_empty()
     }
 
     /// Ticks since a leader's word, see `open`.
@@ -415,6 +337,18 @@ impl Group {
         applied.map(|_| ()).map_err(|e| Error::corrupt(format!("a configuration change: {e}")))
     }
 
+    /// A leader that does not vote any more follows; its term goes on until another is elected.
+    pub fn step_down(&mut self) {
+        let term = self.raw.raft.term;
+        self.raw.raft.become_follower(term, raft::INVALID_ID);
+        self.settle();
+    }
+
+    /// Another replica was told to take over, and may yet.
+    pub fn is_transferring(&self) -> bool {
+        self.raw.raft.lead_transferee.is_some()
+    }
+
     pub fn has_ready(&self) -> bool {
         self.raw.has_ready()
     }
@@ -518,11 +452,11 @@ impl Group {
         }
     }
 
-    /// What goes with a snapshot message at this index.
-    pub fn exported_chunks(&self, index: u64) -> Option<Arc<SnapshotChunks>> {
+    /// What goes with a snapshot message at this index, and which export it is.
+    pub fn exported(&self, index: u64) -> Option<(u64, Arc<dyn SnapshotSource>)> {
         let cell = self.cell.lock();
         let exported = cell.exported.as_ref().filter(|e| e.state.applied.index == index)?;
-        Some(exported.chunks.clone())
+        Some((exported.stream, exported.source.clone()))
     }
 
     pub fn snapshot_failed(&mut self, to: PeerId) {
@@ -540,22 +474,24 @@ fn restorable(snapshot: &Snapshot) -> bool {
     let Some(conf) = snapshot.metadata.as_ref().and_then(|m| m.conf_state.as_ref()) else {
         return false;
     };
-    let mut ids: Vec<u64> = conf.voters.iter().chain(&conf.learners).copied().collect();
-    let count = ids.len();
-    ids.sort_unstable();
-    ids.dedup();
-    !snapshot.is_empty() && !conf.voters.is_empty() && ids.len() == count && ids[0] != 0
+    let distinct = |lists: [&[u64]; 2]| {
+        let mut ids = lists.concat();
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.len() == count && ids.first() != Some(&0)
+    };
+    let joint = !conf.voters_outgoing.is_empty();
+    let between = conf.learners_next.iter().all(|id| conf.voters_outgoing.contains(id))
+        && distinct([&conf.voters, &conf.learners_next])
+        && distinct([&conf.voters_outgoing, &conf.learners]);
+    let sound = distinct([&conf.voters, &conf.learners]) && !conf.voters.is_empty();
+    !snapshot.is_empty() && sound && between && (joint || conf.learners_next.is_empty())
 }
 
 fn contiguous(m: &Message) -> bool {
     let follows = |(at, entry): (usize, &Entry)| entry.index == m.index + 1 + at as u64;
     m.term != 0 && m.entries.iter().enumerate().all(follows)
-}
-
-/// The change of one replica as raft-rs wants it.
-pub(crate) fn conf_change(kind: ConfChangeType, peer: PeerId) -> ConfChangeV2 {
-    let single = ConfChangeSingle { change_type: kind as i32, node_id: peer.0 };
-    ConfChangeV2 { changes: vec![single], ..ConfChangeV2::default() }
 }
 
 /// SplitMix64's output function.

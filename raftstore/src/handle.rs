@@ -69,6 +69,8 @@ pub struct ReplicaStatus {
     pub commit: u64,
     /// It is about to become a part of a neighbour.
     pub merging: bool,
+    /// Nothing happens in its group, which does not tick: anything wakes it.
+    pub hibernating: bool,
     /// On the leader: replicas that have not caught up.
     pub pending: Vec<Peer>,
     /// On the leader: each replica's matched index.
@@ -106,10 +108,8 @@ pub struct Envelope {
     pub from: Peer,
     /// Receiver.
     pub to: Peer,
-    /// raft-rs's message, encoded.
+    /// raft-rs's message, a notice or a part of a snapshot's content, encoded.
     pub message: Vec<u8>,
-    /// The content that goes with a snapshot message.
-    pub snapshot: Option<Arc<crate::machine::SnapshotChunks>>,
 }
 
 /// Carries envelopes; may drop, delay, duplicate or reorder; never blocks.

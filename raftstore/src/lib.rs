@@ -27,6 +27,12 @@
 //! * no log entry is removed above what the machine has made durable;
 //! * what a split makes is durable before anything of a new region leaves the store;
 //! * a removed peer stays removed: its tombstone outlives late messages;
+//! * a snapshot comes in parts, and changes nothing until all are here: it is put in place in one
+//!   write;
+//! * several replicas change in one step, by a joint configuration: until it is left, a majority of
+//!   the voters before and one of those after decide together;
+//! * a group in which nothing happens sleeps: one word per pair of stores says that all of a store's
+//!   sleeping leaders still are, and whoever misses it stands for election as if awake;
 //! * a merge is decided by the target's log: until that has taken the region in, or never can any
 //!   more, the region neither serves nor is served elsewhere.
 //!
@@ -38,6 +44,7 @@ mod machine;
 mod merge;
 
 mod command;
+mod hibernate;
 pub mod snapshot;
 mod wire;
 
@@ -59,6 +66,9 @@ mod apply;
 mod store_core;
 
 mod options;
+
+#[cfg(test)]
+mod garbage;
 
 mod driver;
 mod threads;

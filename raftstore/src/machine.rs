@@ -9,6 +9,7 @@
 use crate::error::Result;
 use crate::merge::MergeState;
 use damask_types::{KeyRange, Record, Region, RegionId};
+use std::sync::Arc;
 
 /// How far a region's log has been applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,24 @@ pub struct ApplyBatch {
 /// every family's pairs in key order, in the form `snapshot::Chunk` draws.
 pub type SnapshotChunks = Vec<Vec<u8>>;
 
+/// A part of a region's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotPiece {
+    /// As `snapshot::Chunk` draws; no bytes at all if there is no pair.
+    pub chunk: Vec<u8>,
+    /// Where the part after it begins; `None`: it is the last one.
+    pub next: Option<Vec<u8>>,
+}
+
+/// A region's whole content at one applied index, to be read part by part: memory holds one part
+/// at a time, and the content stays as it is for as long as this is held.
+pub trait SnapshotSource: Send + Sync + std::fmt::Debug {
+    /// The part that begins at a position that an earlier part has named (`next`); the first one
+    /// begins at the empty position. It ends with the pair by which it has `bytes`. The same
+    /// position and size always give the same part.
+    fn read(&self, from: &[u8], bytes: usize) -> Result<SnapshotPiece>;
+}
+
 /// What a committed log is applied to.
 pub trait StateMachine: Send + Sync + 'static {
     /// Every region known, tombstones too, as a crash would leave them now.
@@ -69,6 +88,10 @@ pub trait StateMachine: Send + Sync + 'static {
     fn sync(&self) -> Result<Vec<(RegionId, u64)>>;
     /// Everything in the region at its applied index (which the caller holds still).
     fn export(&self, region: &Region) -> Result<SnapshotChunks>;
+    /// As `export`, but to be read part by part. A machine that has no better way keeps it all.
+    fn source(&self, region: &Region) -> Result<Arc<dyn SnapshotSource>> {
+        Ok(Arc::new(crate::snapshot::Whole::new(self.export(region)?)))
+    }
     /// Replaces the region's range by the chunks and its state by `state`, and leaves the
     /// tombstones of the regions that it took in elsewhere, and that are replaced with it; durable
     /// on return; after a crash in the middle either all of the old or all of the new is found by
@@ -79,6 +102,16 @@ pub trait StateMachine: Send + Sync + 'static {
         replaced: &[RegionState],
         chunks: SnapshotChunks,
     ) -> Result<()>;
+    /// As `import`, of chunks that were put aside as they came. A machine that has no better way
+    /// takes them all into memory first.
+    fn import_staged(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: &mut dyn Iterator<Item = Result<Vec<u8>>>,
+    ) -> Result<()> {
+        self.import(state, replaced, chunks.collect::<Result<SnapshotChunks>>()?)
+    }
     /// Removes the range's data and leaves the tombstone in `state`; durable on return.
     fn destroy(&self, state: &RegionState) -> Result<()>;
     /// Rough bytes in a range, and a key near its middle: split checks.

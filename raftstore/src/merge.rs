@@ -100,9 +100,10 @@ impl MergeState {
         MergeState { forgotten: u64::MAX, ..MergeState::default() }
     }
 
-    /// What a tombstone keeps: who has the content.
-    pub(crate) fn gone_into(target: RegionId) -> MergeState {
-        MergeState { into: Some(target), ..MergeState::default() }
+    /// What a tombstone keeps: who has the content, and what the region had taken in before:
+    /// another one may still ask whether that can be itself.
+    pub(crate) fn gone_into(&self, target: RegionId) -> MergeState {
+        MergeState { into: Some(target), ..self.inherited() }
     }
 
     /// Can a region that was prepared for this epoch never be taken in any more? `now` is the epoch
@@ -132,6 +133,9 @@ pub(crate) fn prepare_region(source: &Region, target: &Region) -> Result<Region,
     if source.id == target.id || !adjacent(source, target) {
         return Err(format!("regions {} and {} are not neighbours", source.id, target.id));
     }
+    if source.is_joint() || target.is_joint() {
+        return Err("a region is between two sets of voters".to_owned());
+    }
     if !same_stores(source, target) {
         return Err(format!("regions {} and {} are not on the same stores", source.id, target.id));
     }
@@ -145,6 +149,9 @@ pub(crate) fn prepare_region(source: &Region, target: &Region) -> Result<Region,
 pub(crate) fn merge_regions(source: &Region, target: &Region) -> Result<Region, String> {
     if source.id == target.id || !adjacent(source, target) {
         return Err(format!("regions {} and {} are not neighbours", source.id, target.id));
+    }
+    if target.is_joint() {
+        return Err(format!("region {} is between two sets of voters", target.id));
     }
     let mut after = target.clone();
     after.epoch.version = source.epoch.version.max(target.epoch.version) + 1;

@@ -5,6 +5,7 @@ use crate::driver::StoreHandle;
 use crate::error::{Error, Result};
 use crate::handle::{ReadMode, ReplicaStatus};
 use crate::store_core::CoreConfig;
+use damask_env::Disk;
 use damask_types::{Region, StoreId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,12 @@ impl StoreConfig {
             "election_ticks must be above heartbeat_ticks, and those above zero"
         } else if self.core.compact_ticks == 0 {
             "compact_ticks must not be zero"
+        } else if self.core.snapshot_chunk_bytes == 0 || self.core.snapshot_bytes_per_second == 0 {
+            "snapshot_chunk_bytes and snapshot_bytes_per_second must not be zero"
+        } else if self.core.snapshot_sends_max == 0 || self.core.snapshot_receives_max == 0 {
+            "snapshot_sends_max and snapshot_receives_max must not be zero"
+        } else if self.core.hibernate_max_ticks == 0 {
+            "hibernate_max_ticks must not be zero"
         } else {
             return Ok(());
         };
@@ -82,6 +89,9 @@ pub struct StoreOptions {
     pub on_change: Option<OnChange>,
     /// Who makes the store reachable, so that the answers to its first messages find it.
     pub on_open: Option<OnOpen>,
+    /// Where the chunks of snapshots wait until all are there; without it, in memory. Nothing in
+    /// it has to outlive a restart.
+    pub staging: Option<Arc<dyn Disk>>,
 }
 
 impl StoreOptions {
@@ -89,7 +99,8 @@ impl StoreOptions {
     pub fn new(id: StoreId) -> StoreOptions {
         let config = StoreConfig::default();
         let (bootstrap, held_data) = (None, false);
-        StoreOptions { id, config, bootstrap, held_data, on_change: None, on_open: None }
+        let (on_change, on_open, staging) = (None, None, None);
+        StoreOptions { id, config, bootstrap, held_data, on_change, on_open, staging }
     }
 }
 

@@ -6,12 +6,14 @@ use crate::apply::Waiting;
 use crate::error::Error;
 use crate::group::{Group, Refused};
 use crate::handle::{ReadMode, ReadPermit};
+use crate::hibernate::Position;
 use crate::lease::Lease;
 use crate::local_read::View;
 use crate::log_store::HardState;
-use crate::machine::{Applied, RegionState, SnapshotChunks};
+use crate::machine::{Applied, RegionState};
 use crate::merge::MergeState;
-use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId};
+use damask_env::{Mistake, mistaken};
+use damask_types::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use raft::{Ready, StateRole};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
@@ -55,10 +57,20 @@ pub(crate) struct MergeEntry {
     pub prepares: bool,
 }
 
-/// A snapshot's content, until raft-rs says whether it wants it.
+/// A snapshot whose content is all here, until raft-rs says whether it wants it.
 pub(crate) struct Incoming {
     pub state: RegionState,
-    pub chunks: Arc<SnapshotChunks>,
+    /// Whose chunks were put aside.
+    pub stream: u64,
+}
+
+/// Nothing happens in the group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asleep {
+    /// Tick.
+    pub since: u64,
+    /// The leader's store, which has to say that the leader still is.
+    pub under: StoreId,
 }
 
 pub(crate) struct Replica {
@@ -101,6 +113,8 @@ pub(crate) struct Replica {
     pub renewing: bool,
     /// A split that was proposed here and is not applied: nothing makes the lease longer.
     pub splitting: Option<u64>,
+    /// Since when this leader is to bring a joint configuration to its end.
+    pub joint_since: Option<u64>,
     pub merge: MergeState,
     pub merge_entry: Option<MergeEntry>,
     /// Since when the target, which is led here, could have taken this region in, but for somebody.
@@ -113,6 +127,11 @@ pub(crate) struct Replica {
     pub published: Option<View>,
     pub seen: (u64, StateRole, Option<PeerId>),
     pub deposed: u64,
+    /// The last tick at which it was more than alive.
+    pub busy_tick: u64,
+    pub asleep: Option<Asleep>,
+    /// On the leader: who would sleep as well, and where.
+    pub agreed: BTreeMap<PeerId, Position>,
 }
 
 impl Replica {
@@ -155,6 +174,7 @@ impl Replica {
             lease,
             renewing: false,
             splitting: None,
+            joint_since: None,
             merge,
             merge_entry: None,
             merge_waits: None,
@@ -163,6 +183,9 @@ impl Replica {
             published: None,
             seen,
             deposed: 0,
+            busy_tick: 0,
+            asleep: None,
+            agreed: BTreeMap::new(),
         }
     }
 
@@ -186,6 +209,27 @@ impl Replica {
         restored && !self.destroying && !self.frozen
     }
 
+    /// Is somebody still to be answered, or something to be brought to its end?
+    pub fn is_unfinished(&self) -> bool {
+        let waits = !self.queued.is_empty()
+            || !self.pending.is_empty()
+            || !self.waiting_reads.is_empty()
+            || !self.asked.is_empty()
+            || !self.confirmed.is_empty();
+        let writes = self.outstanding > 0
+            || self.vote_unpersisted.is_some()
+            || self.handed > self.applied.index;
+        let copies = self.exporting
+            || self.exported_tick.is_some()
+            || !self.sent_snapshots.is_empty()
+            || !self.incoming.is_empty();
+        let changes = self.splitting.is_some()
+            || self.merge_entry.is_some()
+            || self.merge_waits.is_some()
+            || self.is_merging();
+        waits || writes || copies || changes || self.renewing
+    }
+
     /// Is it on its way into a neighbour, or about to be?
     pub fn is_merging(&self) -> bool {
         self.merge.prepared.is_some() || self.merge_entry.is_some_and(|e| e.prepares)
@@ -194,7 +238,8 @@ impl Replica {
     /// May acknowledgements make the lease longer? Not while another region may soon have keys of
     /// this one.
     pub fn extends_lease(&self) -> bool {
-        self.splitting.is_none() && !self.is_merging()
+        let splits = self.splitting.is_some() && !mistaken(Mistake::SplitExtendsLease);
+        !splits && !self.is_merging()
     }
 
     /// Keys that are this replica's, or will be when a snapshot is put in place.
@@ -288,7 +333,7 @@ impl Replica {
             self.serve_by_lease(now);
         } else {
             self.renewing = false;
-            if self.peer.role == PeerRole::Voter {
+            if self.peer.role.votes() {
                 let error = self.not_leader();
                 let others = self.waiting_reads.extract_if(.., |r| r.mode != ReadMode::Follower);
                 others.for_each(|r| r.answer.send(Err(error.clone())));

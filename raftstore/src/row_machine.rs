@@ -10,14 +10,18 @@
 //! The engine runs without a log of its own: what a crash takes from it, the Raft log gives back
 //! from the applied index on.
 
+use crate::apply::LOG_START;
 use crate::error::{Error, Result};
-use crate::machine::{Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, StateMachine};
+use crate::machine::{
+    Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, SnapshotPiece, SnapshotSource,
+    StateMachine,
+};
 use crate::merge::MergeState;
-use crate::snapshot::{ChunkReader, ChunkWriter, FAMILIES};
+use crate::snapshot::{CHUNK_BYTES, ChunkBuilder, ChunkReader, FAMILIES};
 use crate::wire;
 use damask_env::{Mistake, mistaken};
 use damask_kv::gc::{Budget, sweep};
-use damask_kv::{Cf, Engine, WriteBatch, append_records};
+use damask_kv::{Cf, Engine, Snapshot, WriteBatch, append_records};
 use damask_types::codec::{
     decode_key, encode_key, put_var_u64, split_key_ts, take_u8, take_var_u64,
 };
@@ -62,7 +66,11 @@ impl RowMachine {
     ) -> Result<Option<Vec<u8>>> {
         let _alone = self.replacing.lock();
         let swept = sweep(&*self.engine.snapshot(), range, safe_point, budget)?;
-        if !swept.batch.ops.is_empty() {
+        if mistaken(Mistake::DeleteFirst) {
+            for op in swept.batch.ops.into_iter().rev() {
+                self.engine.write(WriteBatch { ops: vec![op] })?;
+            }
+        } else if !swept.batch.ops.is_empty() {
             self.engine.write(swept.batch)?;
         }
         Ok(swept.resume)
@@ -134,7 +142,7 @@ impl StateMachine for RowMachine {
             let tombstone = take_u8(buf)? != 0;
             let region = wire::take_region(buf)?;
             let merge = match version {
-                VERSION => wire::take_merge(buf)?,
+                VERSION if !mistaken(Mistake::MergingForgotten) => wire::take_merge(buf)?,
                 _ => MergeState::default(),
             };
             let found = snapshot.get(Cf::Meta, &meta_key(b'a', region.id))?;
@@ -157,6 +165,9 @@ impl StateMachine for RowMachine {
                     Effect::Write(records) => append_records(&mut write, &records),
                     Effect::Regions(states) => {
                         for state in states {
+                            if mistaken(Mistake::ChildSeparately) && state.applied == LOG_START {
+                                self.engine.write(std::mem::take(&mut write))?;
+                            }
                             put_state(&mut write, &state);
                             changes.push(counted(&state));
                         }
@@ -185,18 +196,20 @@ impl StateMachine for RowMachine {
     }
 
     fn export(&self, region: &Region) -> Result<SnapshotChunks> {
-        let snapshot = self.engine.snapshot();
-        let (start, end) = bounds(&region.range);
-        let mut writer = ChunkWriter::new();
-        for family in FAMILIES {
-            let mut cursor = snapshot.cursor(family, &start, &end)?;
-            let mut pair = cursor.seek(&start)?;
-            while let Some((key, value)) = pair {
-                writer.push(family, key, value);
-                pair = cursor.next()?;
-            }
+        let source = self.source(region)?;
+        let (mut chunks, mut next) = (SnapshotChunks::new(), Some(Vec::new()));
+        while let Some(from) = next {
+            let piece = source.read(&from, CHUNK_BYTES)?;
+            chunks.push(piece.chunk);
+            next = piece.next;
         }
-        Ok(writer.finish())
+        chunks.retain(|chunk| !chunk.is_empty());
+        Ok(chunks)
+    }
+
+    fn source(&self, region: &Region) -> Result<Arc<dyn SnapshotSource>> {
+        let (start, end) = bounds(&region.range);
+        Ok(Arc::new(RowSource { snapshot: self.engine.snapshot(), start, end }))
     }
 
     fn import(
@@ -205,11 +218,21 @@ impl StateMachine for RowMachine {
         replaced: &[RegionState],
         chunks: SnapshotChunks,
     ) -> Result<()> {
+        self.import_staged(state, replaced, &mut chunks.into_iter().map(Ok))
+    }
+
+    fn import_staged(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: &mut dyn Iterator<Item = Result<Vec<u8>>>,
+    ) -> Result<()> {
         let _alone = self.replacing.lock();
         let mut batch = WriteBatch::default();
         replaced.iter().chain([state]).for_each(|s| Self::clear(&mut batch, &s.region.range));
-        for chunk in &chunks {
-            let mut reader = ChunkReader::new(chunk)?;
+        for chunk in chunks {
+            let chunk = chunk?;
+            let mut reader = ChunkReader::new(&chunk)?;
             while let Some(pair) = reader.next_pair()? {
                 batch.put(pair.family, pair.key, pair.value);
             }
@@ -254,5 +277,124 @@ impl StateMachine for RowMachine {
             pair = cursor.next()?;
         }
         Ok((writes + values, middle.filter(|key| *key > range.start)))
+    }
+}
+
+/// A region's rows as they were at one moment. A position is a family, and the key to go on with.
+struct RowSource {
+    snapshot: Arc<dyn Snapshot>,
+    start: Vec<u8>,
+    end: Vec<u8>,
+}
+
+impl std::fmt::Debug for RowSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowSource").finish_non_exhaustive()
+    }
+}
+
+impl SnapshotSource for RowSource {
+    fn read(&self, from: &[u8], bytes: usize) -> Result<SnapshotPiece> {
+        let (first, key) = match from.split_first() {
+            None => (0, &self.start[..]),
+            Some((family, key)) => (usize::from(*family), key),
+        };
+        let mut builder = ChunkBuilder::default();
+        for (at, family) in FAMILIES.iter().enumerate().skip(first) {
+            let from = if at == first { key } else { &self.start };
+            let mut cursor = self.snapshot.cursor(*family, from, &self.end)?;
+            let mut pair = cursor.seek(from)?;
+            while let Some((key, value)) = pair {
+                if builder.len() >= bytes && !builder.is_empty() {
+                    let next = Some([&[at as u8], key].concat());
+                    return Ok(SnapshotPiece { chunk: builder.finish(), next });
+                }
+                builder.push(*family, key, value);
+                pair = cursor.next()?;
+            }
+        }
+        Ok(SnapshotPiece { chunk: builder.finish(), next: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use damask_kv::MemoryEngine;
+    use damask_types::{Epoch, Lock, LockKind, Record};
+
+    fn machine() -> RowMachine {
+        RowMachine::new(Arc::new(MemoryEngine::new()))
+    }
+
+    fn region() -> Region {
+        let range = KeyRange::new("b", "y");
+        Region { id: RegionId(1), range, epoch: Epoch { conf_ver: 1, version: 1 }, peers: vec![] }
+    }
+
+    fn put(machine: &RowMachine, key: &str, index: u64) {
+        let lock = Lock::new(LockKind::Put, b"p".to_vec(), Timestamp(index), 1);
+        let records = vec![Record::Lock { key: key.as_bytes().to_vec(), lock }];
+        let (applied, effects) = (Applied { index, term: 6 }, vec![Effect::Write(records)]);
+        machine.apply(vec![ApplyBatch { region: RegionId(1), applied, effects }]).unwrap();
+    }
+
+    fn pieces(source: &dyn SnapshotSource, bytes: usize) -> SnapshotChunks {
+        let (mut chunks, mut next) = (Vec::new(), Some(Vec::new()));
+        while let Some(from) = next {
+            let piece = source.read(&from, bytes).unwrap();
+            assert_eq!(source.read(&from, bytes).unwrap(), piece, "the same again");
+            chunks.push(piece.chunk);
+            next = piece.next;
+        }
+        chunks
+    }
+
+    /// Written after the source was made, or outside of the region: in no part.
+    #[test]
+    fn parts_of_any_size_make_the_content_of_one_moment() {
+        let machine = machine();
+        for (index, key) in ["a", "b", "c", "m", "x", "y"].into_iter().enumerate() {
+            put(&machine, key, index as u64 + 6);
+        }
+        let whole = machine.export(&region()).unwrap();
+        let source = machine.source(&region()).unwrap();
+        put(&machine, "d", 20);
+        let pairs = |chunks: &SnapshotChunks| {
+            let mut keys = Vec::new();
+            for chunk in chunks {
+                let mut reader = ChunkReader::new(chunk).unwrap();
+                while let Some(pair) = reader.next_pair().unwrap() {
+                    keys.push((pair.family, pair.key.to_vec(), pair.value.to_vec()));
+                }
+            }
+            keys
+        };
+        assert_eq!((whole.len(), pairs(&whole).len()), (1, 4));
+        for (bytes, parts) in [(1, 4), (40, 2), (1 << 20, 1)] {
+            let chunks = pieces(source.as_ref(), bytes);
+            assert_eq!((chunks.len(), pairs(&chunks)), (parts, pairs(&whole)), "{bytes}");
+        }
+        let state = RegionState {
+            region: region(),
+            applied: Applied { index: 11, term: 6 },
+            tombstone: false,
+            merge: MergeState::default(),
+        };
+        let other = self::machine();
+        let mut chunks = pieces(source.as_ref(), 1).into_iter().map(Ok);
+        other.import_staged(&state, &[], &mut chunks).unwrap();
+        assert_eq!(other.export(&region()).unwrap(), whole);
+        // A damaged part changes nothing.
+        let mut damaged = whole.clone();
+        damaged[0][9] ^= 1;
+        let bad = machine.import_staged(&state, &[], &mut damaged.into_iter().map(Ok));
+        assert_eq!(bad.unwrap_err().kind(), damask_types::ErrorKind::Corrupt);
+        assert_eq!(pairs(&machine.export(&region()).unwrap()).len(), 5);
+    }
+
+    #[test]
+    fn an_empty_region_is_one_part_without_a_pair() {
+        assert_eq!(pieces(machine().source(&region()).unwrap().as_ref(), 1), [Vec::<u8>::new()]);
     }
 }

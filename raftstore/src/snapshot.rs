@@ -1,5 +1,6 @@
-//! A region's content as chunks: what goes with a snapshot message, and what a learner decodes.
-//! It must never hand out a pair of a chunk whose checksum is wrong.
+//! A region's content as chunks: what a leader streams to a replica that is too far behind
+//! (`store_core/snapshots.rs`), and what a learner decodes. It must never hand out a pair of a
+//! chunk whose checksum is wrong.
 //!
 //! ```text
 //! chunk   0  4  magic "DSC1"
@@ -10,11 +11,15 @@
 //! Lengths are varints. Pairs are ordered by family, then key, over all chunks; keys are the
 //! engine's (`enc(key) !ts`).
 
+mod staging;
+
+pub(crate) use staging::Staging;
+
 use crate::command::take_bytes;
 use crate::error::{Error, Result};
-use crate::machine::SnapshotChunks;
+use crate::machine::{SnapshotChunks, SnapshotPiece, SnapshotSource};
 use damask_kv::Cf;
-use damask_types::codec::{put_var_u64, take_u8};
+use damask_types::codec::{put_var_u64, take_u8, take_var_u64};
 
 /// A chunk is closed when it has this many bytes.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -24,11 +29,51 @@ pub const FAMILIES: [Cf; 3] = [Cf::Default, Cf::Lock, Cf::Write];
 const MAGIC: &[u8; 4] = b"DSC1";
 const HEADER: usize = 8;
 
+/// One chunk in the making.
+#[derive(Debug, Default)]
+pub struct ChunkBuilder {
+    bytes: Vec<u8>,
+}
+
+impl ChunkBuilder {
+    /// Adds a pair; families and keys must not go back.
+    pub fn push(&mut self, family: Cf, key: &[u8], value: &[u8]) {
+        if self.bytes.is_empty() {
+            self.bytes.extend_from_slice(MAGIC);
+            self.bytes.resize(HEADER, 0);
+        }
+        self.bytes.push(family as u8);
+        for bytes in [key, value] {
+            put_var_u64(&mut self.bytes, bytes.len() as u64);
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// No pair yet.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// With its checksum; no bytes at all if there was no pair.
+    pub fn finish(mut self) -> Vec<u8> {
+        if !self.bytes.is_empty() {
+            let crc = crc32fast::hash(&self.bytes[HEADER..]);
+            self.bytes[4..HEADER].copy_from_slice(&crc.to_le_bytes());
+        }
+        self.bytes
+    }
+}
+
 /// Makes chunks of pairs that come in order.
 #[derive(Debug, Default)]
 pub struct ChunkWriter {
     chunks: SnapshotChunks,
-    open: Vec<u8>,
+    open: ChunkBuilder,
 }
 
 impl ChunkWriter {
@@ -39,25 +84,14 @@ impl ChunkWriter {
 
     /// Adds a pair; families and keys must not go back.
     pub fn push(&mut self, family: Cf, key: &[u8], value: &[u8]) {
-        if self.open.is_empty() {
-            self.open.extend_from_slice(MAGIC);
-            self.open.resize(HEADER, 0);
-        }
-        self.open.push(family as u8);
-        for bytes in [key, value] {
-            put_var_u64(&mut self.open, bytes.len() as u64);
-            self.open.extend_from_slice(bytes);
-        }
+        self.open.push(family, key, value);
         if self.open.len() >= CHUNK_BYTES {
             self.close();
         }
     }
 
     fn close(&mut self) {
-        let mut chunk = std::mem::take(&mut self.open);
-        let crc = crc32fast::hash(&chunk[HEADER..]);
-        chunk[4..HEADER].copy_from_slice(&crc.to_le_bytes());
-        self.chunks.push(chunk);
+        self.chunks.push(std::mem::take(&mut self.open).finish());
     }
 
     /// All chunks; none if there was no pair.
@@ -119,9 +153,38 @@ impl<'a> ChunkReader<'a> {
     }
 }
 
-/// Are all checksums right?
-pub fn verify(chunks: &SnapshotChunks) -> Result<()> {
-    chunks.iter().try_for_each(|chunk| ChunkReader::new(chunk).map(|_| ()))
+/// Is the checksum right? No bytes are a chunk without a pair.
+pub fn verify(chunk: &[u8]) -> Result<()> {
+    if chunk.is_empty() { Ok(()) } else { ChunkReader::new(chunk).map(|_| ()) }
+}
+
+/// A content that is in memory as a whole: its parts are its chunks, whatever size is asked for.
+#[derive(Debug)]
+pub struct Whole {
+    chunks: SnapshotChunks,
+}
+
+impl Whole {
+    /// Of these chunks.
+    pub fn new(chunks: SnapshotChunks) -> Whole {
+        Whole { chunks }
+    }
+}
+
+impl SnapshotSource for Whole {
+    fn read(&self, from: &[u8], _bytes: usize) -> Result<SnapshotPiece> {
+        let at = if from.is_empty() { 0 } else { take_var_u64(&mut &*from)? as usize };
+        let next = (at + 1 < self.chunks.len()).then(|| {
+            let mut position = Vec::new();
+            put_var_u64(&mut position, at as u64 + 1);
+            position
+        });
+        match self.chunks.get(at) {
+            Some(chunk) => Ok(SnapshotPiece { chunk: chunk.clone(), next }),
+            None if at == 0 => Ok(SnapshotPiece { chunk: Vec::new(), next: None }),
+            None => Err(Error::Invalid(format!("a snapshot has no part {at}"))),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -158,9 +221,9 @@ mod tests {
         assert_eq!(Hex(&chunks[0]).to_string(), "44534331417801a701016b0176");
         for byte in 0..chunks[0].len() {
             chunks[0][byte] ^= 4;
-            assert!(verify(&chunks).is_err(), "byte {byte}");
+            assert!(verify(&chunks[0]).is_err(), "byte {byte}");
             chunks[0][byte] ^= 4;
         }
-        assert!(verify(&chunks).is_ok());
+        assert!(verify(&chunks[0]).is_ok());
     }
 }

@@ -14,9 +14,12 @@
 //! and durable here; the region's epoch is checked again when it is applied.
 
 mod events;
+mod hibernate;
 mod merges;
+mod membership;
 mod messages;
 mod readies;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use events::Event;
+use hibernate::Heard;
 
 /// How a store core behaves; times are in ticks.
 #[derive(Clone, Debug)]
@@ -53,6 +57,14 @@ pub struct CoreConfig {
     pub undetermined_ticks: u64,
     /// A snapshot that was not acknowledged is given up after this long.
     pub snapshot_retry_ticks: u64,
+    /// About so many bytes are a chunk of a snapshot.
+    pub snapshot_chunk_bytes: usize,
+    /// So many bytes of snapshots leave a store in a second.
+    pub snapshot_bytes_per_second: u64,
+    /// Snapshots that a store sends at the same time, and receives.
+    pub snapshot_sends_max: usize,
+    /// See above.
+    pub snapshot_receives_max: usize,
     /// Between two log compactions.
     pub compact_ticks: u64,
     /// Or after this many bytes of entries.
@@ -61,15 +73,28 @@ pub struct CoreConfig {
     pub log_keep_entries: u64,
     /// With more entries than this, a late follower has to take a snapshot.
     pub log_max_entries: u64,
-    /// A merge begins only if no replica lacks more entries than this; at most as many count as
-    /// are kept for certain.
+    /// A merge begins only if no replica lacks more entries than this. At most as many count as
+    /// every store keeps for certain: `log_keep_entries`, and never more than 16.
     pub merge_gap_entries: u64,
     /// A target that cannot take a region in for this long declines, and that one goes on alone.
     pub merge_wait_ticks: u64,
+    /// Groups in which nothing happens stop ticking, as TiKV's `hibernate-regions`.
+    pub hibernate_regions: bool,
+    /// After this long without a command, a read or a change.
+    pub hibernate_ticks: u64,
+    /// They all wake after at least this long, and at most a quarter longer.
+    pub hibernate_max_ticks: u64,
     /// One tick, by which `begin` counts; set by `start`.
     pub tick: Duration,
     /// Makes read contexts of this run differ from those of earlier runs; set by `start`.
     pub nonce: u64,
+}
+
+impl CoreConfig {
+    /// By so many entries a replica may be behind when its region begins to be merged.
+    fn merge_gap(&self) -> u64 {
+        self.merge_gap_entries.min(self.log_keep_entries).min(KEPT_ENTRIES)
+    }
 }
 
 impl Default for CoreConfig {
@@ -80,12 +105,19 @@ impl Default for CoreConfig {
             read_wait_ticks: 50,
             undetermined_ticks: 100,
             snapshot_retry_ticks: 50,
+            snapshot_chunk_bytes: crate::snapshot::CHUNK_BYTES,
+            snapshot_bytes_per_second: 100 << 20,
+            snapshot_sends_max: 4,
+            snapshot_receives_max: 4,
             compact_ticks: 50,
             compact_bytes: 64 << 20,
             log_keep_entries: 1024,
             log_max_entries: 100_000,
             merge_gap_entries: 16,
             merge_wait_ticks: 100,
+            hibernate_regions: false,
+            hibernate_ticks: 20,
+            hibernate_max_ticks: 6000,
             tick: Duration::from_millis(100),
             nonce: 0,
         }
@@ -154,6 +186,8 @@ const TICKS_MAX: u32 = 5;
 /// Election ticks by which a lease is shorter: one, because a follower's first tick may come at
 /// once after a leader's word, and one in which clocks may drift apart.
 const LEASE_MARGIN_TICKS: usize = 2;
+/// Of `log_keep_entries`, so many are kept even of a log that has `log_max_entries`.
+const KEPT_ENTRIES: u64 = 16;
 /// Ticks without a leader after which a learner asks whether it is still one.
 const PROBE_TICKS: usize = 100;
 
@@ -179,8 +213,11 @@ pub(crate) struct StoreCore {
     fresh: bool,
     incarnations: u64,
     reads: u64,
+    /// Stores that replicas here rely on in their sleep.
+    heard: BTreeMap<StoreId, Heard>,
     unpersisted: VecDeque<(u64, Vec<Persisting>)>,
     persisting: Vec<Persisting>,
+    snapshots: snapshots::Snapshots,
     appended_bytes: usize,
     out: Turn,
     /// The apply thread is behind: followers take no more entries.
@@ -221,8 +258,10 @@ impl StoreCore {
             fresh: false,
             incarnations: 0,
             reads: 0,
+            heard: BTreeMap::new(),
             unpersisted: VecDeque::new(),
             persisting: Vec::new(),
+            snapshots: snapshots::Snapshots::default(),
             appended_bytes: 0,
             out: Turn::default(),
             overloaded: false,
@@ -285,7 +324,8 @@ impl StoreCore {
 
     /// For how many ticks, at least, no leader was heard of in a group that is not here.
     fn quiet(&self) -> usize {
-        if self.fresh { usize::MAX } else { self.tick as usize }
+        let free = self.fresh || mistaken(Mistake::VoteBanSkipped);
+        if free { usize::MAX } else { self.tick as usize }
     }
 
     fn lease(&self) -> Lease {
@@ -375,6 +415,7 @@ impl StoreCore {
             applied: replica.applied,
             commit: replica.group.commit(),
             merging: replica.is_merging(),
+            hibernating: replica.asleep.is_some(),
             pending,
             matched,
         })
@@ -388,11 +429,12 @@ impl StoreCore {
         let exported = (replica.exported_tick, &replica.sent_snapshots, self.tick);
         format!(
             "{:?}, {log:?}, outstanding, exporting, free: {waits:?}, exported, sent, tick: \
-             {exported:?}, {:?}, {:?}, {}",
+             {exported:?}, {:?}, {:?}, {}, {}",
             replica.region,
             replica.merge,
             replica.merge_entry,
-            replica.group.describe()
+            replica.group.describe(),
+            self.describe_snapshots(id)
         )
     }
 

@@ -12,14 +12,20 @@
 //! Numbers are varints; keys, contexts and data have their length in front. In place of a message,
 //! no bytes at all are a notice, "in this epoch you are not in the region"; [`MERGED`] with a
 //! region's id is another one, "your region has become a part of that one", and [`HOPELESS`] with
-//! the index of a prepare a third, "what it has prepared can never be".
+//! the index of a prepare a third, "what it has prepared can never be". The content that a message
+//! with a snapshot speaks of goes before it:
+//!
+//! ```text
+//! chunk    [`CHUNK`], stream, number, last u8, message, data      (data: snapshot.rs)
+//! here     [`HERE`], stream, chunks that are here without a gap
+//! ```
 
 use crate::command::{put_peer, take_bytes, take_peer};
 use crate::merge::{Absorbed, MergeState, Prepared};
 use damask_types::codec::{
     DecodeError, put_var_i64, put_var_u64, take_u8, take_var_i64, take_var_u64,
 };
-use damask_types::{Epoch, KeyRange, Region, RegionId};
+use damask_types::{Epoch, KeyRange, PeerRole, Region, RegionId};
 use raft::eraftpb::{ConfState, Entry, Message, Snapshot, SnapshotMetadata};
 
 type Result<T> = std::result::Result<T, DecodeError>;
@@ -29,6 +35,9 @@ const VERSION: u8 = 1;
 const MERGED: u8 = 0xFE;
 /// First byte of the notice that a merge can never be.
 const HOPELESS: u8 = 0xFD;
+/// First byte of a part of a region's content, and of its acknowledgement.
+const CHUNK: u8 = 0xFC;
+const HERE: u8 = 0xFB;
 
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_var_u64(out, bytes.len() as u64);
@@ -131,12 +140,71 @@ pub(crate) fn decode_hopeless(bytes: &[u8]) -> Option<u64> {
     number_of(bytes, HOPELESS)
 }
 
+/// A part of a region's content, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SnapshotChunk {
+    /// Which export of which leader.
+    pub stream: u64,
+    pub at: u64,
+    pub last: bool,
+    /// raft-rs's, for when all are there.
+    pub message: Vec<u8>,
+    pub data: Vec<u8>,
+}
+
+pub(crate) fn encode_chunk(chunk: &SnapshotChunk) -> Vec<u8> {
+    let mut out = Vec::with_capacity(chunk.message.len() + chunk.data.len() + 32);
+    out.push(CHUNK);
+    put_var_u64(&mut out, chunk.stream);
+    put_var_u64(&mut out, chunk.at);
+    out.push(u8::from(chunk.last));
+    put_bytes(&mut out, &chunk.message);
+    put_bytes(&mut out, &chunk.data);
+    out
+}
+
+/// `None`: the bytes are something else.
+pub(crate) fn decode_chunk(bytes: &[u8]) -> Option<Result<SnapshotChunk>> {
+    let (_, mut rest) = bytes.split_first().filter(|(first, _)| **first == CHUNK)?;
+    let buf = &mut rest;
+    let mut take = || {
+        let (stream, at) = (take_var_u64(buf)?, take_var_u64(buf)?);
+        let last = take_u8(buf)? != 0;
+        let (message, data) = (take_bytes(buf)?.to_vec(), take_bytes(buf)?.to_vec());
+        let chunk = SnapshotChunk { stream, at, last, message, data };
+        if buf.is_empty() { Ok(chunk) } else { Err(DecodeError("bytes after chunk")) }
+    };
+    Some(take())
+}
+
+/// So many chunks of the stream are here, without a gap.
+pub(crate) fn encode_chunks_here(stream: u64, count: u64) -> Vec<u8> {
+    let mut out = vec![HERE];
+    put_var_u64(&mut out, stream);
+    put_var_u64(&mut out, count);
+    out
+}
+
+/// Stream and count, if that is what the bytes say.
+pub(crate) fn decode_chunks_here(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (_, mut rest) = bytes.split_first().filter(|(first, _)| **first == HERE)?;
+    let (stream, count) = (take_var_u64(&mut rest).ok()?, take_var_u64(&mut rest).ok()?);
+    rest.is_empty().then_some((stream, count))
+}
+
 /// The replicas as Raft sees them.
 pub(crate) fn conf_state(region: &Region) -> ConfState {
+    let with = |roles: &[PeerRole]| -> Vec<u64> {
+        let peers = region.peers.iter().filter(|p| roles.contains(&p.role));
+        peers.map(|p| p.id.0).collect()
+    };
+    let before = with(&[PeerRole::Voter, PeerRole::Demoting]);
     ConfState {
-        voters: region.voters().map(|p| p.id.0).collect(),
-        learners: region.learners().map(|p| p.id.0).collect(),
-        ..ConfState::default()
+        voters: with(&[PeerRole::Voter, PeerRole::Incoming]),
+        learners: with(&[PeerRole::Learner]),
+        voters_outgoing: if region.is_joint() { before } else { Vec::new() },
+        learners_next: with(&[PeerRole::Demoting]),
+        auto_leave: false,
     }
 }
 
@@ -216,7 +284,7 @@ pub(crate) fn decode_message(bytes: &[u8]) -> Result<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use damask_types::{Peer, PeerId, PeerRole, StoreId};
+    use damask_types::{Peer, PeerId, StoreId};
     use raft::eraftpb::MessageType;
 
     #[test]
@@ -243,6 +311,20 @@ mod tests {
         assert_eq!(decode_hopeless(&encode_hopeless(9)), Some(9));
         assert_eq!((decode_merged(&[]), decode_merged(&encode_hopeless(9))), (None, None));
         assert!(decode_message(&encode_merged(RegionId(1))).is_err());
+    }
+
+    #[test]
+    fn a_chunk_comes_back_and_cut_bytes_do_not() {
+        let (message, data) = (b"m".to_vec(), b"content".to_vec());
+        let chunk = SnapshotChunk { stream: 300, at: 2, last: true, message, data };
+        let bytes = encode_chunk(&chunk);
+        assert_eq!(decode_chunk(&bytes), Some(Ok(chunk)));
+        for len in 1..bytes.len() {
+            assert!(decode_chunk(&bytes[..len]).is_some_and(|cut| cut.is_err()));
+        }
+        assert_eq!(decode_chunks_here(&encode_chunks_here(300, 7)), Some((300, 7)));
+        assert!(decode_chunk(&encode_chunks_here(300, 7)).is_none());
+        assert!(decode_chunks_here(&bytes).is_none() && decode_chunks_here(&[]).is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! leader change, split, learner, linearizable reads. It never waits for a fixed time.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-use damask_env::{MemoryDisk, RealClock};
+use damask_env::{Disk, MemoryDisk, RealClock};
 use damask_kv::{Cf, Engine, MemoryEngine};
 use damask_raftstore::testing::LocalNetwork;
 use damask_raftstore::{
@@ -73,6 +73,7 @@ impl Cluster {
         let bootstrap = Region { id: FIRST, range: KeyRange::all(), epoch, peers };
         config.core.compact_ticks = 5;
         config.core.log_keep_entries = 3;
+        config.core.snapshot_chunk_bytes = 200;
         let mut cluster =
             Cluster { network: LocalNetwork::new(), nodes: BTreeMap::new(), bootstrap, config };
         (1..=stores).for_each(|s| cluster.add(s, true));
@@ -92,6 +93,7 @@ impl Cluster {
         let machine = RowMachine::new(Arc::new(node.engine.clone()));
         let mut options = StoreOptions::new(StoreId(id));
         options.config = self.config.clone();
+        options.staging = Some(Arc::new(node.disk.clone()));
         options.bootstrap = bootstrap.then(|| self.bootstrap.clone());
         let store = Store::start(
             options,
@@ -193,6 +195,23 @@ impl Cluster {
             let done = Box::new(move |result| drop(sender.send(result)));
             self.handle(id).change_peer(region, description.epoch, change, done);
             receiver.recv_timeout(DEADLINE).expect("an answer").ok()
+        })
+    }
+
+    /// Asked again until the leader takes it; done when the joint configuration is left.
+    fn change_all(&self, region: RegionId, changes: &[PeerChange]) -> Region {
+        let begun = eventually("a change of several replicas", || {
+            let (id, description) = self.leader(region);
+            let (sender, receiver) = mpsc::channel();
+            let done = Box::new(move |result| drop(sender.send(result)));
+            let changes = changes.to_vec();
+            self.handle(id).change_peers(region, description.epoch, changes, done);
+            receiver.recv_timeout(DEADLINE).expect("an answer").ok()
+        });
+        eventually("a configuration that is not joint", || {
+            let (_, description) = self.leader(region);
+            let later = description.epoch.conf_ver > begun.epoch.conf_ver;
+            (later && !description.is_joint()).then_some(description)
         })
     }
 
@@ -365,6 +384,35 @@ fn another_leader_takes_over_and_the_old_one_refuses_reads() {
 }
 
 #[test]
+fn an_idle_region_sleeps_and_has_another_leader_when_its_own_is_lost() {
+    let mut cluster = Cluster::new(3);
+    cluster.write(FIRST, "a", 1);
+    let asleep = |cluster: &Cluster, stores: &[u64]| {
+        let sleeps = |id: &u64| cluster.handle(*id).replica(FIRST).is_some_and(|s| s.hibernating);
+        stores.iter().all(sleeps).then_some(())
+    };
+    eventually("everybody to sleep", || asleep(&cluster, &[1, 2, 3]));
+    let (lost, region) = cluster.leader(FIRST);
+    let permit = cluster.read_at(lost, &region).expect("whoever slept asks a quorum");
+    assert_eq!(permit.region.id, FIRST);
+    eventually("everybody to sleep again", || asleep(&cluster, &[1, 2, 3]));
+    cluster.stop(lost);
+    let others: Vec<u64> = (1..=3).filter(|id| *id != lost).collect();
+    let leader = eventually("another leader", || {
+        let leads = |id: &&u64| cluster.handle(**id).replica(FIRST).is_some_and(|s| s.is_leader);
+        others.iter().find(leads).copied()
+    });
+    let written =
+        eventually("a write", || cluster.propose_at(leader, &region, vec![value("b", 2)]).ok());
+    cluster.start(lost, false);
+    eventually("the lost one to catch up", || {
+        let status = cluster.handle(lost).replica(FIRST)?;
+        (status.applied.index >= written.index).then_some(())
+    });
+    eventually("all three to sleep", || asleep(&cluster, &[1, 2, 3]));
+}
+
+#[test]
 fn every_way_of_reading_sees_what_was_acknowledged() {
     let cluster = Cluster::new(3);
     let (leader, region) = cluster.leader(FIRST);
@@ -493,6 +541,34 @@ fn a_learner_gets_a_snapshot_follows_reads_becomes_a_voter_and_is_removed() {
         cluster.change(FIRST, PeerChange::AddLearner(peer(31, 2)));
         cluster.wait_for(2, "more", 10);
     }
+}
+
+#[test]
+fn a_voter_moves_to_another_store_in_one_step_also_the_leader() {
+    let mut cluster = Cluster::new(3);
+    for n in 0..50 {
+        cluster.write(FIRST, &format!("k{n}"), n);
+    }
+    cluster.add(4, false);
+    let new = peer(40, 4);
+    cluster.change(FIRST, PeerChange::AddLearner(new));
+    cluster.wait_for(4, "k49", 49);
+    let disk = cluster.nodes[&4].disk.clone();
+    eventually("what was put aside goes", || disk.list("staged").unwrap().is_empty().then_some(()));
+    let (leader, before) = cluster.leader(FIRST);
+    let old = *before.peer_on(StoreId(leader)).unwrap();
+    let swap = [PeerChange::AddVoter(new), PeerChange::AddLearner(old)];
+    let after = cluster.change_all(FIRST, &swap);
+    assert_eq!(after.peer(old.id).map(|p| p.role), Some(PeerRole::Learner));
+    assert_eq!(after.peer(new.id).map(|p| p.role), Some(PeerRole::Voter));
+    assert_eq!(after.epoch.conf_ver, before.epoch.conf_ver + 4);
+    assert_ne!(cluster.leader(FIRST).0, leader, "it does not vote any more");
+    cluster.change(FIRST, PeerChange::Remove(old));
+    cluster.write(FIRST, "more", 7);
+    cluster.wait_for(4, "more", 7);
+    cluster.crash(4, 0);
+    cluster.write(FIRST, "more", 8);
+    cluster.wait_for(4, "more", 8);
 }
 
 #[test]

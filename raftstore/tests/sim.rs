@@ -37,8 +37,10 @@ fn sweep(configs: Vec<SimConfig>) -> SimReport {
         total.rollbacks += report.rollbacks;
         total.replaced += report.replaced;
         total.changes += report.changes;
+        total.joint_changes += report.joint_changes;
         total.leaders += report.leaders;
         total.snapshots += report.snapshots;
+        total.sleeps += report.sleeps;
         total.faults += report.faults;
     }
     total
@@ -65,8 +67,10 @@ fn every_seed_keeps_every_rule() {
     each("splits", total.splits, 5);
     each("merges", total.merges, 2);
     each("changes", total.changes, 5);
+    each("joint changes", total.joint_changes, 2);
     each("terms", total.leaders, 40);
     each("snapshots", total.snapshots, 10);
+    each("sleeps", total.sleeps, 50);
 }
 
 #[test]
@@ -82,10 +86,13 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn without_faults_everything_is_answered() {
-    let config = SimConfig { faults: Some(Vec::new()), ..SimConfig::new(3) };
+    let config = SimConfig { faults: Some(Vec::new()), ..SimConfig::new(5) };
     let report = run_or_panic(&config);
     assert!(report.writes > 200 && report.local_reads > 50, "{report:?}");
-    assert_eq!(report.leaders, 1, "nobody else is elected");
+    assert!(
+        report.leaders <= 2,
+        "nobody else is elected, but for the leader who is lost at the end"
+    );
 }
 
 /// Each fault alone, so that none of them hides another.
@@ -95,13 +102,13 @@ fn every_fault_alone_keeps_every_rule() {
         let seed = 1000 + at as u64;
         let config = SimConfig { faults: Some(vec![kind]), ..SimConfig::new(seed) };
         let report = run_or_panic(&config);
-        assert!(report.writes > 20, "{kind:?}: {report:?}");
+        let few = if kind == FaultKind::Lull { 5 } else { 20 };
+        assert!(report.writes > few, "{kind:?}: {report:?}");
     }
 }
 
 /// Merges, with a few other faults beside: in a full storm few of them come to their end.
-#[test]
-fn merges_keep_every_rule() {
+fn merging(seed: u64) -> SimConfig {
     use FaultKind::*;
     let beside = [
         vec![],
@@ -113,16 +120,25 @@ fn merges_keep_every_rule() {
         vec![Split, Blackout, SyncFailure, SlowDisk],
         vec![Split, OneWayCut, Pause, Drift],
     ];
+    let mut faults = beside[seed as usize % beside.len()].clone();
+    faults.push(Merge);
+    SimConfig { faults: Some(faults), ..SimConfig::new(seed) }
+}
+
+/// The others had made its last entry commit, and it lost power before it was durable at its own
+/// place: nothing carried it there.
+#[test]
+fn a_leader_that_prepares_a_merge_may_lose_its_last_entries() {
+    run_or_panic(&merging(6918));
+}
+
+#[test]
+fn merges_keep_every_rule() {
     let (from, count) = match number("SEED") {
         Some(seed) => (seed, 1),
         None => (3000, number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 24 } else { 160 })),
     };
-    let all = (from..from + count).map(|seed| {
-        let mut faults = beside[seed as usize % beside.len()].clone();
-        faults.push(Merge);
-        SimConfig { faults: Some(faults), ..SimConfig::new(seed) }
-    });
-    let total = sweep(all.collect());
+    let total = sweep((from..from + count).map(merging).collect());
     println!("{count} seeds from {from}: {total:?}");
     if count >= 20 {
         assert!(total.merges > 2 * count && total.rollbacks > 0 && total.replaced > 0, "{total:?}");

@@ -28,6 +28,17 @@ pub enum PeerRole {
     Voter,
     /// Follows the log outside the quorum.
     Learner,
+    /// Becomes a voter: in a joint configuration, it counts in the new quorum only.
+    Incoming,
+    /// Becomes a learner: in a joint configuration, it counts in the old quorum only.
+    Demoting,
+}
+
+impl PeerRole {
+    /// Does it count in a quorum?
+    pub fn votes(self) -> bool {
+        self != PeerRole::Learner
+    }
 }
 
 /// One replica of a region.
@@ -37,7 +48,7 @@ pub struct Peer {
     pub id: PeerId,
     /// Where it lives.
     pub store: StoreId,
-    /// Voter or learner.
+    /// Voter or learner, or between the two.
     pub role: PeerRole,
 }
 
@@ -65,13 +76,18 @@ impl Region {
         self.peers.iter().find(|p| p.id == id)
     }
 
-    /// Replicas that count in the quorum.
+    /// Replicas that count in the quorum; in a joint configuration, in one of the two at least.
     pub fn voters(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.iter().filter(|p| p.role == PeerRole::Voter)
+        self.peers.iter().filter(|p| p.role.votes())
     }
 
     /// Replicas outside the quorum.
     pub fn learners(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().filter(|p| p.role == PeerRole::Learner)
+    }
+
+    /// Is it between two sets of voters, so that whatever is decided needs a majority of both?
+    pub fn is_joint(&self) -> bool {
+        self.peers.iter().any(|p| matches!(p.role, PeerRole::Incoming | PeerRole::Demoting))
     }
 }

@@ -71,20 +71,54 @@ fn a_move_goes_step_by_step() {
     let world = World::new(&[]);
     let [a, b, c] = [voter(11, 1), voter(12, 2), voter(13, 3)];
     let (new, votes) = (learner(15, 5), voter(15, 5));
-    let steps = [Step::AddLearner(new), Step::AddVoter(votes), Step::RemovePeer(c)];
+    let (c_learns, role) = (learner(13, 3), PeerRole::Demoting);
+    let between = [Peer { role, ..c }, Peer { role: PeerRole::Incoming, ..votes }];
+    let steps = [Step::AddLearner(new), Step::Swap { add: votes, old: c }, Step::RemovePeer(c)];
     let before = with_peers(&[a, b, c]);
     let say =
         |peers: &[Peer], pending: &[Peer]| world.say(&before, &steps, &with_peers(peers), pending);
     assert_eq!(say(&[a, b, c], &[]), Progress::Do(steps[0].clone()));
     assert!(matches!(say(&[a, b, c, new], &[new]), Progress::Wait(_)));
     assert_eq!(say(&[a, b, c, new], &[]), Progress::Do(steps[1].clone()));
-    assert_eq!(say(&[a, b, c, votes], &[]), Progress::Do(steps[2].clone()));
+    assert!(matches!(say(&[a, b, between[0], between[1]], &[]), Progress::Wait(_)));
+    assert_eq!(say(&[a, b, c_learns, votes], &[]), Progress::Do(steps[2].clone()));
     assert_eq!(say(&[a, b, votes], &[]), Progress::Done);
     // The leader is asked to go: first another one leads.
-    assert_eq!(say(&[c, a, b, votes], &[]), Progress::Do(Step::TransferLeader(a)));
+    assert_eq!(say(&[c, a, b, new], &[]), Progress::Do(Step::TransferLeader(a)));
+    // Nobody else can: it hands over on the way.
+    let pending = [a, b];
+    let alone = with_peers(&[c]);
+    let swap = [Step::Swap { add: votes, old: c }];
+    let only =
+        world.say(&alone, &[Step::AddLearner(new), swap[0].clone()], &with_peers(&[c, new]), &[]);
+    assert_eq!(only, Progress::Do(swap[0].clone()));
+    // Too few would be alive.
+    assert!(matches!(say(&[a, b, c, new], &pending), Progress::Wait(_)));
     // Somebody else has changed the replicas.
     assert!(matches!(say(&[a, c], &[]), Progress::Stale(_)));
     assert!(matches!(say(&[a, b, c, voter(77, 4)], &[]), Progress::Stale(_)));
+}
+
+#[test]
+fn what_somebody_else_has_undone_is_not_done_again() {
+    let world = World::new(&[]);
+    let [a, b, c] = [voter(11, 1), voter(12, 2), voter(13, 3)];
+    let (new, votes) = (learner(15, 5), voter(15, 5));
+    let steps = [Step::AddLearner(new), Step::Swap { add: votes, old: c }, Step::RemovePeer(c)];
+    let before = with_peers(&[a, b, c]);
+    let say = |peers: &[Peer], changes: u64| {
+        let mut now = with_peers(peers);
+        now.epoch.conf_ver += changes;
+        world.say(&before, &steps, &now, &[])
+    };
+    assert_eq!(say(&[a, b, c], 0), Progress::Do(steps[0].clone()));
+    // The new replica was there, and its id is used up.
+    assert!(matches!(say(&[a, b, c], 2), Progress::Stale(_)));
+    assert_eq!(say(&[a, b, c, new], 1), Progress::Do(steps[1].clone()));
+    assert!(matches!(say(&[a, b, c, new], 3), Progress::Stale(_)));
+    let c_learns = learner(13, 3);
+    assert_eq!(say(&[a, b, c_learns, votes], 5), Progress::Do(steps[2].clone()));
+    assert_eq!(say(&[a, b, votes], 6), Progress::Done);
 }
 
 #[test]
@@ -130,12 +164,18 @@ fn splits_and_merges_end_when_the_range_has_changed() {
     let split = Region { range: KeyRange::new("f", "m"), ..region(1, b"", b"", 2) };
     assert_eq!(world.say(&left, &[Step::Split], &left, &[]), Progress::Do(Step::Split));
     assert_eq!(world.say(&left, &[Step::Split], &split, &[]), Progress::Done);
+    let whole = RegionFacts { unsplittable: true, ..RegionFacts::default() };
+    world.with(|view| {
+        let operator = Operator::new(view, &left, OperatorKind::SplitBySize, vec![Step::Split]);
+        assert!(matches!(operator.progress(view, &left, &whole), Progress::Stale(_)));
+    });
     let merge = [Step::Merge(RegionId(2))];
     assert!(matches!(world.say(&left, &merge, &left, &[]), Progress::Stale(_)), "no neighbour");
     world.regions.put(region(2, b"m", b"", 1), RegionFacts::default()).expect("the first");
     assert_eq!(world.say(&left, &merge, &left, &[]), Progress::Do(merge[0].clone()));
     // The prepare raises the version: only when the region is gone is it done.
-    let prepared = region(1, b"", b"m", 2);
+    let mut prepared = region(1, b"", b"m", 2);
+    prepared.epoch.conf_ver += 1;
     let progress = |merging| {
         let leader = Some(left.peers[0]);
         let facts = RegionFacts { leader, merging, ..RegionFacts::default() };
@@ -164,7 +204,10 @@ fn ids_are_given_and_time_runs_out() {
         operator.assign_ids(70..71);
         assert_eq!(
             operator.steps[..2],
-            [Step::AddLearner(learner(70, 5)), Step::AddVoter(voter(70, 5))]
+            [
+                Step::AddLearner(learner(70, 5)),
+                Step::Swap { add: voter(70, 5), old: before.peers[2] }
+            ]
         );
         assert!(operator.targets(StoreId(5)) && !operator.targets(StoreId(3)));
         assert!(!operator.is_overdue(NOW_MS + 600_000));

@@ -15,9 +15,12 @@ pub(super) fn at_rules(view: &View<'_>, region: &Region) -> Option<(OperatorKind
     (!edges.is_empty()).then(|| (OperatorKind::SplitAtRule, vec![Step::SplitAt(edges)]))
 }
 
-/// Too many bytes, or too much traffic.
+/// Too many bytes, or too much traffic; unless the store has found no key to split at.
 pub(super) fn check(view: &View<'_>, facts: &RegionFacts) -> Option<(OperatorKind, Vec<Step>)> {
     let config = view.config;
+    if facts.unsplittable {
+        return None;
+    }
     let flow = facts.flow.read.saturating_add(facts.flow.write);
     if facts.bytes > config.region_bytes_max {
         return Some((OperatorKind::SplitBySize, vec![Step::Split]));

@@ -119,6 +119,7 @@ impl World {
                 Some(("since", seconds)) => facts.since_ms = NOW_MS - number(seconds) * 1000,
                 Some(_) => panic!("region: {word}"),
                 None if *word == "merging" => facts.merging = true,
+                None if *word == "unsplittable" => facts.unsplittable = true,
                 None => {
                     let store = number(word.trim_end_matches(['*', 'p', 'l']));
                     let role = if word.contains('l') { PeerRole::Learner } else { PeerRole::Voter };

@@ -55,7 +55,10 @@ fn leftover(
         return ready.then(|| (OperatorKind::Replicate, vec![vote]));
     }
     Some(match leaving(draft, region) {
-        Some((old, kind)) => (kind, vec![vote, Step::RemovePeer(old)]),
+        Some((old, kind)) => {
+            let add = Peer { role: PeerRole::Voter, ..peer };
+            (kind, vec![Step::Swap { add, old }, Step::RemovePeer(old)])
+        }
         None => (OperatorKind::Surplus, vec![Step::RemovePeer(peer)]),
     })
 }

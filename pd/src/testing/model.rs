@@ -163,6 +163,7 @@ impl Model {
             flow: region.flow,
             pending: region.lagging.keys().copied().collect(),
             merging: false,
+            unsplittable: false,
         };
         if let Some(step) = self.pd.region_heartbeat(report).expect("the newest report") {
             self.steps += 1;
@@ -216,6 +217,28 @@ impl Model {
                 let known = peers.find(|p| p.id == peer.id).expect("first a learner");
                 assert!(known.role == PeerRole::Learner && peer.role == PeerRole::Voter);
                 *known = peer;
+            }
+            Step::Swap { add, old } => {
+                assert_eq!(store_of(&add.store), StoreKind::Row, "columns never vote");
+                for peer in &mut region.region.peers {
+                    match peer.id {
+                        id if id == add.id => {
+                            assert_eq!(peer.role, PeerRole::Learner, "first a learner");
+                            peer.role = PeerRole::Voter;
+                        }
+                        id if id == old.id => {
+                            assert_eq!(peer.role, PeerRole::Voter, "it votes until then");
+                            peer.role = PeerRole::Learner;
+                        }
+                        _ => {}
+                    }
+                }
+                if region.leader.is_some_and(|leader| leader.id == old.id) {
+                    // It has handed over on the way.
+                    region.leader = region.region.voters().next().copied();
+                    region.term += 1;
+                }
+                region.region.epoch.conf_ver += 3;
             }
             Step::RemovePeer(peer) => {
                 assert!(region.leader.is_some_and(|l| l.id != peer.id), "the leader is asked");

@@ -281,7 +281,7 @@ impl Raft {
 
     fn publish_all(&self) {
         let mut statuses = self.shared.statuses.write();
-        for id in self.core.ids() {
+        for id in self.core.live_ids() {
             if let Some(status) = self.core.status(id) {
                 statuses.insert(id, status);
             }

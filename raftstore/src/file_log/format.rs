@@ -34,7 +34,7 @@ pub(super) const SEGMENT_HEADER: usize = 16;
 const STATE_VERSION: u8 = 1;
 
 /// An operation as found in a file.
-pub(super) enum Stored<'a> {
+pub(crate) enum Stored<'a> {
     Entries { rewrite: bool, entries: Vec<StoredEntry<'a>> },
     Hard(HardState),
     Compact(Applied),
@@ -45,7 +45,7 @@ pub(super) enum Stored<'a> {
 }
 
 /// An entry in place.
-pub(super) struct StoredEntry<'a> {
+pub(crate) struct StoredEntry<'a> {
     pub index: u64,
     pub term: u64,
     /// Its bytes, a part of the payload.
@@ -109,14 +109,14 @@ fn put_hard(out: &mut Vec<u8>, hard: HardState) {
 }
 
 /// Tag and group of an operation that holds entries; the entries follow one by one.
-pub(super) fn put_entries_head(out: &mut Vec<u8>, group: RegionId, rewrite: bool, count: usize) {
+pub(crate) fn put_entries_head(out: &mut Vec<u8>, group: RegionId, rewrite: bool, count: usize) {
     out.push(if rewrite { 8 } else { 1 });
     put_var_u64(out, group.0);
     put_var_u64(out, count as u64);
 }
 
 /// Any operation but `Append`.
-pub(super) fn put_op(out: &mut Vec<u8>, group: RegionId, op: &LogOp) {
+pub(crate) fn put_op(out: &mut Vec<u8>, group: RegionId, op: &LogOp) {
     let mut head = |tag: u8| {
         out.push(tag);
         put_var_u64(out, group.0);
@@ -143,7 +143,7 @@ pub(super) fn put_op(out: &mut Vec<u8>, group: RegionId, op: &LogOp) {
     }
 }
 
-pub(super) fn put_state(
+pub(crate) fn put_state(
     out: &mut Vec<u8>,
     group: RegionId,
     hard: HardState,
@@ -189,7 +189,7 @@ fn take_hard(buf: &mut &[u8]) -> std::result::Result<HardState, DecodeError> {
 }
 
 /// Takes one operation of a payload.
-pub(super) fn take_op<'a>(
+pub(crate) fn take_op<'a>(
     buf: &mut &'a [u8],
 ) -> std::result::Result<(RegionId, Stored<'a>), DecodeError> {
     let tag = take_u8(buf)?;

@@ -2,7 +2,12 @@
 
 use super::*;
 use crate::LOG_START;
+use crate::file_log::{FileLogConfig, FileLogStore};
+use crate::log_store::LogEntry;
 use crate::log_store::{LogOp, MemoryLogStore};
+use crate::machine::Applied;
+use damask_env::{Fault, MemoryDisk};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const REGION: RegionId = RegionId(9);
 const OWN: u64 = 1;
@@ -22,12 +27,16 @@ fn open_after(log: &Arc<dyn LogStore>, quiet: usize) -> Group {
 /// A new region's log, with entries in these terms.
 fn log_of(terms: &[u64], commit: u64) -> Arc<dyn LogStore> {
     let log: Arc<dyn LogStore> = Arc::new(MemoryLogStore::new());
+    fill(log.as_ref(), terms, commit);
+    log
+}
+
+fn fill(log: &dyn LogStore, terms: &[u64], commit: u64) {
     let entry = |(index, term): (u64, &u64)| LogEntry { index, term: *term, ..LogEntry::default() };
     let entries = (LOG_START.index + 1..).zip(terms).map(entry).collect();
     let hard = HardState { term: *terms.last().unwrap_or(&LOG_START.term), vote: 0, commit };
     let ops = [LogOp::Reset(LOG_START), LogOp::Append(entries), LogOp::HardState(hard)];
     log.append(ops.into_iter().map(|op| (REGION, op)).collect()).unwrap();
-    log
 }
 
 fn message(kind: MessageType, from: u64, term: u64) -> Message {
@@ -144,7 +153,8 @@ fn a_snapshot_for_impossible_replicas_is_refused() {
             learners: learners.to_vec(),
             ..eraftpb::ConfState::default()
         };
-        let metadata = SnapshotMetadata { conf_state: Some(conf_state), index: 20, term: 6 };
+        let metadata =
+            eraftpb::SnapshotMetadata { conf_state: Some(conf_state), index: 20, term: 6 };
         let mut m = message(MessageType::MsgSnapshot, 2, 6);
         m.snapshot = Some(Snapshot { data: Vec::new(), metadata: Some(metadata) });
         m
@@ -191,4 +201,24 @@ fn no_vote_is_given_for_an_elections_time_after_a_start_or_a_leaders_word() {
     };
     assert!(group.step(Message { index: 6, log_term: 6, ..m }));
     assert_eq!(group.hard_state().vote, 2);
+}
+
+/// raft-rs aborts then: whoever catches that tells the disk's reason, not that a thread panicked.
+#[test]
+fn a_log_that_cannot_be_read_leaves_its_reason() {
+    let disk = MemoryDisk::new();
+    let open_log = || -> Arc<dyn LogStore> {
+        let config = FileLogConfig::default();
+        Arc::new(FileLogStore::open(Arc::new(disk.clone()), "raft", config).unwrap())
+    };
+    let before = open_log();
+    fill(before.as_ref(), &[6, 6], 7);
+    before.sync().unwrap();
+    // Its entries are in no memory.
+    let mut group = open(&open_log());
+    assert!(group.has_ready() && group.take_failure().is_none());
+    disk.set_fault(Fault { fail_at: Some(0), capacity: None });
+    assert!(catch_unwind(AssertUnwindSafe(|| group.ready())).is_err());
+    let reason = group.take_failure().expect("kept").to_string();
+    assert!(reason.contains("injected fault"), "{reason}");
 }

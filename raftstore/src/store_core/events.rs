@@ -1,21 +1,20 @@
 //! What comes in, but for messages and snapshots: requests, ticks, and the threads' reports. Each
 //! only marks replicas; what follows from it is collected by `finish`.
 
-use super::{EARLY_TICKS_MAX, PERMIT_TICKS_MAX, PROBE_TICKS, StoreCore};
+use super::{EARLY_TICKS_MAX, KEPT_ENTRIES, PERMIT_TICKS_MAX, PROBE_TICKS, StoreCore};
 use crate::answer::Answer;
-use crate::apply::{
-    ApplyReport, ApplyTask, Change, LOG_START, Waiting, change_region, split_region,
-};
-use crate::command;
+use crate::apply::{ApplyReport, ApplyTask, Change, LOG_START, Waiting, split_region};
+use crate::command::{self, Membership};
 use crate::error::{Error, Result};
-use crate::group::{Exported, Group, conf_change};
+use crate::group::{Exported, Group};
 use crate::handle::{Envelope, PeerChange, ReadMode, ReadPermit, SplitChild};
 use crate::log_store::LogOp;
 use crate::machine::{Applied, RegionState};
 use crate::merge::MergeState;
 use crate::replica::{Queued, Read, Replica};
+use damask_env::{Mistake, mistaken};
 use damask_types::{Epoch, Peer, Region, RegionId};
-use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
+use raft::eraftpb::{Message, MessageType};
 
 /// Something happened.
 #[derive(Debug)]
@@ -54,6 +53,13 @@ pub(crate) enum Event {
         region: RegionId,
         epoch: Epoch,
         change: PeerChange,
+        answer: Answer<Region>,
+    },
+    /// Several replicas in one step.
+    ChangePeers {
+        region: RegionId,
+        epoch: Epoch,
+        changes: Vec<PeerChange>,
         answer: Answer<Region>,
     },
     Merge {
@@ -106,6 +112,13 @@ impl StoreCore {
                 self.on_split(region, epoch, &keys, &children, answer);
             }
             Event::ChangePeer { region, epoch, change, answer } => {
+                self.on_change_peer(region, epoch, Membership::One(change), answer);
+            }
+            Event::ChangePeers { region, epoch, changes, answer } => {
+                let change = match changes[..] {
+                    [change] => Membership::One(change),
+                    _ => Membership::Joint(changes),
+                };
                 self.on_change_peer(region, epoch, change, answer);
             }
             Event::Merge { region, epoch, into, answer } => {
@@ -222,48 +235,12 @@ impl StoreCore {
         }
     }
 
-    fn on_change_peer(
-        &mut self,
-        id: RegionId,
-        epoch: Epoch,
-        change: PeerChange,
-        answer: Answer<Region>,
-    ) {
-        let current = self.regions(id);
-        let now = self.now;
-        let version = current.first().map_or(0, |r| r.epoch.version);
-        let replica = match self.may_propose(id, version, None) {
-            Ok(replica) => replica,
-            Err(e) => return answer.send(Err(e)),
-        };
-        if replica.region.epoch.conf_ver != epoch.conf_ver {
-            return answer.send(Err(Error::EpochNotMatch { current }));
-        }
-        let own = replica.peer.id;
-        let refused = match change {
-            PeerChange::Remove(peer) | PeerChange::AddLearner(peer) if peer.id == own => {
-                Err("the leader cannot be removed or demoted: transfer it first".to_owned())
-            }
-            _ => change_region(&replica.region, change).map(|_| ()),
-        };
-        if let Err(why) = refused {
-            return answer.send(Err(Error::Invalid(why)));
-        }
-        replica.flush_queued(now);
-        let context = command::encode_change(epoch, change);
-        let waiting = Waiting::Change(answer);
-        match replica.group.propose_change(context, raft_change(change)) {
-            Ok((index, term)) => replica.await_entry(index, term, waiting),
-            Err(why) => replica.refuse(waiting, &why),
-        }
-    }
-
     pub(super) fn on_tick(&mut self) {
         self.tick += 1;
         let (tick, config) = (self.tick, &self.config);
         let mut probes = Vec::new();
         for (id, replica) in &mut self.replicas {
-            if !replica.is_free() {
+            if !replica.is_free() || replica.asleep.is_some() {
                 continue;
             }
             replica.group.tick();
@@ -299,7 +276,10 @@ impl StoreCore {
             self.dirty.insert(*id);
         }
         probes.into_iter().for_each(|id| self.probe(id));
+        self.leave_joints();
+        self.tick_snapshots();
         self.step_merges();
+        self.step_sleep();
         self.destroy_unread();
         self.early.retain(|_, early| tick <= early.since + EARLY_TICKS_MAX);
         if tick.is_multiple_of(self.config.compact_ticks) {
@@ -350,17 +330,24 @@ impl StoreCore {
             ApplyReport::Applied { region, applied, changes } => {
                 self.on_applied(region, applied, changes)
             }
-            ApplyReport::Exported { state, chunks } => {
-                let (id, tick) = (state.region.id, self.tick);
+            ApplyReport::Exported { state, source } => {
+                let (id, tick, stream) = (state.region.id, self.tick, self.next_stream());
                 if let Some(replica) = self.replicas.get_mut(&id) {
                     replica.exporting = false;
                     if replica.is_free() {
                         replica.exported_tick = Some(tick);
-                        replica.group.set_exported(Some(Exported { state, chunks }));
+                        replica.group.set_exported(Some(Exported { state, stream, source }));
                         self.dirty.insert(id);
                     }
                 }
                 Ok(())
+            }
+            ApplyReport::Piece { region, to, stream, at, piece } => {
+                self.on_piece(region, to, stream, at, piece);
+                Ok(())
+            }
+            ApplyReport::Staged { region, stream, at, last, kept } => {
+                self.on_staged(region, stream, at, last, kept)
             }
             ApplyReport::Imported { state, replaced } => self.on_imported(state, &replaced),
             ApplyReport::Destroyed(state) => {
@@ -373,7 +360,7 @@ impl StoreCore {
     fn on_applied(&mut self, id: RegionId, applied: Applied, changes: Vec<Change>) -> Result<()> {
         for change in changes {
             match change {
-                Change::Replicas { change, region } => self.on_changed(id, change, region)?,
+                Change::Replicas { change, region } => self.on_changed(id, &change, region)?,
                 Change::Split { parent, children } => self.on_split_applied(parent, children)?,
                 Change::Merging { region, merge } => self.on_merging(id, region, merge),
                 Change::Merged { region, merge, source } => {
@@ -392,34 +379,6 @@ impl StoreCore {
             replica.group.applied(applied.index);
         }
         self.dirty.insert(id);
-        Ok(())
-    }
-
-    fn on_changed(&mut self, id: RegionId, change: PeerChange, region: Region) -> Result<()> {
-        let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
-        if replica.importing.is_some() || replica.destroying {
-            return Ok(());
-        }
-        let Some(own) = region.peer_on(self.store).copied() else {
-            // The tombstone names the removed peer: its id is used up.
-            let mut region = region;
-            region.range = replica.region.range.clone();
-            region.peers.push(replica.peer);
-            let (applied, merge) = (replica.applied, replica.merge.inherited());
-            replica.end(RegionState { region, applied, tombstone: true, merge }, self.tick);
-            self.destroy_unread();
-            return Ok(());
-        };
-        replica.peer = own;
-        replica.region = region;
-        replica.group.apply_change(&raft_change(change))?;
-        self.out.changed.insert(id);
-        if let PeerChange::Remove(peer) = change
-            && replica.group.is_leader()
-        {
-            let notice = Self::notice(replica, peer);
-            self.out.sends.push(notice);
-        }
         Ok(())
     }
 
@@ -509,15 +468,17 @@ impl StoreCore {
                 continue;
             };
             let log = self.log.group(*id).unwrap_or_default();
-            let mut limit = (*synced).min(replica.applied.index);
+            let synced = if mistaken(Mistake::PurgeUnsynced) { u64::MAX } else { *synced };
+            let mut limit = synced.min(replica.applied.index);
             let mut keep = self.config.log_keep_entries;
             if log.last.index - log.truncated.index > self.config.log_max_entries {
-                keep = keep.min(16);
+                keep = keep.min(KEPT_ENTRIES);
             } else if replica.group.is_leader() {
                 let followers = replica.region.peers.iter();
                 let live = followers.filter_map(|p| replica.group.follower(p.id));
                 let live = live.filter(|f| f.active && !f.in_snapshot);
                 limit = limit.min(live.map(|f| f.matched).min().unwrap_or(0));
+                limit = limit.min(self.sending_from(*id).unwrap_or(u64::MAX));
             }
             let mut index = limit.saturating_sub(keep);
             if let Some(prepared) = &replica.merge.prepared {
@@ -546,13 +507,5 @@ impl StoreCore {
         let replica = Replica::new(state, peer, group, self.incarnations, self.lease());
         self.replicas.insert(id, replica);
         Ok(())
-    }
-}
-
-fn raft_change(change: PeerChange) -> ConfChangeV2 {
-    match change {
-        PeerChange::AddLearner(peer) => conf_change(ConfChangeType::AddLearnerNode, peer.id),
-        PeerChange::AddVoter(peer) => conf_change(ConfChangeType::AddNode, peer.id),
-        PeerChange::Remove(peer) => conf_change(ConfChangeType::RemoveNode, peer.id),
     }
 }

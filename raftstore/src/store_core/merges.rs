@@ -92,16 +92,16 @@ impl StoreCore {
         if !group.knows_commit() || group.change_pending() || replica.splitting.is_some() {
             return Err(Error::Busy("the region is being changed"));
         }
-        let others = replica.region.peers.iter().filter(|p| p.id != replica.peer.id);
         let mut everywhere = group.commit();
-        for peer in others {
+        // The leader as well: what others have made commit it may not have made durable yet.
+        for peer in &replica.region.peers {
             let follower = group.follower(peer.id).filter(|f| !f.in_snapshot);
             let follower = follower.ok_or(Error::Busy("a replica takes a snapshot"))?;
             everywhere = everywhere.min(follower.matched);
         }
         let min_index = everywhere + 1;
         // As many as every store keeps behind what it has applied: so they can be read later.
-        let gap = self.config.merge_gap_entries.min(self.config.log_keep_entries);
+        let gap = self.config.merge_gap();
         if everywhere < LOG_START.index || group.last_index() - everywhere > gap {
             return Err(Error::Busy("a replica is behind"));
         }
@@ -167,10 +167,10 @@ impl StoreCore {
             let Some(Tombstone { epoch, merge, .. }) = self.tombstones.get(&at) else { break };
             match (merge.taken_by(source), merge.into) {
                 (Some(into), _) => return Fate::Gone(into),
-                (None, Some(into)) => at = into,
-                (None, None) if at == prepared.target.id && merge.rules_out(named, *epoch) => {
+                (None, _) if at == prepared.target.id && merge.rules_out(named, *epoch) => {
                     return Fate::Impossible;
                 }
+                (None, Some(into)) => at = into,
                 (None, None) => break,
             }
         }
@@ -297,7 +297,13 @@ impl StoreCore {
     pub(super) fn replace(&mut self, gone: &RegionState, by: RegionId) {
         let current = self.regions(by);
         if let Some(mut replica) = self.replicas.remove(&gone.region.id) {
-            replica.answer_all("its region was merged", &Error::EpochNotMatch { current });
+            let error = Error::EpochNotMatch { current };
+            if let Some(prepared) = &replica.merge.prepared {
+                // Nobody applies what is behind the entry that prepared.
+                let never = replica.pending.split_off(&(prepared.commit + 1, 0));
+                never.into_values().for_each(|waiting| waiting.fail(error.clone()));
+            }
+            replica.answer_all("its region was merged", &error);
             if let Some(heir) = self.replicas.get_mut(&by) {
                 heir.inherit_views(&replica.views);
             }
@@ -333,7 +339,7 @@ impl StoreCore {
             return;
         }
         let (region, applied) = (replica.region.clone(), replica.applied);
-        let merge = MergeState::gone_into(into);
+        let merge = replica.merge.gone_into(into);
         replica.end(RegionState { region, applied, tombstone: true, merge }, self.tick);
         self.dirty.insert(id);
         self.destroy_unread();
@@ -368,7 +374,6 @@ impl StoreCore {
             from: envelope.to,
             to: envelope.from,
             message: wire::encode_merged(into),
-            snapshot: None,
         });
     }
 

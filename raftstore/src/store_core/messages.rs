@@ -8,6 +8,7 @@ use super::{EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, StoreCore
 use crate::apply::ApplyTask;
 use crate::error::Result;
 use crate::handle::Envelope;
+use crate::hibernate::Word;
 use crate::log_store::LogOp;
 use crate::machine::{Applied, RegionState};
 use crate::replica::{Importing, Incoming, Replica};
@@ -31,6 +32,18 @@ impl StoreCore {
         if let Some(commit) = wire::decode_hopeless(&envelope.message) {
             self.on_hopeless_notice(&envelope, commit);
             return Ok(());
+        }
+        if let Some(word) = Word::decode(&envelope.message) {
+            self.on_word(&envelope, word);
+            return Ok(());
+        }
+        if let Some((stream, count)) = wire::decode_chunks_here(&envelope.message) {
+            self.on_chunks_here(&envelope, stream, count);
+            return Ok(());
+        }
+        if let Some(chunk) = wire::decode_chunk(&envelope.message) {
+            // What cannot be read is dropped.
+            return chunk.map_or(Ok(()), |chunk| self.on_chunk(envelope, chunk));
         }
         let Ok(m) = wire::decode_message(&envelope.message) else {
             tracing::warn!(region = %envelope.region, "a message that cannot be read is dropped");
@@ -77,7 +90,15 @@ impl StoreCore {
             },
             _ => None,
         };
+        if self.is_late_answer(id, &m) {
+            return;
+        }
+        self.wake(id, Some(envelope.from.id));
+        let tick = self.tick;
         let Some(replica) = self.replicas.get_mut(&id).filter(|r| r.is_free()) else { return };
+        if kind == MessageType::MsgReadIndex {
+            replica.busy_tick = tick;
+        }
         replica.known.insert(envelope.from.id, envelope.from);
         replica.incoming.extend(incoming);
         replica.group.step(m);
@@ -91,7 +112,7 @@ impl StoreCore {
         let metadata = snapshot.metadata.as_ref()?;
         let buf = &mut snapshot.data.as_slice();
         let (region, merge) = (wire::take_region(buf).ok()?, wire::take_merge(buf).ok()?);
-        let chunks = envelope.snapshot.clone()?;
+        let stream = self.complete_stream(envelope)?;
         let own = region.peer(envelope.to.id)?;
         if region.id != envelope.region || own.store != self.store || metadata.index == 0 {
             return None;
@@ -123,7 +144,7 @@ impl StoreCore {
         }
         let applied = Applied { index: metadata.index, term: metadata.term };
         let state = RegionState { region, applied, tombstone: false, merge };
-        Some((Incoming { state, chunks }, replaced))
+        Some((Incoming { state, stream }, replaced))
     }
 
     fn on_notice(&mut self, envelope: &Envelope) {
@@ -141,7 +162,6 @@ impl StoreCore {
             from: replica.peer,
             to,
             message: Vec::new(),
-            snapshot: None,
         }
     }
 
@@ -211,21 +231,7 @@ impl StoreCore {
     /// The envelope of a message; `None` if nobody knows where the receiver lives.
     pub(super) fn envelope(replica: &Replica, m: Message) -> Option<Envelope> {
         let to = replica.find_peer(PeerId(m.to))?;
-        let snapshot = match m.get_msg_type() {
-            MessageType::MsgSnapshot => {
-                let index = m.snapshot.as_ref()?.metadata.as_ref()?.index;
-                Some(replica.group.exported_chunks(index)?)
-            }
-            _ => None,
-        };
-        Some(Envelope {
-            region: replica.region.id,
-            epoch: replica.region.epoch,
-            from: replica.peer,
-            to,
-            message: wire::encode_message(&m),
-            snapshot,
-        })
+        Some(Envelope { message: wire::encode_message(&m), ..Self::notice(replica, to) })
     }
 
     /// Hands a snapshot to the apply thread; the ready is given back when that is done.
@@ -234,7 +240,7 @@ impl StoreCore {
         let metadata = ready.snapshot().metadata.clone().unwrap_or_default();
         let at = Applied { index: metadata.index, term: metadata.term };
         let incoming = std::mem::take(&mut replica.incoming);
-        let Incoming { state, chunks } = incoming
+        let Incoming { state, stream } = incoming
             .into_iter()
             .rfind(|i| i.state.applied == at)
             .expect("raft-rs takes only snapshots that it was given in this turn");
@@ -242,7 +248,7 @@ impl StoreCore {
         replica.give_up_pending("a snapshot went past it");
         replica.pending = behind;
         replica.importing = Some(Importing { ready, state: state.clone() });
-        self.out.applies.push(ApplyTask::Import { state, chunks });
+        self.out.applies.push(ApplyTask::Import { state, stream });
     }
 
     pub(super) fn on_imported(
@@ -251,6 +257,7 @@ impl StoreCore {
         replaced: &[RegionState],
     ) -> Result<()> {
         let id = state.region.id;
+        self.received(id);
         self.put_in_place(state)?;
         replaced.iter().for_each(|gone| self.replace(gone, id));
         Ok(())

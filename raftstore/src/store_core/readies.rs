@@ -8,7 +8,8 @@ use crate::group::{from_entry, from_hard_state};
 use crate::handle::Envelope;
 use crate::log_store::{LogBatch, LogEntry, LogOp};
 use crate::replica::Replica;
-use damask_types::{PeerRole, RegionId};
+use damask_env::{Mistake, mistaken};
+use damask_types::RegionId;
 use raft::eraftpb::{Message, MessageType};
 use raft::{Ready, StateRole};
 
@@ -36,6 +37,7 @@ impl StoreCore {
             }
             self.round()?;
         }
+        self.pump_snapshots();
         if !self.persisting.is_empty() {
             let parts = std::mem::take(&mut self.persisting);
             self.unpersisted.push_back((self.turn, parts));
@@ -128,7 +130,16 @@ impl StoreCore {
                 replica.incoming.clear();
             }
         }
+        let unfinished = replica.is_unfinished();
+        if unfinished {
+            replica.busy_tick = self.tick;
+        }
+        let wakes = replica.asleep.is_some() && (unfinished || ready);
         self.replicas.insert(id, replica);
+        if wakes {
+            self.wake(id, None);
+            ready = self.replicas[&id].group.has_ready();
+        }
         ready
     }
 
@@ -142,14 +153,16 @@ impl StoreCore {
         if before == now {
             return;
         }
+        replica.busy_tick = tick;
         if (before.0, before.1) != (now.0, now.1) {
             replica.lease.end();
             replica.splitting = None;
+            replica.joint_since = None;
             replica.merge_entry = None;
             if before.1 == StateRole::Leader && now.1 != StateRole::Leader {
                 replica.deposed = tick;
             }
-            if replica.peer.role == PeerRole::Voter {
+            if replica.peer.role.votes() {
                 replica.requeue_asked();
                 if !replica.waiting_reads.is_empty() {
                     self.dirty.insert(id);
@@ -165,7 +178,11 @@ impl StoreCore {
         let number = ready.number();
         if replica.group.is_leader() {
             let (term, commit) = (replica.group.term(), replica.group.commit());
+            let before = replica.lease.until(term);
             replica.lease.committed(term, commit, replica.extends_lease());
+            if mistaken(Mistake::LeaseFromAck) && replica.lease.until(term) > before {
+                replica.lease.confirmed(term, self.now);
+            }
         }
         for read in ready.take_read_states() {
             replica.confirm_read(&read.request_ctx, read.index);
@@ -183,7 +200,9 @@ impl StoreCore {
                 replica.vote_unpersisted = Some(number);
             }
             replica.hard = hard;
-            batch.push((id, LogOp::HardState(hard)));
+            if replica.initialised || !mistaken(Mistake::VoteNotSaved) {
+                batch.push((id, LogOp::HardState(hard)));
+            }
         }
         let committed = ready.take_committed_entries();
         if let Some(last) = committed.last().map(|e| e.index) {
@@ -205,33 +224,34 @@ impl StoreCore {
         let leading = ready.take_messages().into_iter().map(|m| (free, m));
         let after = ready.take_persisted_messages().into_iter();
         let after = after.map(|m| (at_once || free && says_nothing_of_the_log(&m), m));
-        let mut failed = Vec::new();
+        let mut snapshots = Vec::new();
         for (go, m) in leading.chain(after) {
             if m.get_msg_type() == MessageType::MsgTimeoutNow {
                 replica.lease.revoke(m.term);
             }
-            let to = damask_types::PeerId(m.to);
-            let snapshot = m.get_msg_type() == MessageType::MsgSnapshot;
-            match Self::envelope(replica, m) {
-                Some(envelope) => {
-                    if snapshot {
-                        replica.sent_snapshots.insert(to, self.tick);
-                    }
-                    if go { now.push(envelope) } else { held.push(envelope) }
-                }
-                None if snapshot => failed.push(to),
-                None => {}
+            if m.get_msg_type() == MessageType::MsgSnapshot {
+                snapshots.push((go, m));
+            } else if let Some(envelope) = Self::envelope(replica, m) {
+                if go { now.push(envelope) } else { held.push(envelope) }
             }
         }
-        for to in failed {
-            // Its content is gone: the next tick gives the attempt up.
-            replica.sent_snapshots.insert(to, 0);
-        }
         self.out.sends.extend(now);
+        for (go, m) in snapshots {
+            self.send_snapshot(id, go, &m);
+        }
         if !at_once {
             self.hand_to_writer(id, number, ready.must_sync(), held);
         }
         Taken { region: id, ready, at_once }
+    }
+
+    /// Unless its term is durable (`go`) and the content there, the next tick gives it up.
+    fn send_snapshot(&mut self, id: RegionId, go: bool, m: &Message) {
+        if (!go || !self.start_sending(id, m))
+            && let Some(replica) = self.replicas.get_mut(&id)
+        {
+            replica.sent_snapshots.insert(damask_types::PeerId(m.to), 0);
+        }
     }
 
     pub(super) fn hand_to_writer(

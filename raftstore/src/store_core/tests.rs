@@ -2,6 +2,8 @@
 //! are lost, doubled and reordered, syncs and applies come late, stores lose power. And a golden
 //! trace of a small scenario, in `tests/scripts/trace.txt` (`UPDATE_GOLDEN=1` writes it).
 
+mod hibernate;
+mod merges;
 mod scripts;
 
 use super::*;
@@ -59,6 +61,8 @@ fn config() -> CoreConfig {
     let mut config = CoreConfig { log_keep_entries: 2, compact_ticks: 7, ..CoreConfig::default() };
     config.raft.election_ticks = 5;
     config.snapshot_retry_ticks = 10;
+    config.snapshot_chunk_bytes = 100;
+    config.hibernate_regions = true;
     config
 }
 
@@ -412,7 +416,7 @@ fn any_seed_keeps_what_was_acknowledged_and_reads_are_linearizable() {
         for id in 1..=4 {
             world.finish(id);
         }
-        world.chaos(12_000);
+        world.chaos(24_000);
         world.check();
         let history = world.history.lock();
         total.reads += history.reads;
@@ -492,9 +496,8 @@ impl Newcomer {
         let (from, to) = (region.peers[0], region.peers[1]);
         (m.from, m.to, m.term) = (from.id.0, to.id.0, 6);
         let (message, epoch) = (wire::encode_message(&m), region.epoch);
-        let snapshot = m.snapshot.map(|_| Arc::default());
         let region = region.id;
-        let envelope = Envelope { region, epoch, from, to, message, snapshot };
+        let envelope = Envelope { region, epoch, from, to, message };
         self.core.step(Event::Messages(vec![envelope])).unwrap();
     }
 
@@ -516,7 +519,15 @@ impl Newcomer {
             ..raft::eraftpb::Message::default()
         };
         m.set_msg_type(MessageType::MsgSnapshot);
-        self.send(region, m);
+        let (from, to, stream) = (region.peers[0], region.peers[1], region.id.0);
+        (m.from, m.to, m.term) = (from.id.0, to.id.0, 6);
+        let (message, data) = (wire::encode_message(&m), Vec::new());
+        let chunk = wire::SnapshotChunk { stream, at: 0, last: true, message, data };
+        let (message, epoch, region) = (wire::encode_chunk(&chunk), region.epoch, region.id);
+        let envelope = Envelope { region, epoch, from, to, message };
+        self.core.step(Event::Messages(vec![envelope])).unwrap();
+        let staged = ApplyReport::Staged { region, stream, at: 0, last: true, kept: true };
+        self.core.step(Event::Reports(vec![staged])).unwrap();
     }
 }
 

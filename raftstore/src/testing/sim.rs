@@ -9,7 +9,8 @@
 //!                                                    leases; history: every read linearizable
 //! ```
 //! A run has three parts: a storm of the faults that the seed turned on, a calm in which everything
-//! works and every key must take writes again, and a silence in which all replicas become alike.
+//! works and every key must take writes again, and a silence in which all replicas become alike,
+//! fall asleep, and elect leaders again when one store is lost.
 
 mod chance;
 mod clients;
@@ -17,6 +18,7 @@ mod disk;
 mod faults;
 mod history;
 mod machine;
+mod rest;
 mod store;
 mod turns;
 mod verdict;
@@ -74,10 +76,14 @@ pub struct SimReport {
     pub replaced: u64,
     /// Changes of replicas that succeeded.
     pub changes: u64,
+    /// Those of several replicas at once.
+    pub joint_changes: u64,
     /// Terms in which somebody led.
     pub leaders: u64,
     /// Snapshots put in place.
     pub snapshots: u64,
+    /// Replicas that fell asleep.
+    pub sleeps: u64,
     /// Faults injected.
     pub faults: u64,
 }

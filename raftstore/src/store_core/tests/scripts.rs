@@ -1,5 +1,5 @@
 //! Scenarios as text: propose, deliver, stabilise, and what every store says then. The scripts are
-//! in `tests/scripts/merge`; `UPDATE_GOLDEN=1` writes the answers anew, to be read in review.
+//! in `tests/scripts`; `UPDATE_GOLDEN=1` writes the answers anew, to be read in review.
 //!
 //! ```text
 //! # words                        begins a case: three stores, one region, led by store 1
@@ -10,6 +10,13 @@
 //! hold 3 | let 3                 its apply thread stands still
 //! keep 3 | pass 3 | replay       messages to it are kept instead of delivered; no more; they come
 //! drop 1 3                       region 1 loses its replica on store 3
+//! stores 4                       at first: there are four stores, three of them with the region
+//! learner 1 4                    region 1 gets a learner on store 4
+//! joint 1 +4 -3                  in one step, store 4 votes and store 3 does not
+//! peers 1                        what the leader says of region 1's replicas
+//! parts                          from here on, each part of a snapshot that is delivered is told
+//! rate 1000 | sends 1             bytes of snapshots a second; snapshots at a time, of each store
+//! lose 3 1 | stop 3 1            part 1 to store 3 is lost once; or cuts the store off
 //! crash 3                        power is lost: what was not synced is gone
 //! gc                             machines sync, logs are compacted
 //! settle 20                      everything is delivered; so many ticks
@@ -29,6 +36,9 @@ struct Script {
     kept: Vec<Envelope>,
     said: Arc<Mutex<String>>,
     value: u64,
+    tells_parts: bool,
+    /// Store, part, and whether the store is cut off with it.
+    loses: Option<(u64, u64, bool)>,
 }
 
 fn short(e: &Error) -> String {
@@ -46,12 +56,14 @@ fn short(e: &Error) -> String {
 }
 
 impl Script {
-    fn new() -> Script {
-        let world = World::new(1, 3, 3);
+    fn new(stores: u64) -> Script {
+        let world = World::new(1, 3, stores);
         let (cut, held, kept_for) = Default::default();
-        let said = Arc::default();
-        let mut script = Script { world, cut, held, kept_for, kept: Vec::new(), said, value: 0 };
-        (1..=3).for_each(|id| script.world.finish(id));
+        let (said, kept, value) = (Arc::default(), Vec::new(), 0);
+        let (tells_parts, loses) = (false, None);
+        let mut script =
+            Script { world, cut, held, kept_for, kept, said, value, tells_parts, loses };
+        (1..=stores).for_each(|id| script.world.finish(id));
         script.settle(3);
         script
     }
@@ -92,6 +104,9 @@ impl Script {
             }
             for envelope in std::mem::take(&mut self.world.net) {
                 let (from, to) = (envelope.from.store.0, envelope.to.store.0);
+                if self.is_lost(&envelope) {
+                    continue;
+                }
                 if self.kept_for.contains(&to) {
                     self.kept.push(envelope);
                 } else if !self.cut.contains(&from) && !self.cut.contains(&to) {
@@ -99,6 +114,32 @@ impl Script {
                 }
             }
         }
+    }
+
+    /// Tells of a snapshot's part, and loses the one that is to be lost.
+    fn is_lost(&mut self, envelope: &Envelope) -> bool {
+        let (from, to) = (envelope.from.store.0, envelope.to.store.0);
+        let Some(Ok(part)) = wire::decode_chunk(&envelope.message) else { return false };
+        if part.at == u64::MAX {
+            return false; // a question
+        }
+        if self.cut.contains(&to) || self.cut.contains(&from) {
+            return true;
+        }
+        let lost = self.loses.filter(|(store, at, _)| (*store, *at) == (to, part.at));
+        if self.tells_parts {
+            let end = if part.last { ", the last" } else { "" };
+            let lost = if lost.is_some() { ", lost" } else { "" };
+            let (at, bytes) = (part.at, part.data.len());
+            writeln!(self.said.lock(), "part {at} to {to}: {bytes} bytes{end}{lost}").unwrap();
+        }
+        if let Some((store, _, cuts)) = lost {
+            self.loses = None;
+            if cuts {
+                self.cut.insert(store);
+            }
+        }
+        lost.is_some()
     }
 
     fn settle(&mut self, ticks: u64) {
@@ -159,15 +200,63 @@ impl Script {
 
     fn drop_replica(&mut self, region: u64, store: u64) {
         let region = RegionId(region);
-        let leads = |id: &u64| {
-            let status = self.world.nodes[id].core.status(region)?;
-            status.is_leader.then_some((*id, status.region))
-        };
-        let (at, description) = self.ids().iter().find_map(leads).expect("a leader");
+        let (at, description) = self.led(region);
         let peer = *description.peer_on(StoreId(store)).expect("a replica");
         let answer = self.tell(format!("drop r{region} on {store}"), |_| "done".to_owned());
         let (epoch, change) = (description.epoch, PeerChange::Remove(peer));
         self.world.step(at, Event::ChangePeer { region, epoch, change, answer });
+    }
+
+    fn led(&self, region: RegionId) -> (u64, Region) {
+        let leads = |id: &u64| {
+            let status = self.world.nodes[id].core.status(region)?;
+            status.is_leader.then_some((*id, status.region))
+        };
+        self.ids().iter().find_map(leads).expect("a leader")
+    }
+
+    fn learner(&mut self, region: u64, store: u64) {
+        let (id, store) = (RegionId(region), StoreId(store));
+        let (at, Region { epoch, .. }) = self.led(id);
+        let peer = Peer { id: PeerId(500 + store.0), store, role: PeerRole::Learner };
+        let answer = self.tell(format!("learner of r{region} on {store}"), |_| "done".to_owned());
+        let change = PeerChange::AddLearner(peer);
+        self.world.step(at, Event::ChangePeer { region: id, epoch, change, answer });
+    }
+
+    fn joint(&mut self, region: u64, words: &[&str]) {
+        let id = RegionId(region);
+        let (at, Region { epoch, peers, .. }) = self.led(id);
+        let change = |word: &&str| {
+            let store = StoreId(word[1..].parse().unwrap());
+            let new = Peer { id: PeerId(500 + store.0), store, role: PeerRole::Voter };
+            let peer = peers.iter().find(|p| p.store == store).copied().unwrap_or(new);
+            match &word[..1] {
+                "+" => PeerChange::AddVoter(peer),
+                "-" => PeerChange::AddLearner(peer),
+                _ => PeerChange::Remove(peer),
+            }
+        };
+        let changes = words.iter().map(change).collect();
+        let answer = self.tell(format!("joint r{region}"), |_| "begun".to_owned());
+        self.world.step(at, Event::ChangePeers { region: id, epoch, changes, answer });
+    }
+
+    fn peers(&self, region: u64) {
+        let leads = |id: &u64| {
+            let status = self.world.nodes[id].core.status(RegionId(region));
+            !self.cut.contains(id) && status.is_some_and(|s| s.is_leader)
+        };
+        let Some(at) = self.ids().into_iter().find(leads) else {
+            return writeln!(self.said.lock(), "led by nobody").unwrap();
+        };
+        let status = self.world.nodes[&at].core.status(RegionId(region));
+        let Region { epoch, peers, .. } = status.expect("it leads").region;
+        let mut told: Vec<String> =
+            peers.iter().map(|p| format!("{} {:?}", p.store, p.role).to_lowercase()).collect();
+        told.sort();
+        let (told, conf) = (told.join(", "), epoch.conf_ver);
+        writeln!(self.said.lock(), "led by {at}, {conf}: {told}").unwrap();
     }
 
     fn lead(&mut self, region: u64, store: u64) {
@@ -231,6 +320,21 @@ impl Script {
             "keep" => drop(self.kept_for.insert(n(1))),
             "pass" => drop(self.kept_for.remove(&n(1))),
             "drop" => self.drop_replica(n(1), n(2)),
+            "stores" => *self = Script::new(n(1)),
+            "learner" => self.learner(n(1), n(2)),
+            "joint" => self.joint(n(1), &words[2..]),
+            "peers" => self.peers(n(1)),
+            "parts" => self.tells_parts = true,
+            "rate" => {
+                let nodes = self.world.nodes.values_mut();
+                nodes.for_each(|node| node.core.config.snapshot_bytes_per_second = n(1));
+            }
+            "sends" => {
+                let nodes = self.world.nodes.values_mut();
+                nodes.for_each(|node| node.core.config.snapshot_sends_max = n(1) as usize);
+            }
+            "lose" => self.loses = Some((n(1), n(2), false)),
+            "stop" => self.loses = Some((n(1), n(2), true)),
             "replay" => {
                 self.kept_for.clear();
                 let kept = std::mem::take(&mut self.kept);
@@ -266,7 +370,7 @@ fn run(text: &str) -> String {
     let mut script = None;
     for line in text.lines().filter(|line| !line.starts_with("  ")) {
         if line.starts_with('#') {
-            script = Some(Script::new());
+            script = Some(Script::new(3));
         }
         writeln!(out, "{line}").unwrap();
         let (Some(script), false) = (&mut script, line.is_empty() || line.starts_with('#')) else {
@@ -282,7 +386,21 @@ fn run(text: &str) -> String {
 
 #[test]
 fn merges_go_as_written() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts/merge");
+    golden("merge");
+}
+
+#[test]
+fn changes_of_replicas_go_as_written() {
+    golden("membership");
+}
+
+#[test]
+fn snapshots_go_as_written() {
+    golden("snapshot");
+}
+
+fn golden(folder: &str) {
+    let folder = format!("{}/tests/scripts/{folder}", env!("CARGO_MANIFEST_DIR"));
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     names.sort();

@@ -59,6 +59,11 @@ impl World {
         if self.now >= self.clients_end {
             return;
         }
+        if self.now < self.lull_until {
+            let rest = self.lull_until - self.now;
+            let after = rest + self.chance.below(20_000);
+            return self.schedule(after, Happening::Client(client));
+        }
         let key = self.chance.below(self.keys.len() as u64) as usize;
         let Some((store, region)) = self.choose(key) else {
             return self.schedule_client(client);

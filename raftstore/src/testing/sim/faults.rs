@@ -50,11 +50,13 @@ pub enum FaultKind {
     Transfer,
     /// A follower hears no more of its leader, and the other one forgets that it did.
     Forgetting,
+    /// Clients ask for nothing, groups fall asleep, and a leader is lost in its sleep.
+    Lull,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 18] = [
+    pub const ALL: [FaultKind; 19] = [
         FaultKind::Loss,
         FaultKind::Delay,
         FaultKind::Duplicate,
@@ -73,6 +75,7 @@ impl FaultKind {
         FaultKind::Membership,
         FaultKind::Transfer,
         FaultKind::Forgetting,
+        FaultKind::Lull,
     ];
 
     /// A random half.
@@ -160,6 +163,7 @@ impl World {
                 self.tell(store, Event::TransferLeader { region: region.id, to });
             }
             FaultKind::Forgetting => self.forget(),
+            FaultKind::Lull => self.lull(),
         }
     }
 
@@ -190,7 +194,7 @@ impl World {
         self.crash(store, downtime);
     }
 
-    fn crash(&mut self, store: StoreId, downtime: u64) {
+    pub(super) fn crash(&mut self, store: StoreId, downtime: u64) {
         let node = self.nodes.get_mut(&store).expect("it is a store's id");
         if node.running.is_some() {
             if let Err(e) = node.crash(&mut self.chance) {
@@ -271,8 +275,39 @@ impl World {
         }
     }
 
+    /// Some stores' replicas get a vote or lose it, in one step.
+    fn order_joint(&mut self, store: StoreId, region: &Region) {
+        let stores: Vec<StoreId> = self.nodes.keys().copied().collect();
+        let mut changes = Vec::new();
+        let mut rest = region.voters().count();
+        for on in stores {
+            if self.chance.permille(500) {
+                continue;
+            }
+            self.next_id += 10;
+            let new = Peer { id: PeerId(self.next_id), store: on, role: PeerRole::Learner };
+            match region.peer_on(on).copied() {
+                None => changes.push(PeerChange::AddVoter(new)),
+                Some(peer) if !peer.role.votes() => changes.push(PeerChange::AddVoter(peer)),
+                Some(peer) if rest > 1 => {
+                    rest -= 1;
+                    changes.push(PeerChange::AddLearner(peer));
+                }
+                Some(_) => {}
+            }
+        }
+        let answer = Answer::new(self.count(|counts| counts.joint_changes += 1));
+        let (region, epoch) = (region.id, region.epoch);
+        if changes.len() > 1 {
+            self.tell(store, Event::ChangePeers { region, epoch, changes, answer });
+        }
+    }
+
     fn order_change(&mut self) {
         let Some((store, region)) = self.some_led_region() else { return };
+        if self.chance.permille(400) {
+            return self.order_joint(store, &region);
+        }
         let on = self.some_store();
         self.next_id += 10;
         let voters = region.voters().count();

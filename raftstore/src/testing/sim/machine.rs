@@ -5,7 +5,9 @@ use super::chance::{hash_bytes, mix};
 use super::watch::Watch;
 use crate::apply::LOG_START;
 use crate::error::Result;
-use crate::machine::{ApplyBatch, Effect, RegionState, SnapshotChunks, StateMachine};
+use crate::machine::{
+    ApplyBatch, Effect, RegionState, SnapshotChunks, SnapshotSource, StateMachine,
+};
 use crate::row_machine::RowMachine;
 use damask_kv::{Cf, Engine, MemoryEngine};
 use damask_types::codec::encode_key;
@@ -106,13 +108,26 @@ impl StateMachine for Watched {
         self.rows.export(region)
     }
 
+    fn source(&self, region: &Region) -> Result<Arc<dyn SnapshotSource>> {
+        self.rows.source(region)
+    }
+
     fn import(
         &self,
         state: &RegionState,
         replaced: &[RegionState],
         chunks: SnapshotChunks,
     ) -> Result<()> {
-        self.rows.import(state, replaced, chunks)?;
+        self.import_staged(state, replaced, &mut chunks.into_iter().map(Ok))
+    }
+
+    fn import_staged(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: &mut dyn Iterator<Item = Result<Vec<u8>>>,
+    ) -> Result<()> {
+        self.rows.import_staged(state, replaced, chunks)?;
         let mut watch = self.watch.lock();
         watch.snapshots += 1;
         watch.replaced += replaced.len() as u64;

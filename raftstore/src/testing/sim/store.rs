@@ -14,7 +14,7 @@ use crate::store_core::{CoreConfig, Event, StoreCore, WriteTask};
 use damask_kv::MemoryEngine;
 use damask_types::{RegionId, StoreId};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,9 @@ pub(super) struct Node {
     pub slow: (u64, u64),
     /// The next sync fails.
     pub sync_fails: bool,
+    /// Who sleeps here, and how often somebody fell asleep.
+    pub asleep: BTreeSet<RegionId>,
+    pub sleeps: u64,
 }
 
 impl Node {
@@ -95,6 +98,8 @@ impl Node {
             stalled_until: 0,
             slow: (1, 0),
             sync_fails: false,
+            asleep: BTreeSet::new(),
+            sleeps: 0,
         }
     }
 
@@ -153,6 +158,14 @@ impl Node {
         let core = &self.running.as_ref()?.core;
         let all = core.ids().into_iter().filter_map(|id| core.status(id));
         all.filter(|s| s.region.range.contains(key)).max_by_key(|s| s.region.epoch.version)
+    }
+
+    /// Counts who fell asleep since the last call.
+    pub fn note_sleep(&mut self) {
+        let all = self.replicas().into_iter().filter(|s| s.hibernating);
+        let asleep: BTreeSet<RegionId> = all.map(|s| s.region.id).collect();
+        self.sleeps += asleep.difference(&self.asleep).count() as u64;
+        self.asleep = asleep;
     }
 
     /// Every replica here.

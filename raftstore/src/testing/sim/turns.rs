@@ -53,6 +53,7 @@ impl World {
         running.turn_at = u64::MAX;
         self.note("turn", id, count, ticks);
         self.watch_leaders(id);
+        self.node(id).note_sleep();
         for turn in turns {
             self.carry(id, life, turn);
         }

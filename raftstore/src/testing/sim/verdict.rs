@@ -51,6 +51,9 @@ impl World {
             if let Some(left) = replicas.iter().find(|s| !regions.contains_key(&s.region.id)) {
                 return Err(format!("left behind on store {id}: {left:?}"));
             }
+            if let Some(joint) = replicas.iter().find(|s| s.region.is_joint()) {
+                return Err(format!("on store {id} a joint configuration has no end: {joint:?}"));
+            }
             if let Some(merging) = replicas.iter().find(|s| s.merging) {
                 return Err(format!("on store {id} a merge has no end: {merging:?}"));
             }

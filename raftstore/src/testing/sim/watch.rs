@@ -86,7 +86,11 @@ impl Watch {
         if first != (says, before) {
             self.violate(|| {
                 let (index, term) = (entry.index, entry.term);
-                format!("region {region}: entry {index}@{term} differs, or what is before it does")
+                let ((old, old_before), new) = (first, says);
+                format!(
+                    "region {region}: entry {index}@{term} differs: content {old:x} and {new:x}, \
+                     after terms {old_before} and {before}"
+                )
             });
         }
     }

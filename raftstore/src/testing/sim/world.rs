@@ -47,6 +47,8 @@ pub(super) enum Happening {
     Heal(StoreId, StoreId),
     Start(StoreId),
     Crash(StoreId),
+    /// Power is lost for so long.
+    Lose(StoreId, u64),
 }
 
 /// A happening in few words, for the story.
@@ -76,6 +78,8 @@ pub(super) struct World {
     pub write_share: u64,
     pub storm_end: u64,
     pub clients_end: u64,
+    /// Until then nobody asks for anything.
+    pub lull_until: u64,
     pub next_id: u64,
     // The story.
     pub injected: u64,
@@ -94,8 +98,15 @@ fn draw_config(chance: &mut Chance) -> CoreConfig {
         merge_wait_ticks: chance.between(5, 50),
         compact_ticks: chance.between(3, 30),
         snapshot_retry_ticks: chance.between(5, 20),
+        snapshot_chunk_bytes: 100,
+        snapshot_bytes_per_second: 20_000,
+        snapshot_sends_max: 2,
+        snapshot_receives_max: 2,
         read_wait_ticks: chance.between(10, 50),
         undetermined_ticks: chance.between(20, 100),
+        hibernate_regions: chance.permille(850),
+        hibernate_ticks: chance.between(1, 8),
+        hibernate_max_ticks: chance.between(60, 400),
         ..CoreConfig::default()
     };
     config.raft.election_ticks = chance.between(4, 10) as usize;
@@ -153,6 +164,7 @@ impl World {
             counts: Arc::default(),
             storm_end,
             clients_end: u64::MAX,
+            lull_until: 0,
             next_id: 100,
             injected: 0,
             fault_notes: Vec::new(),
@@ -167,6 +179,7 @@ impl World {
         let mut report = self.counts.lock().clone();
         report.trace_hash = self.trace_hash;
         report.events = self.events;
+        report.sleeps = self.nodes.values().map(|node| node.sleeps).sum();
         report.leaders = self.watch.lock().leaders();
         let watch = self.watch.lock();
         report.snapshots = watch.snapshots;
@@ -260,12 +273,14 @@ impl World {
         if !why.is_empty() {
             return Err(format!("replicas do not become alike: {why}"));
         }
+        self.rest()?;
         self.check_history()
     }
 
     fn heal(&mut self) {
         self.faults.clear();
         self.cut.clear();
+        self.lull_until = 0;
         let now = self.now;
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             let node = self.node(id);
@@ -278,7 +293,11 @@ impl World {
     }
 
     /// True if `done` was reached.
-    fn run_until(&mut self, end: u64, done: impl Fn(&World) -> bool) -> Result<bool, String> {
+    pub(super) fn run_until(
+        &mut self,
+        end: u64,
+        done: impl Fn(&World) -> bool,
+    ) -> Result<bool, String> {
         while let Some(next) = self.heap.first_entry() {
             if next.key().0 >= end {
                 break;
@@ -322,6 +341,8 @@ impl World {
             }
             Happening::Start(store) => return self.start(store),
             Happening::Crash(store) => self.on_crash(store),
+            Happening::Lose(store, long) if self.now < self.storm_end => self.crash(store, long),
+            Happening::Lose(..) => {}
         }
         Ok(())
     }
