@@ -5,6 +5,7 @@ use crate::collector;
 use crate::config::Config;
 use crate::network::Network;
 use crate::nodes::{self, Content, Error, Memory, Node, Shared, Transactions};
+use crate::pd_group::{self, MemberStatus, PdGroup};
 use crate::placement::{Members, Reporter};
 use crate::quarantine::Ward;
 use crate::reads::ask_leader;
@@ -14,8 +15,8 @@ use crate::space::{self, Room, WhileRoom};
 use crate::status;
 use crate::topology::{self, FIRST_COLUMN_STORE};
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
-use damask_env::{Clock, Closing, Disk, MemoryDisk, RealClock, Task};
-use damask_pd::{Locate, Pd, Placement, RegionCache, SplitIds};
+use damask_env::{Clock, Closing, MemoryDisk, RealClock, Task};
+use damask_pd::{Locate, Placement, RegionCache, SplitIds};
 use damask_raftstore::{ReplicaStatus, SplitChild};
 use damask_sql_lite::Doorman;
 use damask_sql_lite::protocol::{Server, ServerConfig};
@@ -32,8 +33,6 @@ use std::time::Duration;
 
 /// Locked by the process that uses a data folder.
 const LOCK_FILE: &str = "lock";
-/// The folder of the placement driver and the oracle.
-const PD_FOLDER: &str = "pd";
 /// Threads for work that blocks: what tokio has by itself.
 const BLOCKING_MIN: usize = 512;
 /// Until the first region has a leader.
@@ -46,7 +45,9 @@ const LEADER_POLL: Duration = Duration::from_millis(2);
 /// Parts that other parts look things up in.
 pub struct Parts {
     /// Placement.
-    pub pd: Arc<Pd>,
+    pub pd: Arc<dyn Placement>,
+    /// Its members, if it is a group.
+    pub group: Option<Arc<PdGroup>>,
     /// Stores, for placement and status.
     pub members: Members,
     /// Stores that could not be started with the others, and why.
@@ -55,6 +56,13 @@ pub struct Parts {
     pub(crate) room: Arc<Room>,
     services: RwLock<HashMap<StoreId, Arc<dyn Service>>>,
     endpoints: RwLock<HashMap<StoreId, Arc<dyn Endpoint>>>,
+}
+
+impl Parts {
+    /// The placement driver's members.
+    pub fn pd_members(&self) -> Vec<MemberStatus> {
+        self.group.as_ref().map_or_else(|| vec![pd_group::alone()], |group| group.members())
+    }
 }
 
 impl Services for Parts {
@@ -133,6 +141,7 @@ impl Cluster {
         mut progress: impl FnMut(&str),
     ) -> Result<Cluster, Error> {
         config.validate()?;
+        let pds = config.pds;
         // Taken first: a port in use should not cost a start.
         let status_listener = config.status.map(listen).transpose()?;
         drop(config.mysql.map(listen).transpose()?);
@@ -140,8 +149,12 @@ impl Cluster {
         let (shared, parts, reporter) = open_shared(config)?;
         let oracle = shared.transactions.oracle.clone();
         let safe_point = shared.transactions.safe_point.clone();
-        let safe_point = collector::open(shared.disk(PD_FOLDER)?, safe_point)?;
-        progress("placement driver and timestamp oracle");
+        let safe_point = match parts.group {
+            Some(_) => collector::open_mark(parts.pd.clone(), safe_point)?,
+            None => collector::open(shared.disk(topology::PD_FOLDER)?, safe_point)?,
+        };
+        let members = if pds > 1 { format!(", {pds} members") } else { String::new() };
+        progress(&format!("placement driver and timestamp oracle{members}"));
 
         let locate: Arc<dyn Locate> = Arc::new(RegionCache::new(parts.pd.clone()));
         let (clock, settings) = (shared.clock.clone(), damask_txn::Config::default());
@@ -227,8 +240,18 @@ impl Cluster {
     }
 
     /// The placement driver.
-    pub fn pd(&self) -> &Arc<Pd> {
+    pub fn pd(&self) -> &Arc<dyn Placement> {
         &self.parts.pd
+    }
+
+    /// The placement driver's members, if it is a group.
+    pub fn pd_group(&self) -> Option<&Arc<PdGroup>> {
+        self.parts.group.as_ref()
+    }
+
+    /// The timestamp oracle.
+    pub fn oracle(&self) -> &Arc<dyn Oracle> {
+        &self.shared.transactions.oracle
     }
 
     /// The network, to cut stores off.
@@ -333,6 +356,9 @@ impl Cluster {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+        if let Some(group) = &self.parts.group {
+            group.stop();
+        }
         self.folder = None;
     }
 }
@@ -346,7 +372,7 @@ impl Drop for Cluster {
 /// Makes the data folder, and keeps every other process out of it.
 fn take_folder(data: &Path) -> Result<File, Error> {
     let failed = |e: std::io::Error| format!("{}: {e}", data.display());
-    std::fs::create_dir_all(data).map_err(failed)?;
+    damask_env::make_folder(data).map_err(failed)?;
     let lock = File::options().create(true).write(true).truncate(false).open(data.join(LOCK_FILE));
     let lock = lock.map_err(failed)?;
     match lock.try_lock() {
@@ -374,13 +400,14 @@ fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
 fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Error> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
     let memory = Memory::default();
-    let disk = nodes::open_disk(&config, &memory, PD_FOLDER)?;
-    topology::check_pd_folder(&config, disk.as_ref())?;
-    let oracle = open_oracle(clock.clone(), disk.clone())?;
-    let pd = Arc::new(topology::open_pd(&config, clock.as_ref(), disk)?);
+    let Driver { pd, oracle, group } = open_driver(&config, &clock, &memory)?;
     let members = Members::default();
     let reporter = Reporter::start(pd.clone(), members.clone());
     let announce = reporter.announce();
+    if let Some(group) = &group {
+        let announce = announce.clone();
+        group.group().on_lead(move || announce.hurry());
+    }
     let network = Arc::new(Network::default());
     let transactions = Transactions::new(oracle, clock.clone());
     let ward = Arc::new(Ward::new(network.clone(), members.clone()));
@@ -388,7 +415,7 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
         Shared { config, clock, network, pd: pd.clone(), announce, transactions, ward, memory };
     let (services, endpoints) = (RwLock::default(), RwLock::default());
     let (down, room) = (RwLock::default(), Arc::default());
-    let parts = Parts { pd, members, down, room, services, endpoints };
+    let parts = Parts { pd, group, members, down, room, services, endpoints };
     Ok((Arc::new(shared), Arc::new(parts), reporter))
 }
 
@@ -423,7 +450,7 @@ fn start_nodes(
     if running < topology::voters(&shared.config) / 2 + 1 {
         return Err(without(parts, "too few row stores can be started"));
     }
-    wait_for_leader(&parts.pd, shared.clock.as_ref())
+    wait_for_leader(parts.pd.as_ref(), shared.clock.as_ref())
         .map_err(|()| without(parts, "the first region has no leader"))?;
     for id in topology::column_stores(&shared.config) {
         let ask = ask_leader(parts.pd.clone(), parts.clone());
@@ -449,9 +476,27 @@ fn open_runtime(cores: usize, connections: usize) -> Result<tokio::runtime::Runt
     Ok(builder.build()?)
 }
 
-fn open_oracle(clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Result<Arc<dyn Oracle>, Error> {
-    let local = LocalOracle::open(clock, disk, topology::PD_TIMESTAMP)?;
-    Ok(Arc::new(BatchingOracle::new(Arc::new(local))))
+/// The placement driver and the oracle, whatever they are made of.
+struct Driver {
+    pd: Arc<dyn Placement>,
+    oracle: Arc<dyn Oracle>,
+    group: Option<Arc<PdGroup>>,
+}
+
+/// Alone in this process with files of its own, or a group.
+fn open_driver(config: &Config, clock: &Arc<dyn Clock>, memory: &Memory) -> Result<Driver, Error> {
+    if config.pds > 1 {
+        let group = topology::open_group(config, clock, memory)?;
+        let oracle = Arc::new(BatchingOracle::new(group.group().clone()));
+        let pd = group.group().clone();
+        return Ok(Driver { pd, oracle, group: Some(Arc::new(group)) });
+    }
+    let disk = nodes::open_disk(config, memory, topology::PD_FOLDER)?;
+    topology::check_pd_folder(config, disk.as_ref())?;
+    let local = LocalOracle::open(clock.clone(), disk.clone(), topology::PD_TIMESTAMP)?;
+    let oracle = Arc::new(BatchingOracle::new(Arc::new(local)));
+    let pd = Arc::new(topology::open_pd(config, clock.as_ref(), disk)?);
+    Ok(Driver { pd, oracle, group: None })
 }
 
 fn attach(parts: &Parts, node: &Node) {
@@ -463,7 +508,7 @@ fn attach(parts: &Parts, node: &Node) {
     }
 }
 
-fn wait_for_leader(pd: &Pd, clock: &dyn Clock) -> Result<(), ()> {
+fn wait_for_leader(pd: &dyn Placement, clock: &dyn Clock) -> Result<(), ()> {
     let pause = Closing::new(); // nobody closes it
     let deadline = clock.monotonic() + LEADER_WAIT;
     while clock.monotonic() < deadline {

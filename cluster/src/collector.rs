@@ -5,9 +5,11 @@
 use crate::config;
 use damask_env::{Closing, Disk, Task, spawn};
 use damask_kv::GcSafePoint;
-use damask_tso::FileBound;
+use damask_pd::{Mark, Placement};
+use damask_tso::{BoundStore, FileBound};
 use damask_txn::Client;
 use damask_txn::gc::{Gc, SavedSafePoint};
+use damask_types::{ErrorKind, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,42 @@ const FILE: &str = "gc-safe-point";
 /// The disk fails, or the file is damaged.
 pub fn open(disk: Arc<dyn Disk>, safe_point: GcSafePoint) -> damask_txn::Result<SavedSafePoint> {
     SavedSafePoint::open(Box::new(FileBound::new(disk, FILE)), safe_point)
+}
+
+/// The same, from what a placement driver that is a group has replicated.
+///
+/// # Errors
+/// Nobody leads the group.
+pub fn open_mark(
+    pd: Arc<dyn Placement>,
+    safe_point: GcSafePoint,
+) -> damask_txn::Result<SavedSafePoint> {
+    SavedSafePoint::open(Box::new(MarkBound(pd)), safe_point)
+}
+
+/// The placement driver's mark.
+struct MarkBound(Arc<dyn Placement>);
+
+impl MarkBound {
+    fn raise(&self, to: Timestamp) -> Result<Timestamp, damask_tso::Error> {
+        let raised = self.0.raise(Mark::SafePoint, to.0).map(Timestamp);
+        raised.map_err(|e| damask_tso::Error::new(ErrorKind::Retry, e))
+    }
+}
+
+impl BoundStore for MarkBound {
+    fn load(&self) -> Result<Timestamp, damask_tso::Error> {
+        // Raised to nothing: its value, from whoever leads now.
+        self.raise(Timestamp::ZERO)
+    }
+
+    fn save(&self, bound: Timestamp) -> Result<(), damask_tso::Error> {
+        self.raise(bound).map(drop)
+    }
+
+    fn may_serve(&self) -> Result<(), damask_tso::Error> {
+        Ok(())
+    }
 }
 
 /// The thread that moves it, until `closing` is closed.

@@ -5,21 +5,25 @@
 //! data = "/var/lib/damask"
 //! stores = 3                  # row stores
 //! columns = 1                 # column stores
+//! pds = 1                     # members of the placement driver: 1, 3 or 5
 //! mysql = "127.0.0.1:4000"
 //! status = "127.0.0.1:10080"
 //! column_store = "deltatree"
 //! reserve_bytes = 536870912   # of the disk, kept free
 //! [kv]
 //! engine = "rocksdb"
+//! [row_engine]                # of each row store
+//! block_cache_bytes = 67108864
 //! [raft]
 //! log = "file"
 //! tick_ms = 100
 //! ```
 
-use damask_kv::EngineKind;
+use damask_kv::{EngineConfig, EngineKind};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A cluster in one process.
 #[derive(Clone, Debug, Deserialize)]
@@ -31,6 +35,8 @@ pub struct Config {
     pub stores: usize,
     /// Column stores, 0..=4.
     pub columns: usize,
+    /// Members of the placement driver and its oracle: 1, or a Raft group of 3 or 5.
+    pub pds: usize,
     /// Where MySQL clients connect; `None`: no server.
     pub mysql: Option<SocketAddr>,
     /// Where status and metrics are served over HTTP; `None`: nowhere.
@@ -44,6 +50,8 @@ pub struct Config {
     pub reserve_bytes: Option<u64>,
     /// The row engine.
     pub kv: Kv,
+    /// Limits of the row engine, if it is on disk.
+    pub row_engine: RowEngine,
     /// The replicated log.
     pub raft: Raft,
     /// Old versions.
@@ -56,6 +64,55 @@ pub struct Config {
 pub struct Kv {
     /// `rocksdb` or `fjall`. Without a data folder it is always `memory`.
     pub engine: EngineName,
+}
+
+/// Limits of the row engine of each store, with the defaults of [`EngineConfig`]. The engine's own
+/// log is not among them: the Raft log replays what a crash takes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RowEngine {
+    /// Blocks of files kept in memory, with their indexes and filters. Bytes.
+    pub block_cache_bytes: u64,
+    /// Recent writes of rows kept in memory, for each of two families; about twice this in all.
+    /// Bytes.
+    pub write_buffer_bytes: u64,
+    /// The same for locks and for what the store knows of its regions. Bytes.
+    pub small_write_buffer_bytes: u64,
+    /// Bytes of one file, once it is compacted (RocksDB).
+    pub file_bytes: u64,
+    /// Threads that write and compact files.
+    pub background_threads: u32,
+    /// Files kept open.
+    pub open_files_max: u32,
+}
+
+impl RowEngine {
+    /// As the engine crate takes it.
+    pub fn config(&self) -> EngineConfig {
+        EngineConfig {
+            block_cache_bytes: self.block_cache_bytes,
+            write_buffer_bytes: self.write_buffer_bytes,
+            small_write_buffer_bytes: self.small_write_buffer_bytes,
+            file_bytes: self.file_bytes,
+            background_threads: self.background_threads,
+            open_files_max: self.open_files_max,
+            wal: false,
+        }
+    }
+}
+
+impl Default for RowEngine {
+    fn default() -> RowEngine {
+        let all = EngineConfig::default();
+        RowEngine {
+            block_cache_bytes: all.block_cache_bytes,
+            write_buffer_bytes: all.write_buffer_bytes,
+            small_write_buffer_bytes: all.small_write_buffer_bytes,
+            file_bytes: all.file_bytes,
+            background_threads: all.background_threads,
+            open_files_max: all.open_files_max,
+        }
+    }
 }
 
 /// Names of log stores in configuration.
@@ -127,6 +184,11 @@ pub struct Raft {
     pub heartbeat_ticks: usize,
     /// Rough bytes above which a region is split.
     pub region_bytes_max: u64,
+    /// MiB of snapshots that a store sends in a second, at most.
+    pub snapshot_mib_per_second: u64,
+    /// Do groups in which nothing happens stop their heartbeats? Off: one seed of 1,500 of the
+    /// whole-cluster simulator read a stale row with it (`damask-sim --seed 328 --storm 6000`).
+    pub hibernate_regions: bool,
 }
 
 /// When old versions go.
@@ -152,6 +214,17 @@ impl Default for Kv {
     }
 }
 
+impl Raft {
+    /// Sets a store's ticks, elections and snapshots.
+    pub(crate) fn set(&self, store: &mut damask_raftstore::StoreConfig) {
+        store.tick = Duration::from_millis(self.tick_ms);
+        store.core.raft.election_ticks = self.election_ticks;
+        store.core.raft.heartbeat_ticks = self.heartbeat_ticks;
+        store.core.hibernate_regions = self.hibernate_regions;
+        store.core.snapshot_bytes_per_second = self.snapshot_mib_per_second.saturating_mul(1 << 20);
+    }
+}
+
 impl Default for Raft {
     fn default() -> Raft {
         Raft {
@@ -160,6 +233,8 @@ impl Default for Raft {
             election_ticks: 10,
             heartbeat_ticks: 2,
             region_bytes_max: 96 << 20,
+            snapshot_mib_per_second: 100,
+            hibernate_regions: false,
         }
     }
 }
@@ -170,12 +245,14 @@ impl Default for Config {
             data: None,
             stores: 3,
             columns: 1,
+            pds: 1,
             mysql: None,
             status: None,
             connections_max: 151,
             column_store: ColumnStoreName::Deltatree,
             reserve_bytes: None,
             kv: Kv::default(),
+            row_engine: RowEngine::default(),
             raft: Raft::default(),
             gc: Gc::default(),
         }
@@ -204,6 +281,9 @@ impl Config {
         if self.columns > 4 {
             return Err(format!("columns = {}: 0 to 4 are possible", self.columns));
         }
+        if ![1, 3, 5].contains(&self.pds) {
+            return Err(format!("pds = {}: 1, 3 or 5 are possible", self.pds));
+        }
         if self.raft.tick_ms == 0 || self.raft.election_ticks <= self.raft.heartbeat_ticks {
             return Err(
                 "raft: tick_ms must be above 0, election_ticks above heartbeat_ticks".into()
@@ -212,6 +292,7 @@ impl Config {
         if self.gc.interval_ms == 0 {
             return Err("gc: interval_ms must be above 0".into());
         }
+        self.row_engine.config().validate().map_err(|e| format!("row_engine: {}", e.detail))?;
         if self.kv.engine == EngineName::Rocksdb && !cfg!(feature = "rocksdb") {
             return Err("this build has no RocksDB (it was built with --light): use fjall".into());
         }
@@ -256,6 +337,7 @@ mod tests {
             data = "/tmp/d"
             stores = 5
             columns = 2
+            pds = 3
             mysql = "127.0.0.1:4001"
             status = "127.0.0.1:10081"
             connections_max = 7
@@ -272,6 +354,11 @@ mod tests {
         let config = Config::parse(all).expect("valid");
         assert_eq!((config.stores, config.columns, config.connections_max), (5, 2, 7));
         assert_eq!(config.data, Some(PathBuf::from("/tmp/d")));
+        assert_eq!((config.pds, Config::default().pds), (3, 1));
+        for pds in [0, 2, 4, 7] {
+            let refusal = Config { pds, ..Config::memory() }.validate().expect_err("refused");
+            assert!(refusal.contains(&format!("pds = {pds}")), "{refusal}");
+        }
         assert_eq!(config.mysql.map(|addr| addr.port()), Some(4001));
         assert_eq!((config.kv.engine, config.raft.log), (EngineName::Fjall, Some(LogName::File)));
         assert_eq!((config.raft.tick_ms, config.raft.region_bytes_max), (20, 4096));
@@ -280,6 +367,34 @@ mod tests {
         assert_eq!((little.stores, little.raft.tick_ms), (3, 100));
         assert_eq!(little.raft.log, Some(LogName::Memory));
         little.validate().expect("nothing is kept");
+    }
+
+    #[test]
+    fn the_row_engine_gets_what_the_file_says() {
+        let text = "[row_engine]\nblock_cache_bytes = 4194304\nwrite_buffer_bytes = 131072\n\
+                    small_write_buffer_bytes = 65536\nfile_bytes = 1048576\n\
+                    background_threads = 3\nopen_files_max = 99";
+        let config = Config::parse(text).expect("valid");
+        config.validate().expect("it can work");
+        let expected = EngineConfig {
+            block_cache_bytes: 4 << 20,
+            write_buffer_bytes: 128 << 10,
+            small_write_buffer_bytes: 64 << 10,
+            file_bytes: 1 << 20,
+            background_threads: 3,
+            open_files_max: 99,
+            wal: false,
+        };
+        assert_eq!(config.row_engine.config(), expected);
+        assert_eq!(Config::default().row_engine.config(), EngineConfig::default());
+        let little = Config::parse("[row_engine]\nopen_files_max = 99").expect("valid");
+        let only = EngineConfig { open_files_max: 99, ..EngineConfig::default() };
+        assert_eq!(little.row_engine.config(), only);
+        let unknown = Config::parse("[row_engine]\nblock_cache = 1").expect_err("refused");
+        assert!(unknown.contains("block_cache") && unknown.contains("line 2"), "{unknown}");
+        let none = Config::parse("[row_engine]\nbackground_threads = 0").expect("a number");
+        let refusal = none.validate().expect_err("no thread at all");
+        assert!(refusal.contains("row_engine: background_threads = 0"), "{refusal}");
     }
 
     #[test]

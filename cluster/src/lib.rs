@@ -9,6 +9,7 @@
 //!    │  row store 1..n  ─┴─ row store …      column store 101..     nodes
 //!    │   └───────── Network: envelopes ────────┘
 //!    └─ Pd + oracle ◄── Reporter: reports, operators
+//!       alone, or a Raft group of their own (pd_group)
 //! ```
 //!
 //! Invariants:
@@ -16,8 +17,8 @@
 //! * a cluster in memory and one on disk differ only in the disks and engines they are given;
 //! * a store that has held data never starts empty, and no store that the cluster had is left out.
 //!
-//! Reading order: `config`, `cluster`, `topology`, `nodes`, `placement`, `network`, `quarantine`,
-//! `replicas`, `schemas`, `reads`, `collector`, `space`, `status`, `cli`.
+//! Reading order: `config`, `cluster`, `topology`, `pd_group`, `nodes`, `placement`, `network`,
+//! `quarantine`, `replicas`, `schemas`, `reads`, `collector`, `space`, `status`, `cli`.
 
 pub mod cli;
 pub mod cluster;
@@ -25,6 +26,7 @@ mod collector;
 pub mod config;
 pub mod network;
 pub mod nodes;
+pub mod pd_group;
 pub mod placement;
 pub mod quarantine;
 pub mod reads;

@@ -11,9 +11,9 @@ use damask_deltatree::rivals::{LsmColumns, LsmConfig, ShadowColumns};
 use damask_deltatree::{ColumnStore, DeltaTree, MemoryColumnStore};
 use damask_env::{Clock, Disk, MemoryDisk, RealDisk, Task, spawn};
 use damask_kv::gc::Budget;
-use damask_kv::{Engine, EngineConfig, EngineKind, GcSafePoint, MemoryEngine};
+use damask_kv::{Engine, EngineKind, GcSafePoint, MemoryEngine};
 use damask_learner::{AskLeader, ColumnMachine, LearnerRead, SchemaSource, StoreReads};
-use damask_pd::{Pd, Placement};
+use damask_pd::Placement;
 use damask_raftstore::{
     FileLogConfig, FileLogStore, LogStore, MemoryLogStore, RowMachine, StateMachine, Store,
     StoreOptions,
@@ -61,7 +61,7 @@ pub struct Shared {
     /// Its network.
     pub network: Arc<Network>,
     /// Placement: which stores have held data, and the first region.
-    pub pd: Arc<Pd>,
+    pub pd: Arc<dyn Placement>,
     /// Where stores announce changes.
     pub announce: Announce,
     /// What their transaction servers share.
@@ -169,12 +169,16 @@ impl Shared {
     }
 
     fn engine(&self, id: StoreId) -> Result<Arc<dyn Engine>, Error> {
+        if let Some(store) = self.folder(&row_folder(id)) {
+            damask_env::make_folder(&store)?; // an engine sees to its own name alone
+        }
         Ok(match self.folder(&(row_folder(id) + "/engine")) {
             Some(folder) => {
                 let kind = self.config.kv.engine.kind();
                 check_engine(kind, &folder)?;
                 let safe_point = &self.transactions.safe_point;
-                damask_kv::open_with_gc(kind, &folder, &EngineConfig::default(), safe_point)?
+                let config = self.config.row_engine.config();
+                damask_kv::open_with_gc(kind, &folder, &config, safe_point)?
             }
             None => self.memory.engines.lock().entry(id).or_default().clone(),
         })
@@ -236,15 +240,15 @@ impl Shared {
     fn start(
         &self,
         id: StoreId,
+        name: &str,
         log: Arc<dyn LogStore>,
         machine: Arc<dyn StateMachine>,
     ) -> Result<Store, Error> {
         let announce = self.announce.clone();
         let mut options = StoreOptions::new(id);
-        options.config.tick = Duration::from_millis(self.config.raft.tick_ms);
-        options.config.core.raft.election_ticks = self.config.raft.election_ticks;
-        options.config.core.raft.heartbeat_ticks = self.config.raft.heartbeat_ticks;
+        self.config.raft.set(&mut options.config);
         options.held_data = self.pd.is_initialised(id);
+        options.staging = Some(self.disk(name)?);
         options.on_change = Some(Arc::new(move |status| announce.changed(id, status)));
         let network = self.network.clone();
         options.on_open = Some(Box::new(move |handle| network.attach(id, handle)));
@@ -265,7 +269,7 @@ fn check_engine(kind: EngineKind, folder: &Path) -> Result<(), Error> {
 
 #[cfg(feature = "rocksdb")]
 fn lsm_on_disk(folder: &Path, config: LsmConfig) -> Result<Arc<dyn ColumnStore>, Error> {
-    std::fs::create_dir_all(folder)?;
+    damask_env::make_folder(folder)?;
     Ok(Arc::new(LsmColumns::open(folder, config)?))
 }
 
@@ -338,7 +342,7 @@ pub fn start_rows(shared: &Shared, id: StoreId) -> Result<Node, Error> {
     let machine = Arc::new(RowMachine::new(engine.clone()));
     let log = shared.log(&row_folder(id))?;
     shared.bootstrap(id, machine.as_ref())?;
-    let store = shared.start(id, log, machine.clone())?;
+    let store = shared.start(id, &row_folder(id), log, machine.clone())?;
     let handle = store.handle();
     let fault = Arc::new(Fault::of_rows(id, shared.ward.clone()));
     let safe_point = shared.transactions.safe_point.clone();
@@ -380,7 +384,7 @@ pub fn start_columns(
     let columns = shared.columns(id)?;
     let machine = Arc::new(ColumnMachine::open(columns.clone(), schemas)?);
     let log = shared.log(&column_folder(id))?;
-    let store = shared.start(id, log, machine.clone())?;
+    let store = shared.start(id, &column_folder(id), log, machine.clone())?;
     let handle = store.handle();
     let reads = Arc::new(StoreReads::new(handle.clone(), ask));
     let read = LearnerRead::new(reads, machine.clone(), LEARNER_WAIT);

@@ -6,7 +6,7 @@ use crate::nodes::Content;
 use crate::quarantine::Fault;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use damask_env::{Clock, RealClock, Task, spawn};
-use damask_pd::{Flow, Pd, Placement, RegionReport, SplitIds, Step, StoreReport};
+use damask_pd::{Flow, Placement, RegionReport, SplitIds, Step, StoreReport};
 use damask_raftstore::{Done, PeerChange, ReplicaStatus, SplitChild, StateMachine, StoreHandle};
 use damask_types::{Region, RegionId, StoreId};
 use parking_lot::RwLock;
@@ -77,10 +77,11 @@ impl Announce {
 
 impl Reporter {
     /// Starts the reporter's thread; stores are attached through `members`.
-    pub fn start(pd: Arc<Pd>, members: Members) -> Reporter {
+    pub fn start(pd: Arc<dyn Placement>, members: Members) -> Reporter {
         let (changes, inbox) = crossbeam_channel::bounded(CHANGES_MAX);
         let (clock, sizes, flows) = (RealClock::default(), HashMap::new(), HashMap::new());
-        let mut reports = Reports { pd, members, clock, sizes, flows, rounds: 0 };
+        let whole = HashMap::new();
+        let mut reports = Reports { pd, members, clock, sizes, flows, rounds: 0, whole };
         let task = spawn("placement", move || reports.run(&inbox));
         Reporter { changes, task: Some(task) }
     }
@@ -106,13 +107,15 @@ impl Drop for Reporter {
 }
 
 struct Reports {
-    pd: Arc<Pd>,
+    pd: Arc<dyn Placement>,
     members: Members,
     /// Only for time that passes between rounds.
     clock: RealClock,
     sizes: HashMap<RegionId, Size>,
     flows: HashMap<RegionId, Applying>,
     rounds: u64,
+    /// Regions in which no key to split at was found, and their bytes then.
+    whole: HashMap<RegionId, u64>,
 }
 
 /// How fast a region's log is applied.
@@ -190,6 +193,17 @@ impl Reports {
         }
     }
 
+    /// Was there no key to split at, when it had about as many bytes (an eighth more or less)?
+    fn is_unsplittable(&mut self, id: RegionId) -> bool {
+        let bytes = self.sizes.get(&id).map_or(0, |size| size.bytes);
+        let Some(then) = self.whole.get(&id).copied() else { return false };
+        let same = bytes.abs_diff(then) <= then / 8;
+        if !same {
+            self.whole.remove(&id);
+        }
+        same
+    }
+
     fn report(&mut self, store: StoreId, status: &ReplicaStatus) {
         let Some(leader) = status.leader.filter(|_| status.is_leader) else { return };
         let report = RegionReport {
@@ -201,6 +215,7 @@ impl Reports {
             flow: Flow { read: 0, write: self.flows.get(&status.region.id).map_or(0, |f| f.rate) },
             pending: status.pending.iter().map(|p| p.id).collect(),
             merging: status.merging,
+            unsplittable: self.is_unsplittable(status.region.id),
         };
         match self.pd.region_heartbeat(report) {
             Ok(Some(step)) => self.carry_out(store, &status.region, step),
@@ -212,21 +227,30 @@ impl Reports {
     fn carry_out(&mut self, store: StoreId, region: &Region, step: Step) {
         let Some(member) = self.members.read().get(&store).cloned() else { return };
         tracing::info!(region = %region.id, %step, "operator");
-        let change = match step {
-            Step::AddLearner(peer) => PeerChange::AddLearner(peer),
-            Step::AddVoter(peer) => PeerChange::AddVoter(peer),
-            Step::RemovePeer(peer) => PeerChange::Remove(peer),
+        let changes = match step {
+            Step::AddLearner(peer) => vec![PeerChange::AddLearner(peer)],
+            Step::AddVoter(peer) => vec![PeerChange::AddVoter(peer)],
+            Step::RemovePeer(peer) => vec![PeerChange::Remove(peer)],
+            Step::Swap { add, old } => {
+                vec![PeerChange::AddVoter(add), PeerChange::AddLearner(old)]
+            }
             Step::TransferLeader(peer) => {
                 member.handle.transfer_leader(region.id, peer);
                 return;
             }
             Step::Split => {
                 match member.machine.size(&region.range) {
-                    Ok((_, Some(middle))) => self.split(&member, region, vec![middle]),
-                    Ok((_, None)) => {}
+                    Ok((_, Some(middle))) => {
+                        self.split(&member, region, vec![middle]);
+                        self.sizes.remove(&region.id);
+                    }
+                    Ok((_, None)) => {
+                        // The next report says so.
+                        let bytes = self.sizes.get(&region.id).map_or(0, |size| size.bytes);
+                        self.whole.insert(region.id, bytes);
+                    }
                     Err(e) => tracing::warn!(region = %region.id, "middle key: {e}"),
                 }
-                self.sizes.remove(&region.id);
                 return;
             }
             Step::SplitAt(keys) => {
@@ -239,7 +263,7 @@ impl Reports {
             }
         };
         let done = refused_later("change of replicas", region);
-        member.handle.change_peer(region.id, region.epoch, change, done);
+        member.handle.change_peers(region.id, region.epoch, changes, done);
     }
 
     fn split(&self, member: &Member, region: &Region, keys: Vec<Vec<u8>>) {

@@ -3,7 +3,7 @@
 
 use damask_coprocessor::{Admission, EndpointError};
 use damask_learner::{AskLeader, ReadError};
-use damask_pd::{Pd, Placement};
+use damask_pd::Placement;
 use damask_raftstore::Error as RegionError;
 use damask_txn::{Context, KeyError, Request, RequestError, Response, Services, TxnServer};
 use damask_types::{KeyLock, KeyRange, Timestamp};
@@ -27,7 +27,7 @@ impl Admission for RowReads {
 }
 
 /// Announces learners' reads to the leaders of their regions.
-pub fn ask_leader(pd: Arc<Pd>, services: Arc<dyn Services>) -> AskLeader {
+pub fn ask_leader(pd: Arc<dyn Placement>, services: Arc<dyn Services>) -> AskLeader {
     Box::new(move |region, epoch, ranges, ts| {
         let Some(range) = hull(ranges) else { return Ok(0) }; // nothing of it is read
         let nobody = || ReadError::Region(RegionError::Busy("no leader to ask for a read index"));

@@ -5,7 +5,7 @@ use crate::nodes::Content;
 use crate::placement::{Announce, Member, Members};
 use damask_env::Clock;
 use damask_kv::Cf;
-use damask_pd::{ColumnRule, Pd, Placement, RegionStatus};
+use damask_pd::{ColumnRule, Placement, RegionStatus};
 use damask_sql_lite::database::ColumnReplicas;
 use damask_sql_lite::query::{TableFacts, TableSize};
 use damask_types::codec::encode_key;
@@ -37,7 +37,7 @@ const MEASURED_MAX: usize = 4096;
 /// changes, or a region has no replica on a store that runs: a learner that falls behind is waited
 /// for by its readers.
 pub struct Replicas {
-    pd: Arc<Pd>,
+    pd: Arc<dyn Placement>,
     members: Members,
     /// Asked to look at once.
     announce: Announce,
@@ -69,7 +69,7 @@ struct Goal {
 impl Replicas {
     /// For a cluster with so many column stores.
     pub fn new(
-        pd: Arc<Pd>,
+        pd: Arc<dyn Placement>,
         members: Members,
         announce: Announce,
         clock: Arc<dyn Clock>,

@@ -11,7 +11,7 @@ use crate::placement::Member;
 use axum::Json;
 use axum::extract::State;
 use axum::routing::get;
-use damask_pd::{Placement, StoreInfo};
+use damask_pd::StoreInfo;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ async fn status(State(parts): State<Arc<Parts>>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "cluster_id": parts.pd.cluster_id().to_string(),
         "disk": if parts.room.is_little() { "nearly full" } else { "ok" },
+        "placement": parts.pd_members(),
         "stores": stores,
         "regions": parts.pd.regions().len(),
     }))
@@ -91,6 +92,12 @@ async fn metrics(State(parts): State<Arc<Parts>>) -> String {
     let room = f64::from(u8::from(!parts.room.is_little()));
     let help = "1: new rows are taken; 0: the disk is nearly full, and they are refused.";
     gauge("disk_has_room", help, vec![(String::new(), room)]);
+    let pd = parts
+        .pd_members()
+        .into_iter()
+        .map(|member| (format!("{{member=\"{}\"}}", member.id), f64::from(u8::from(member.leads))));
+    let help = "1: this member of the placement driver leads, as far as it knows.";
+    gauge("pd_leader", help, pd.collect());
     let members = parts.members.read().clone();
     let up = parts.pd.stores().into_iter().map(|info| {
         let runs = members.get(&info.id).is_some_and(|member| member.failed().is_none());

@@ -3,6 +3,8 @@
 
 mod support;
 
+use clap::Parser;
+use damask_cluster::cli::ctl;
 use damask_cluster::{Cluster, Config};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -49,6 +51,25 @@ fn accepted(addr: SocketAddr, order: &Value) {
 fn refused(addr: SocketAddr, order: &Value, why: &str) {
     let (status, body) = post(addr, "/orders", order);
     assert!(status == "400" && body["error"].as_str().is_some_and(|e| e.contains(why)), "{body}");
+}
+
+#[derive(clap::Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    options: ctl::Options,
+}
+
+/// As `damask ctl` with these words.
+fn run(addr: SocketAddr, words: &str) -> Result<(), String> {
+    let status = format!("--status={addr}");
+    let line = ["ctl", &status].into_iter().chain(words.split_whitespace());
+    let options = CommandLine::try_parse_from(line).expect("a command").options;
+    ctl::run(&options).map_err(|e| e.to_string())
+}
+
+fn fails(addr: SocketAddr, words: &str, why: &str) {
+    let said = run(addr, words).expect_err("it cannot be done");
+    assert!(said.contains(why), "{words}: {said}");
 }
 
 /// The region that holds the end of the key space.
@@ -104,5 +125,49 @@ fn a_cluster_does_what_it_is_told() {
         assert_eq!(client.value("SELECT count(*) FROM t"), "4");
         let (status, body) = post(addr, "/stores/9", &json!({"intent": "drain", "labels": {}}));
         assert!(status == "400" && body["error"].is_string(), "{body}");
+    });
+}
+
+#[test]
+fn two_regions_become_one_by_command() {
+    bounded(|| {
+        let mut config = Config::parse("stores = 3\n[raft]\ntick_ms = 50").expect("valid");
+        config.status = Some("127.0.0.1:0".parse().expect("an address"));
+        let cluster = Cluster::start(config).expect("starts");
+        let addr = cluster.status_addr().expect("it is served");
+        let mut client = Client::new(cluster.database());
+        client.run_all(&["CREATE DATABASE d", "USE d", "CREATE TABLE t (a INT PRIMARY KEY)"]);
+        client.run("INSERT INTO t VALUES (1), (2), (3)");
+
+        fails(addr, "split 99999 nothex", "there is no region 99999");
+        let id = last(addr)["id"].as_u64().expect("an id");
+        fails(addr, &format!("split {id} nothex"), "hexadecimal");
+        for order in ["drain 99", "evict 99", "serve 99"] {
+            fails(addr, order, "there is no store 99");
+        }
+        fails(addr, &format!("merge {id} 99999"), "99999");
+
+        until("the split to be accepted", || run(addr, &format!("split {id} f0")).is_ok());
+        // Both parts have to report first.
+        until("the split", || {
+            let regions = get(addr, "/regions");
+            let all = regions.as_array().expect("a list");
+            let led = all.iter().all(|r| r["leader"].is_object());
+            led && all.len() > 1 && all.last().is_some_and(|r| r["start"] == "f0")
+        });
+        let regions = get(addr, "/regions");
+        let regions = regions.as_array().expect("a list");
+        let [.., left, right] = &regions[..] else { panic!("{regions:?}") };
+        let (left, right) = (left["id"].clone(), right["id"].clone());
+        // Refused while replicas of the new region are still catching up.
+        until("the merge to be accepted", || run(addr, &format!("merge {left} {right}")).is_ok());
+        until("the merge", || {
+            let regions = get(addr, "/regions");
+            let ids = regions.as_array().expect("a list").iter().map(|r| r["id"].clone());
+            !ids.collect::<Vec<_>>().contains(&left) && last(addr)["id"] == right
+        });
+        assert_ne!(last(addr)["start"], "f0");
+        client.run("INSERT INTO t VALUES (4)");
+        assert_eq!(client.value("SELECT count(*) FROM t"), "4");
     });
 }

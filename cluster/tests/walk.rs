@@ -7,7 +7,6 @@ use damask_cluster::Cluster;
 use damask_cluster::nodes::Content;
 use damask_deltatree::store::HandleRange;
 use damask_kv::MvccReader;
-use damask_pd::Placement;
 use damask_types::key::{index_prefix, row_key};
 use damask_types::{KeyRange, PeerRole, StoreId, TableSchema, Timestamp, Write};
 use std::fmt::Write as _;

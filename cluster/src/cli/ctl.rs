@@ -15,6 +15,8 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer, at most.
 const ANSWER_MAX: u64 = 256 << 20;
+/// Ids that are named when one is not among them.
+const IDS_SHOWN: usize = 20;
 /// Hex digits of a key that are shown.
 const KEY_SHOWN: usize = 32;
 
@@ -30,6 +32,8 @@ pub struct Options {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Command {
+    /// The placement driver's members, and who leads.
+    Members,
     /// Every store: what it is meant to do, what it carries.
     Stores,
     /// Every region: keys, replicas (* leads, ~ learns, ? has not caught up), epoch, size.
@@ -113,6 +117,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let http = Http(options.status);
     let region = |id: &u64| RegionId(*id);
     let order = match &options.command {
+        Command::Members => return print(&members(&http.get("/members")?)),
         Command::Stores => return print(&stores(&http.get("/stores")?)),
         Command::Regions { store } => return print(&regions(&http.get("/regions")?, *store)),
         Command::Operators => return print(&operators(&http.get("/operators")?)),
@@ -121,8 +126,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Command::Serve { store } => return intend(&http, *store, Intent::Serve),
         Command::Label { store, labels } => return relabel(&http, *store, labels),
         Command::Split { region: id, keys } => {
-            let keys = keys.iter().map(|key| unhex(key)).collect::<Result<_, _>>()?;
-            Order::Split { region: region(id), keys }
+            let keys = keys.iter().map(|key| unhex(key)).collect::<Result<_, _>>();
+            if keys.is_err() {
+                // What is wrong with the region is said before what is wrong with its keys.
+                find(&http.get("/regions")?, "region", *id)?;
+            }
+            Order::Split { region: region(id), keys: keys? }
         }
         Command::Transfer { region: id, to } => {
             Order::Transfer { region: region(id), to: StoreId(*to) }
@@ -151,14 +160,21 @@ fn print(text: &str) -> Result<(), Error> {
 /// A store's settings as they are.
 fn settings(http: &Http, store: u64) -> Result<StoreSettings, Error> {
     let list = http.get("/stores")?;
-    let all = list.as_array().map(Vec::as_slice).unwrap_or_default();
-    let found = all.iter().find(|s| s["id"] == store).ok_or_else(|| {
-        let ids: Vec<String> = all.iter().map(|s| s["id"].to_string()).collect();
-        format!("there is no store {store}; the stores are {}", ids.join(", "))
-    })?;
+    let found = find(&list, "store", store)?;
     Ok(StoreSettings {
         intent: serde_json::from_value(found["intent"].clone())?,
         labels: serde_json::from_value(found["labels"].clone())?,
+    })
+}
+
+/// One of a list, by its id; else which ids there are.
+fn find<'a>(list: &'a Value, what: &str, id: u64) -> Result<&'a Value, String> {
+    let all = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    all.iter().find(|one| one["id"] == id).ok_or_else(|| {
+        let ids: Vec<String> =
+            all.iter().take(IDS_SHOWN).map(|one| one["id"].to_string()).collect();
+        let more = if all.len() > IDS_SHOWN { ", …" } else { "" };
+        format!("there is no {what} {id}; the {what}s are {}{more}", ids.join(", "))
     })
 }
 
@@ -204,6 +220,26 @@ fn unhex(text: &str) -> Result<Vec<u8>, String> {
     let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
     let bytes = bytes.filter(|bytes| !bytes.is_empty());
     bytes.ok_or_else(|| format!("{text}: a key is written in pairs of hexadecimal digits"))
+}
+
+fn members(list: &Value) -> String {
+    let mut rows = vec![row(&["member", "state", "role", "term", "applied", "reason"])];
+    for member in list.as_array().into_iter().flatten() {
+        let role = match (member["state"] == "up", member["leads"] == true) {
+            (true, true) => "leader",
+            (true, false) => "follower",
+            (false, _) => "-",
+        };
+        rows.push(vec![
+            text(&member["id"]),
+            text(&member["state"]),
+            role.to_owned(),
+            text(&member["term"]),
+            text(&member["applied"]),
+            text(&member["reason"]),
+        ]);
+    }
+    table(&rows)
 }
 
 fn stores(list: &Value) -> String {
@@ -434,6 +470,17 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_in_a_list_is_named_with_those_who_are() {
+        let list = json!([{"id": 1}, {"id": 7}]);
+        assert_eq!(find(&list, "store", 7), Ok(&json!({"id": 7})));
+        let why = "there is no region 99999; the regions are 1, 7";
+        assert_eq!(find(&list, "region", 99999), Err(why.to_owned()));
+        let many: Value = (0..100).map(|id| json!({"id": id})).collect();
+        let why = find(&many, "region", 99999).unwrap_err();
+        assert!(why.ends_with(", 19, …"), "{why}");
+    }
+
+    #[test]
     fn answers_are_taken_apart() {
         let http = |status: &str, body: &str| format!("HTTP/1.1 {status}\r\nA: b\r\n\r\n{body}");
         assert_eq!(parse(http("200 OK", "[1]").as_bytes()), Ok(json!([1])));
@@ -443,6 +490,21 @@ mod tests {
         for odd in ["", "SSH-2.0-x", &http("200 OK", "<html>"), &http("500 Oh", "")] {
             assert_eq!(parse(odd.as_bytes()), Err(Refusal::Odd), "{odd}");
         }
+    }
+
+    #[test]
+    fn members_have_a_role_while_they_run() {
+        let list = json!([
+            {"id": 1, "state": "up", "reason": null, "leads": false, "term": 7, "applied": 90},
+            {"id": 2, "state": "up", "reason": null, "leads": true, "term": 7, "applied": 91},
+            {"id": 3, "state": "stopped", "reason": null, "leads": false, "term": null,
+             "applied": null},
+        ]);
+        let expected = "member  state    role      term  applied  reason\n\
+                        1       up       follower  7     90       -\n\
+                        2       up       leader    7     91       -\n\
+                        3       stopped  -         -     -        -\n";
+        assert_eq!(members(&list), expected);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct Options {
     /// Column stores [default: 1].
     #[arg(long, value_name = "N")]
     columns: Option<usize>,
+    /// Members of the placement driver and timestamp oracle: 1, 3 or 5 [default: 1].
+    #[arg(long, value_name = "N")]
+    pds: Option<usize>,
     /// Row engine [default: RocksDB, if this build has it].
     #[arg(long, value_enum)]
     engine: Option<EngineName>,
@@ -52,6 +55,7 @@ impl Options {
         let set = |value: &mut usize, option: Option<usize>| *value = option.unwrap_or(*value);
         set(&mut config.stores, self.stores);
         set(&mut config.columns, self.columns);
+        set(&mut config.pds, self.pds);
         config.kv.engine = self.engine.unwrap_or(config.kv.engine);
         config.raft.region_bytes_max = self.region_bytes.unwrap_or(config.raft.region_bytes_max);
         config.mysql = self.mysql.or(config.mysql).or(Some(MYSQL));

@@ -2,6 +2,7 @@
 //! no or lets it begin with the region's next report; nothing is decided or carried out here.
 //!
 //! ```text
+//!   GET  /members             a list: the placement driver's members, and who leads
 //!   GET  /stores              a list: what they are, are meant to do, carry
 //!   GET  /operators           a list: in flight, then some that have ended
 //!   POST /orders              {"transfer": {"region": 1, "to": 2}}, {"split": …}, {"move": …}, …
@@ -16,7 +17,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use damask_pd::{Order, Placement, StoreSettings};
+use damask_pd::{Order, StoreSettings};
 use damask_types::{ErrorKind, StoreId};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -26,10 +27,15 @@ type Answer = (StatusCode, Json<Value>);
 /// The routes of orders and of what they change.
 pub(super) fn router() -> axum::Router<Arc<Parts>> {
     axum::Router::new()
+        .route("/members", get(members))
         .route("/stores", get(stores))
         .route("/stores/{id}", post(set_store))
         .route("/operators", get(operators))
         .route("/orders", post(order))
+}
+
+async fn members(State(parts): State<Arc<Parts>>) -> Json<Value> {
+    Json(json!(parts.pd_members()))
 }
 
 async fn stores(State(parts): State<Arc<Parts>>) -> Json<Value> {
@@ -61,7 +67,7 @@ async fn operators(State(parts): State<Arc<Parts>>) -> Json<Value> {
 }
 
 async fn order(State(parts): State<Arc<Parts>>, Json(order): Json<Order>) -> Answer {
-    answer(parts.pd.order(&order))
+    changed(move || parts.pd.order(&order)).await
 }
 
 async fn set_store(
@@ -69,7 +75,15 @@ async fn set_store(
     Path(id): Path<u64>,
     Json(settings): Json<StoreSettings>,
 ) -> Answer {
-    answer(parts.pd.set_store(StoreId(id), settings))
+    changed(move || parts.pd.set_store(StoreId(id), settings)).await
+}
+
+/// On a thread that may wait: what is changed is durable first, and a group may have to elect.
+async fn changed(change: impl FnOnce() -> damask_pd::Result<()> + Send + 'static) -> Answer {
+    match tokio::task::spawn_blocking(change).await {
+        Ok(result) => answer(result),
+        Err(e) => answer(Err(damask_pd::Error::Unavailable(e.to_string()))),
+    }
 }
 
 fn answer(result: damask_pd::Result<()>) -> Answer {

@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test fails by panicking, in real time
 
 use damask_cluster::{Cluster, Config};
-use damask_pd::Placement;
 use damask_sql_lite::convert;
 use damask_sql_lite::outcome::{ColumnMeta, ConnectionInfo, Outcome, RowBatch};
 use damask_sql_lite::session::connection::Connection;
