@@ -189,7 +189,10 @@ impl Endpoint for ColumnEndpoint {
         spec: &Arc<ScanSpec>,
         work: &FoldWork,
     ) -> Result<Option<RecordBatch>, EndpointError> {
-        let ColumnView { snapshot, handles, .. } = self.view(context, ranges, spec)?;
+        let ColumnView { snapshot, handles, .. } = {
+            let _timer = work.waited.timer();
+            self.view(context, ranges, spec)?
+        };
         let (query, take) = query(spec, handles, &work.filter)?;
         let grouping = grouping(spec, &work.grouping, query.scan.schema.fields().len(), &take);
         // Half of the parts are there to balance the work; here it balances itself.

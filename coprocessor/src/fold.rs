@@ -10,7 +10,7 @@
 
 use crate::dispatch::{Folded, Unit};
 use crate::push::{Expr, is_as_stored, is_exact, split};
-use crate::scan::{RegionScanExec, to_datafusion};
+use crate::scan::{FRESHNESS_WAIT, RegionScanExec, to_datafusion};
 use crate::spec::{FoldWork, ScanSpec, Source};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::cast;
@@ -29,7 +29,9 @@ use datafusion::physical_expr::split_conjunction;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -88,6 +90,8 @@ impl FoldExec {
     ) -> FoldExec {
         let units = Arc::new(Mutex::new(scan.units().to_vec().into()));
         let (given_up, metrics) = Default::default();
+        let waited = MetricBuilder::new(&metrics).subset_time(FRESHNESS_WAIT, 0);
+        let work = Arc::new(FoldWork { waited, ..FoldWork::clone(&work) });
         FoldExec { general, scan, work, outputs, units, given_up, metrics }
     }
 
@@ -251,7 +255,8 @@ fn filters(scan: &RegionScanExec) -> Result<(FoldWork, Vec<Expr>)> {
         tests.extend(parts.tests);
         rest.extend(parts.rest);
     }
-    Ok((FoldWork { filter: tests, grouping: Grouping::default() }, rest))
+    let (grouping, waited) = Default::default();
+    Ok((FoldWork { filter: tests, grouping, waited }, rest))
 }
 
 /// The scan below an aggregate, with the projections between, from the top.

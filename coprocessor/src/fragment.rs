@@ -13,7 +13,7 @@
 use crate::fold::{FoldExec, folded};
 use crate::lookup::IndexLookupExec;
 use crate::push::is_handle;
-use crate::scan::RegionScanExec;
+use crate::scan::{FRESHNESS_WAIT, RegionScanExec};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, Statistics};
 use datafusion::config::ConfigOptions;
@@ -141,6 +141,16 @@ impl DisplayAs for FragmentExec {
     }
 }
 
+/// Below the topmost operator only the waits are shown.
+fn add_waits(plan: &Arc<dyn ExecutionPlan>, all: &mut MetricsSet) {
+    for child in plan.children() {
+        let metrics = child.metrics();
+        let below = metrics.iter().flat_map(|metrics| metrics.iter());
+        below.filter(|m| m.value().name() == FRESHNESS_WAIT).for_each(|m| all.push(m.clone()));
+        add_waits(child, all);
+    }
+}
+
 impl ExecutionPlan for FragmentExec {
     fn name(&self) -> &str {
         "FragmentExec"
@@ -175,7 +185,9 @@ impl ExecutionPlan for FragmentExec {
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
-        self.inner.metrics()
+        let mut all = self.inner.metrics().unwrap_or_default();
+        add_waits(&self.inner, &mut all);
+        Some(all)
     }
 
     fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {

@@ -22,13 +22,18 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
 };
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
 use std::fmt;
 use std::sync::Arc;
+
+/// The metric of how long a read of columns waited for their replica to be as new as it is.
+pub(crate) const FRESHNESS_WAIT: &str = "freshness_wait";
 
 /// What a scan reads and how it thins it out.
 #[derive(Clone)]
@@ -267,6 +272,8 @@ impl ExecutionPlan for RegionScanExec {
             left: self.plan.fetch.unwrap_or(usize::MAX),
             ended: false,
             metrics: BaselineMetrics::new(&self.metrics, partition),
+            waited: is_columns
+                .then(|| MetricBuilder::new(&self.metrics).subset_time(FRESHNESS_WAIT, partition)),
         };
         let stream = futures::stream::try_unfold(state, |mut state| async move {
             Ok(state.next().await?.map(|batch| (batch, state)))
@@ -417,6 +424,8 @@ struct Stream {
     left: usize,
     ended: bool,
     metrics: BaselineMetrics,
+    /// Opening a unit of columns is waiting for them; nothing is read yet.
+    waited: Option<Time>,
 }
 
 impl Stream {
@@ -459,9 +468,13 @@ impl Stream {
         let opening = Opening::new(&queue);
         let (dispatch, spec) = (self.dispatch.clone(), self.spec.clone());
         let (split, first) = (self.split.clone(), self.first);
-        let task = SpawnedTask::spawn_blocking(move || match first {
-            Some(rows) => dispatch.first(&unit.ranges, &spec, &split.tests, rows),
-            None => dispatch.select(&unit.ranges, &spec, &split.tests),
+        let waited = self.waited.clone();
+        let task = SpawnedTask::spawn_blocking(move || {
+            let _timer = waited.as_ref().map(Time::timer);
+            match first {
+                Some(rows) => dispatch.first(&unit.ranges, &spec, &split.tests, rows),
+                None => dispatch.select(&unit.ranges, &spec, &split.tests),
+            }
         });
         let parts = task.join().await.map_err(|e| DataFusionError::External(Box::new(e)))?;
         opening.done(parts.map_err(to_datafusion)?);

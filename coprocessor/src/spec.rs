@@ -7,6 +7,7 @@ use damask_deltatree::{Grouping, Masked, Predicate};
 use damask_types::{
     ColumnId, Epoch, ErrorKind, IndexId, KeyLock, KeyRange, RegionId, TableSchema, Timestamp,
 };
+use datafusion::physical_plan::metrics::Time;
 use std::sync::Arc;
 
 /// Which region, as the sender knows it.
@@ -91,6 +92,8 @@ pub struct FoldWork {
     /// Columns below the number of the spec's are those; what derived columns are made of has the
     /// spec's types too.
     pub grouping: Grouping,
+    /// Where a store adds up how long it waited until it had all that is to be folded.
+    pub waited: Time,
 }
 
 /// Why an endpoint did not answer.

@@ -119,6 +119,16 @@ pub(crate) fn words(mask: &BooleanBuffer) -> Option<ScalarBuffer<u64>> {
     whole.then(|| ScalarBuffer::new(buffer.clone(), mask.offset() / 64, words))
 }
 
+/// The words of a mask, copied if they do not lie in memory as such; bits behind the last row are
+/// anything.
+pub(crate) fn whole_words(mask: &BooleanBuffer) -> ScalarBuffer<u64> {
+    words(mask).unwrap_or_else(|| {
+        let mut copied = Vec::with_capacity(mask.len().div_ceil(64));
+        for_words(mask, |_, bits| copied.push(bits));
+        copied.into()
+    })
+}
+
 /// How many bits of a mask are set.
 pub(crate) fn count(mask: &BooleanBuffer) -> usize {
     let Some(words) = words(mask) else { return mask.count_set_bits() };

@@ -23,7 +23,8 @@
 //! What it is not: no index entries are kept, `SELECT … FOR UPDATE` locks are ignored, rows of a
 //! table that the schema source says is dropped are skipped.
 //!
-//! Reading order: `transpose`, `rows`, `compact`, `region`, `mark`, `machine`, `import`, `read`.
+//! Reading order: `transpose`, `rows`, `compact`, `region`, `mark`, `machine`, `import`, `read`,
+//! `trace`.
 
 mod compact;
 pub mod error;
@@ -36,6 +37,7 @@ mod region;
 mod rows;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod transpose;
 
 pub use error::{Error, Result};

@@ -6,4 +6,5 @@ mod fixture;
 mod live;
 mod phases;
 mod regions;
+mod trace;
 mod view;

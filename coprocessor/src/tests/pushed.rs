@@ -586,3 +586,38 @@ fn what_stores_fold_is_shown_like_what_is_scanned() {
     assert!(text.contains("filter=v@") && text.contains("aggr=sum(wide.d)"), "{text}");
     assert_eq!(text, shown(true));
 }
+
+/// Nanoseconds that the operators of a plan waited for fresh columns; `None`: none of them says.
+fn waited(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    let metrics = plan.metrics();
+    let all = metrics.iter().flat_map(|metrics| metrics.iter());
+    let waits = all.filter(|metric| metric.value().name() == "freshness_wait");
+    let own = waits.map(|metric| metric.value().as_usize());
+    let below = plan.children().into_iter().filter_map(waited);
+    own.chain(below).reduce(|a, b| a + b)
+}
+
+#[test]
+fn the_wait_for_fresh_columns_is_measured_whoever_folds() {
+    let mut numbers = Numbers(1);
+    let (table, history) = (wide_table(), history(&mut numbers));
+    let stores = Stores::new(&history, &table, &mut numbers);
+    let waited_for = |source, sql| {
+        let session = session(2, true);
+        let provider = stores.provider(source, false, &table, 100);
+        session.register_table("wide", Arc::new(provider)).expect("registers");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let plan = runtime.block_on(async {
+            let plan = session.sql(sql).await.expect("plans").create_physical_plan().await;
+            let plan = plan.expect("plans");
+            let rows = datafusion::physical_plan::collect(plan.clone(), session.task_ctx()).await;
+            rows.expect("runs");
+            plan
+        });
+        waited(&plan)
+    };
+    for sql in ["select s, sum(d) from wide where v > 2 group by s", "select s from wide"] {
+        assert!(waited_for(Source::Columns, sql).is_some_and(|nanos| nanos > 0), "{sql}");
+        assert_eq!(waited_for(Source::Rows, sql), None, "{sql}: rows wait for no replica");
+    }
+}

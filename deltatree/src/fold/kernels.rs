@@ -5,7 +5,8 @@
 //! magnitudes, gathered on the way; if not, the rows are added one by one, wider.
 
 use super::wide::{self, Word};
-use crate::values::{for_words, words};
+use crate::tree::bounds::Bounds;
+use crate::values::{for_words, whole_words};
 use arrow::buffer::BooleanBuffer;
 
 /// Rows that are added before the sum is widened: 2^13 values below 2^50 stay below 2^63.
@@ -13,6 +14,9 @@ pub const BLOCK: usize = 1 << 13;
 
 /// Set in the magnitude of a value that is too large for a block.
 pub const LARGE: u64 = u64::MAX << 50;
+
+/// Numbers below it in magnitude are small.
+const SMALL: i128 = 1 << 49;
 
 /// A number whose sums stay exact while its magnitude is small.
 pub trait Small: Word + Into<i128> {
@@ -32,19 +36,21 @@ impl Small for u64 {
     }
 }
 
-/// The exact sum of the values under set bits; at most 2^64 values.
-pub fn sum<T: Small>(values: &[T], mask: Option<&BooleanBuffer>) -> i128 {
-    let in_place = mask.and_then(words);
-    let mut copied: Vec<u64> = Vec::new();
-    if let (Some(mask), None) = (mask, &in_place) {
-        copied.reserve(mask.len().div_ceil(64));
-        for_words(mask, |_, bits| copied.push(bits));
-    }
-    let all: &[u64] = in_place.as_ref().map_or(&copied, |words| words);
+/// Every value within these bounds is known to be small.
+pub fn is_small(bounds: Option<&Bounds>) -> bool {
+    let Some(Bounds::Numbers(min, max)) = bounds else { return false };
+    -SMALL < *min && *max < SMALL
+}
+
+/// The exact sum of the values under set bits; at most 2^64 values. `is_small`: they are known to
+/// be small, whatever those under other bits are.
+pub fn sum<T: Small>(values: &[T], mask: Option<&BooleanBuffer>, is_small: bool) -> i128 {
+    let all = mask.map(whole_words);
+    let all: &[u64] = all.as_ref().map_or(&[], |words| words);
     let mut total = 0i128;
     for (index, values) in values.chunks(BLOCK).enumerate() {
         let words = mask.map(|_| &all[index * BLOCK / 64..]);
-        let (sum, seen) = wide::sum(values, words);
+        let (sum, seen) = wide::sum(values, words, is_small);
         total += match seen & LARGE {
             0 => T::widen(sum),
             _ => {
@@ -166,9 +172,12 @@ mod tests {
                 for mask in masks(len) {
                     let rows = || (0..len).filter(|row| set(&mask, *row));
                     let expected: i128 = rows().map(|row| i128::from(signed[row])).sum();
-                    assert_eq!(sum(&signed, mask.as_ref()), expected, "{len} {large}");
+                    assert_eq!(sum(&signed, mask.as_ref(), false), expected, "{len} {large}");
+                    if !large {
+                        assert_eq!(sum(&signed, mask.as_ref(), true), expected, "{len}");
+                    }
                     let expected: i128 = rows().map(|row| i128::from(plain[row])).sum();
-                    assert_eq!(sum(&plain, mask.as_ref()), expected, "{len} {large}");
+                    assert_eq!(sum(&plain, mask.as_ref(), false), expected, "{len} {large}");
                     let expected: i128 = rows().map(|row| wide[row]).sum();
                     assert_eq!(sum_wide(&wide, mask.as_ref()), Some(expected));
                     let floats: Vec<f64> = signed.iter().map(|v| (*v % 1000) as f64).collect();
@@ -180,5 +189,16 @@ mod tests {
             }
         }
         assert_eq!(sum_wide(&[i128::MAX, 1], None), None);
+    }
+
+    #[test]
+    fn bounds_tell_what_is_small() {
+        let small = |min, max| is_small(Some(&Bounds::Numbers(min, max)));
+        assert!(small(1 - SMALL, SMALL - 1));
+        assert!(!small(-SMALL, 0) && !small(0, SMALL) && !small(0, i64::MAX.into()));
+        assert!(!is_small(None) && !is_small(Some(&Bounds::Unknown)));
+        // a block of the largest small numbers
+        let values = vec![(SMALL - 1) as i64; BLOCK];
+        assert_eq!(sum(&values, None, true), (SMALL - 1) * BLOCK as i128);
     }
 }

@@ -136,8 +136,8 @@ impl Call {
         }
     }
 
-    /// Folds rows of one group: slot 0.
-    fn update_all(&mut self, rows: &Rows, array: Option<&ArrayRef>) -> Result<()> {
+    /// Folds rows of one group: slot 0. `is_small`: as `kernels::sum` has it.
+    fn update_all(&mut self, rows: &Rows, array: Option<&ArrayRef>, is_small: bool) -> Result<()> {
         let valid = rows.valid(array);
         let Rows { rows, set, mask } = valid.as_ref().unwrap_or(rows);
         let (rows, count, mask) = (*rows, *set as u64, mask.as_ref());
@@ -149,8 +149,8 @@ impl Call {
             (State::Count(all), _) => all[0] += count,
             (State::Sum(all), Some(values)) => {
                 let sum = match values {
-                    Values::I64(values) => Some(kernels::sum(values, mask)),
-                    Values::U64(values) => Some(kernels::sum(values, mask)),
+                    Values::I64(values) => Some(kernels::sum(values, mask, is_small)),
+                    Values::U64(values) => Some(kernels::sum(values, mask, is_small)),
                     Values::I128(values) => kernels::sum_wide(values, mask),
                     _ => return Err(invalid("a column changed its type")),
                 };
@@ -495,9 +495,10 @@ impl Folder {
             if numbered.is_none() && call.is_settled(&bounds) {
                 continue;
             }
+            let is_small = kernels::is_small(call.column.and_then(bounds));
             let array = call.column.map(|at| columns.get(at)).transpose()?;
             match &mut numbered {
-                None => call.update_all(&rows, array.as_ref())?,
+                None => call.update_all(&rows, array.as_ref(), is_small)?,
                 Some(numbered) => call.update_groups(numbered, array.as_ref())?,
             }
         }

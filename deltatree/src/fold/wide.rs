@@ -1,10 +1,15 @@
 //! Loops over whole columns and masks that wide registers make faster: compiled once for any
 //! processor and again for those that have them. It must never run an instruction that the
 //! processor does not have.
-#![allow(unsafe_code)] // calls of functions compiled for a feature that was found
+#![allow(unsafe_code)] // calls of functions compiled for a feature that was found, vector loads
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 
 /// A whole number as a word, with a measure of its size.
 pub trait Word: Copy {
+    /// Is the highest bit a sign?
+    const SIGNED: bool;
     /// The same bits, for wrapping sums.
     fn word(self) -> u64;
     /// Bits 51 and up are clear if the value is below 2^50 in magnitude.
@@ -12,6 +17,7 @@ pub trait Word: Copy {
 }
 
 impl Word for i64 {
+    const SIGNED: bool = true;
     #[inline(always)]
     fn word(self) -> u64 {
         self as u64
@@ -24,6 +30,7 @@ impl Word for i64 {
 }
 
 impl Word for u64 {
+    const SIGNED: bool = false;
     #[inline(always)]
     fn word(self) -> u64 {
         self
@@ -35,11 +42,11 @@ impl Word for u64 {
 }
 
 #[inline(always)]
-fn add_all<T: Word>(values: &[T], sums: &mut (u64, u64)) {
+fn add_all<T: Word>(values: &[T], is_small: bool, sums: &mut (u64, u64)) {
     let (mut sum, mut seen) = *sums;
     for value in values {
         sum = sum.wrapping_add(value.word());
-        seen |= value.magnitude();
+        seen |= if is_small { 0 } else { value.magnitude() };
     }
     *sums = (sum, seen);
 }
@@ -57,16 +64,16 @@ fn add_some<T: Word>(values: &[T], bits: u64, sums: &mut (u64, u64)) {
 
 /// The plain form, of which the others are copies.
 #[inline(always)]
-fn sum_plain<T: Word>(values: &[T], words: Option<&[u64]>) -> (u64, u64) {
+fn sum_plain<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
     let mut sums = (0, 0);
     let Some(words) = words else {
-        add_all(values, &mut sums);
+        add_all(values, is_small, &mut sums);
         return sums;
     };
     let (whole, rest) = values.as_chunks::<64>();
     for (values, bits) in whole.iter().zip(words) {
         match *bits {
-            u64::MAX => add_all(values, &mut sums),
+            u64::MAX => add_all(values, is_small, &mut sums),
             0 => {}
             bits => add_some(values, bits, &mut sums),
         }
@@ -77,32 +84,136 @@ fn sum_plain<T: Word>(values: &[T], words: Option<&[u64]>) -> (u64, u64) {
     sums
 }
 
+/// Eight values in one register.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn sum_avx512<T: Word>(values: &[T], words: Option<&[u64]>) -> (u64, u64) {
-    sum_plain(values, words)
+#[inline]
+fn load<T: Copy>(eight: &[T; 8]) -> __m512i {
+    const { assert!(size_of::<T>() == 8, "a lane has 8 bytes") };
+    // SAFETY: the 64 bytes of the array are read, as numbers, from an address that need not be
+    // aligned; `T` is `i64`, `u64` or `f64`, which have no padding.
+    unsafe { _mm512_loadu_si512(std::ptr::from_ref(eight).cast()) }
+}
+
+/// Under a mask: no branch depends on it, save that words without a bit are passed over.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn sum_avx512<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
+    let Some(words) = words else {
+        return match is_small {
+            true => sum_plain(values, None, true),
+            false => sum_plain(values, None, false),
+        };
+    };
+    let (whole, rest) = values.as_chunks::<64>();
+    let (mut sum, mut seen) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for (values, bits) in whole.iter().zip(words) {
+        if *bits == 0 {
+            continue;
+        }
+        for (at, eight) in values.as_chunks::<8>().0.iter().enumerate() {
+            let lanes = load(eight);
+            let mask = (*bits >> (8 * at)) as __mmask8;
+            sum = _mm512_mask_add_epi64(sum, mask, sum, lanes);
+            let magnitudes = match T::SIGNED {
+                true => _mm512_xor_si512(lanes, _mm512_slli_epi64::<1>(lanes)),
+                false => lanes,
+            };
+            seen = _mm512_mask_or_epi64(seen, mask, seen, magnitudes);
+        }
+    }
+    let mut sums = (_mm512_reduce_add_epi64(sum) as u64, _mm512_reduce_or_epi64(seen) as u64);
+    if let Some(bits) = words.get(whole.len()) {
+        add_some(rest, *bits, &mut sums);
+    }
+    sums
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn sum_avx2<T: Word>(values: &[T], words: Option<&[u64]>) -> (u64, u64) {
-    sum_plain(values, words)
+fn sum_avx2<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
+    sum_plain(values, words, is_small)
 }
 
-/// The wrapping sum of the values under set bits, 64 to a word, and all their magnitudes in one.
-pub fn sum<T: Word>(values: &[T], words: Option<&[u64]>) -> (u64, u64) {
+/// The wrapping sum of the values under set bits, 64 to a word, and all their magnitudes in one:
+/// with `is_small` it does not matter, and may be 0.
+pub fn sum<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
             // SAFETY: the function is safe but for needing the feature, which was just found.
-            return unsafe { sum_avx512(values, words) };
+            return unsafe { sum_avx512(values, words, is_small) };
         }
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: as above.
-            return unsafe { sum_avx2(values, words) };
+            return unsafe { sum_avx2(values, words, is_small) };
         }
     }
-    sum_plain(values, words)
+    sum_plain(values, words, is_small)
+}
+
+/// What a value of 8 bytes is to `pick`.
+pub trait Lane: Copy {}
+
+impl Lane for i64 {}
+impl Lane for u64 {}
+impl Lane for f64 {}
+
+fn pick_plain<T: Lane>(values: &[T], words: &[u64], picked: &mut Vec<T>) {
+    for (values, bits) in values.chunks(64).zip(words) {
+        let mut bits = match values.len() {
+            64 => *bits,
+            rows => bits & ((1 << rows) - 1),
+        };
+        if bits == u64::MAX {
+            picked.extend_from_slice(values);
+            continue;
+        }
+        while bits != 0 {
+            picked.push(values[bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+    }
+}
+
+/// Whole words of the mask only; the rows behind them are left to `pick_plain`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f", enable = "popcnt")]
+fn pick_avx512<T: Lane>(values: &[[T; 64]], words: &[u64], picked: &mut Vec<T>) {
+    picked.reserve(ones_plain(&words[..values.len()]) + 8);
+    let mut len = picked.len();
+    let start = picked.as_mut_ptr();
+    for (values, bits) in values.iter().zip(words) {
+        for (at, eight) in values.as_chunks::<8>().0.iter().enumerate() {
+            let mask = (*bits >> (8 * at)) as __mmask8;
+            let lanes = _mm512_maskz_compress_epi64(mask, load(eight));
+            // SAFETY: room for every picked value and 8 more was reserved, and `len` is the number
+            // of those picked before: 64 bytes from there on are inside. What is written behind the
+            // picked ones is written over, or stays outside of the length.
+            unsafe { _mm512_storeu_si512(start.add(len).cast(), lanes) };
+            len += mask.count_ones() as usize;
+        }
+    }
+    // SAFETY: `len` values were written one behind the other, each a copy of a `T`.
+    unsafe { picked.set_len(len) };
+}
+
+/// Copies of the `rows` values under set bits, in order; bits behind the last value are anything.
+pub fn pick<T: Lane>(values: &[T], words: &[u64], rows: usize) -> Vec<T> {
+    let mut picked = Vec::with_capacity(rows + 8);
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("popcnt")
+    {
+        let (whole, rest) = values.as_chunks::<64>();
+        // SAFETY: the function needs the features that were just found, and as many words as
+        // there are whole groups of values, which the slice below makes sure of.
+        unsafe { pick_avx512(whole, &words[..whole.len()], &mut picked) };
+        pick_plain(rest, &words[whole.len()..], &mut picked);
+        return picked;
+    }
+    pick_plain(values, words, &mut picked);
+    picked
 }
 
 #[inline(always)]
@@ -140,11 +251,19 @@ mod tests {
             let words: Vec<u64> = (0..len.div_ceil(64)).map(word).collect();
             assert_eq!(ones(&words), ones_plain(&words));
             for words in [None, Some(words.as_slice())] {
-                assert_eq!(sum(&values, words), sum_plain(&values, words));
-                assert_eq!(sum(&signed, words), sum_plain(&signed, words));
+                assert_eq!(sum(&values, words, false), sum_plain(&values, words, false));
+                assert_eq!(sum(&signed, words, false), sum_plain(&signed, words, false));
+                assert_eq!(sum(&signed, words, true).0, sum(&signed, words, false).0);
                 let set = |i: usize| words.is_none_or(|w| w[i / 64] >> (i % 64) & 1 == 1);
+                if let Some(words) = words {
+                    let rows = (0..len).filter(|i| set(*i)).map(|i| signed[i]);
+                    let (rows, mut plain) = (rows.collect::<Vec<_>>(), Vec::new());
+                    pick_plain(&signed, words, &mut plain);
+                    assert_eq!(plain, rows);
+                    assert_eq!(pick(&signed, words, rows.len()), rows);
+                }
                 let one_by_one = (0..len).filter(|i| set(*i)).map(|i| signed[i]).sum::<i64>();
-                assert_eq!(sum(&signed, words).0, one_by_one as u64);
+                assert_eq!(sum(&signed, words, false).0, one_by_one as u64);
             }
         }
     }

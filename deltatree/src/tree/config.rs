@@ -15,8 +15,9 @@ pub struct Config {
     /// Rows of a segment after which a merge starts the next one: a merge rewrites one segment,
     /// so this bounds its cost, while large segments keep the number of files low.
     pub segment_rows_max: u64,
-    /// Rows of a delta chunk up to which small batches are joined: one pass of a scan over a
-    /// chunk has a fixed cost that few rows do not pay for.
+    /// Rows of a delta chunk up to which small batches are joined: a read looks once into each
+    /// chunk, and pays for that in a short range above all. A row is copied once more for each
+    /// factor of 8.
     pub chunk_rows: usize,
     /// Delta rows of a segment below which it is not merged: a small delta costs reads less
     /// than the rewrite costs the disk.
@@ -40,7 +41,7 @@ impl Default for Config {
             pack_rows: 8192,
             pack_bytes_max: 64 << 20,
             segment_rows_max: 2 << 20,
-            chunk_rows: 8192,
+            chunk_rows: 65_536,
             merge_rows_min: 65_536,
             merge_percent: 25,
             delta_bytes_max: 4 << 30,

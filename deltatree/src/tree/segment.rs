@@ -18,6 +18,7 @@ use super::overlay::Overlay;
 use super::stable::Stable;
 use crate::error::{Error, Result};
 use crate::store::HandleRange;
+use damask_env::{Mistake, mistaken};
 use damask_types::ErrorKind;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -259,7 +260,7 @@ impl Segment {
             self.view.chunks[seal.chunks..].iter().map(|c| vec![false; c.rows.len()]).collect();
         for position in self.index.values().filter(|at| **at >= seal.position) {
             let (chunk, row) = self.view.at(*position);
-            live[chunk - seal.chunks][row] = true;
+            live[chunk - seal.chunks][row] = !mistaken(Mistake::MergeLosesLate);
         }
         for (chunk, live) in self.view.chunks[seal.chunks..].iter().zip(live) {
             hand_over_chunk(segments, chunk, &live, seal.oldest.unwrap_or(u64::MAX), chunk_rows);
@@ -337,11 +338,12 @@ fn link(
             (older.map(|((_, version), at)| (*version, *at)), newer)
         }
     };
-    if newer == Some(version) {
+    let doubled = mistaken(Mistake::ReplayDoubles);
+    if newer == Some(version) && !doubled {
         return 0; // applied before
     }
     let around = stable_around(view, handle, version, older.map(|o| o.0));
-    if around.same {
+    if around.same && !doubled {
         return 0;
     }
     match (older, around.older) {
@@ -353,7 +355,9 @@ fn link(
         }
         (_, Some(found)) if !found.deleted => {
             let rows = view.stable.as_ref().map_or(0, |s| s.packs[found.pack].rows);
-            view.overlay(found.pack, rows).end(found.row, version);
+            if !mistaken(Mistake::MaskNotCleared) {
+                view.overlay(found.pack, rows).end(found.row, version);
+            }
         }
         _ => {}
     }

@@ -140,7 +140,7 @@ fn a_snapshot_replaces_the_regions_that_were_taken_in() {
 
 /// A row store's content: rows 1 (two versions), 2 (deleted), 3 (long), 4 (locked, long), 5 (rolled
 /// back), an index entry.
-fn snapshot() -> Vec<Vec<u8>> {
+pub fn snapshot() -> Vec<Vec<u8>> {
     let [default, lock, write] = FAMILIES;
     let mut chunks = ChunkWriter::new();
     let ts = Timestamp;

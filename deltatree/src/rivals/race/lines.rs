@@ -29,6 +29,8 @@ pub(super) struct Bandwidth {
     pub bytes: u64,
     /// The same bytes in one piece of memory, one thread.
     pub memory: Times,
+    /// The same with a half for each of two threads: what two can have at most here.
+    pub memory_two: Times,
     pub one: Times,
     pub two: Times,
 }
@@ -73,16 +75,26 @@ fn seconds(clock: &RealClock, work: impl FnOnce() -> Result<usize>) -> Result<f6
     Ok((clock.monotonic() - start).as_secs_f64())
 }
 
+fn sum_of_halves(memory: &[u64]) -> usize {
+    let (low, high) = memory.split_at(memory.len() / 2);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| wide::sum(high, None, true).0);
+        let own = wide::sum(low, None, true).0;
+        own.wrapping_add(other.join().unwrap_or(0)) as usize
+    })
+}
+
 /// Sums clean packs beside a piece of memory.
 pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
     let clock = RealClock::default();
     let rows = config.bandwidth_rows;
     let store = loaded(&config.folder.join("bandwidth"), &Workload::new(rows, Placement::Uniform))?;
     let memory: Vec<u64> = (0..rows).collect();
-    let mut times = [const { Vec::new() }; 3];
+    let mut times = [const { Vec::new() }; 4];
     for round in 0..=2 * config.repeats {
         let taken = [
-            seconds(&clock, || Ok(wide::sum(&memory, None).0 as usize))?,
+            seconds(&clock, || Ok(wide::sum(&memory, None, true).0 as usize))?,
+            seconds(&clock, || Ok(sum_of_halves(&memory)))?,
             seconds(&clock, || sum_of(&store, 1))?,
             seconds(&clock, || sum_of(&store, 2))?,
         ];
@@ -90,8 +102,8 @@ pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
             times.iter_mut().zip(taken).for_each(|(all, seconds)| all.push(seconds));
         }
     }
-    let [memory, one, two] = times.map(Times::new);
-    Ok(Bandwidth { bytes: rows * 8, memory, one, two })
+    let [memory, memory_two, one, two] = times.map(Times::new);
+    Ok(Bandwidth { bytes: rows * 8, memory, memory_two, one, two })
 }
 
 /// Writes transactions at a steady rate while it is told to.
