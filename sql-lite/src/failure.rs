@@ -37,8 +37,23 @@ pub fn ends_transaction(error: &Error) -> bool {
     error.code == 1213
 }
 
+/// A text without what several layers have each put at its end: `(Corrupt) (Corrupt)`.
+pub fn named_once(text: &str) -> &str {
+    let mut text = text;
+    // Ends: each turn makes it shorter.
+    while let Some(at) = text.rfind(" (") {
+        let (before, kind) = text.split_at(at);
+        if !kind.ends_with(')') || !before.ends_with(kind) {
+            break;
+        }
+        text = before;
+    }
+    text
+}
+
 fn error(error: TxnError, view: &CatalogView) -> Error {
     let text = error.to_string();
+    let text = named_once(&text).to_owned();
     match error {
         TxnError::Conflict { start_ts, detail } => {
             // The details begin with the same words.
@@ -114,4 +129,23 @@ fn shown(value: &Datum, column: Option<&ColumnSchema>) -> String {
         (value, _) => value.clone(),
     };
     convert::text(&value, ty).unwrap_or_else(|| "NULL".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named_once;
+
+    #[test]
+    fn a_kind_is_named_once() {
+        for (text, expected) in [
+            ("get: bad block (Corrupt)", "get: bad block (Corrupt)"),
+            ("get: bad block (Corrupt) (Corrupt)", "get: bad block (Corrupt)"),
+            ("get: bad block (Corrupt) (Corrupt) (Corrupt)", "get: bad block (Corrupt)"),
+            ("lost (Io) (Corrupt)", "lost (Io) (Corrupt)"),
+            ("plain", "plain"),
+            ("", ""),
+        ] {
+            assert_eq!(named_once(text), expected);
+        }
+    }
 }

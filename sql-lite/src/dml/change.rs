@@ -24,14 +24,31 @@ pub(super) struct Source {
     pub name: String,
 }
 
-/// The plain tables of FROM.
+/// The plain tables of FROM; each name there is one.
 pub(super) fn sources(ctx: &Context<'_>, from: &[TableWithJoins]) -> Result<Vec<Source>> {
+    sources_among(ctx, from, &|_| true)
+}
+
+/// The plain tables of FROM, where not every name is one.
+pub(super) fn sources_among(
+    ctx: &Context<'_>,
+    from: &[TableWithJoins],
+    is_plain: &dyn Fn(&ObjectName) -> bool,
+) -> Result<Vec<Source>> {
     let factors = from.iter().flat_map(|t| {
         std::iter::once(&t.relation).chain(t.joins.iter().map(|join| &join.relation))
     });
     let mut sources = Vec::new();
     for factor in factors {
+        if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
+            let nested = std::slice::from_ref(table_with_joins.as_ref());
+            sources.extend(sources_among(ctx, nested, is_plain)?);
+            continue;
+        }
         let TableFactor::Table { name, alias, .. } = factor else { continue };
+        if !is_plain(name) {
+            continue;
+        }
         let name = table_name(name)?;
         let table = ctx.table(&name)?;
         let name = alias.as_ref().map_or(name.table, |alias| alias.name.value.clone());
@@ -328,6 +345,7 @@ pub(super) fn update_parts(
 /// The query for the rows of an UPDATE.
 pub(super) fn update_selection(update: &Update) -> Selection<'_> {
     Selection {
+        with: None,
         from: &update.from,
         selection: update.selection.as_ref(),
         order_by: &update.order_by,
@@ -456,6 +474,7 @@ pub(super) fn delete_parts(
 /// The query for the rows of a DELETE.
 pub(super) fn delete_selection(delete: &Delete) -> Selection<'_> {
     Selection {
+        with: None,
         from: &delete.from,
         selection: delete.selection.as_ref(),
         order_by: &delete.order_by,

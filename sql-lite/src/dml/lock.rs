@@ -2,51 +2,52 @@
 //! transaction locks them when its statement ends; an optimistic one at its commit, which fails if
 //! another transaction has changed them. It must never lock fewer rows than the query gives.
 //!
-//! | clause         | pessimistic                                  | optimistic |
-//! |----------------|----------------------------------------------|------------|
-//! | FOR UPDATE     | waits for others' locks                      | at commit  |
-//! | … NOWAIT       | 3572 when another has one                    | at commit  |
-//! | … SKIP LOCKED  | leaves out the rows that others have locked  | 1235       |
-//! | FOR SHARE      | as FOR UPDATE: there is one kind of row lock | at commit  |
+//! | clause         | pessimistic                                  | optimistic              |
+//! |----------------|----------------------------------------------|-------------------------|
+//! | FOR UPDATE     | waits for others' locks                      | at commit               |
+//! | … NOWAIT       | 3572 when another has one                    | at commit               |
+//! | … SKIP LOCKED  | leaves out the rows that others have locked  | at commit, with a warning |
+//! | FOR SHARE      | as FOR UPDATE: there is one kind of row lock | at commit               |
 //!
-//! FOR SHARE locks nothing at all when `tidb_enable_shared_lock_promotion` is off.
+//! An optimistic transaction looks at nobody's locks before its commit, so it has no row to skip:
+//! of two that take the same row the second one to commit fails (9007).
+//!
+//! FOR SHARE locks nothing at all when `tidb_enable_shared_lock_promotion` is off. A clause is
+//! about the plain tables of its own FROM; a subquery in FROM has its own, as in MySQL. Names of
+//! WITH, tables of `information_schema` and its like and DUAL have no rows to lock.
 
 use super::Context;
-use super::change::{Source, sources};
+use super::change::{Source, sources_among, table_name};
 use super::planned::{self, Selection, Wanted};
-use crate::catalog::CatalogView;
+use super::skip;
+use crate::catalog::{CatalogView, is_system};
 use crate::error::{Error, Result};
 use crate::failure;
 use crate::interrupt::Interrupt;
-use crate::query::HANDLE_COLUMN;
+use crate::session::Level;
 use crate::statement::params;
 use crate::variables::Variables;
 use damask_txn::{Client, Error as TxnError, Mark, Mode, Options, Reads, Transaction, Wait};
 use damask_types::Datum;
 use damask_types::key::row_key;
 use sqlparser::ast::*;
-use std::collections::HashSet;
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
-/// Rows that SKIP LOCKED locks in one statement at most.
-const SKIP_ROWS_MAX: usize = 10_000;
-/// Rows that are tried at once.
-const SKIP_CHUNK: usize = 256;
-/// Rows that are first looked at for a LIMIT; four times as many in each further look.
-const SKIP_WINDOW: usize = 64;
-
-/// Longest wait for a lock before the sign to end the statement is looked at, milliseconds.
+/// Longest wait for a lock before the sign to end the statement is looked at, milliseconds: how
+/// late KILL is heard. Not shorter: a waiter that asks anew may be the one that closes a circle, and
+/// then the victim of a deadlock is not the last to come.
 const WAIT_SLICE_MS: u64 = 1_000;
 
-/// What a locking read does about another transaction's lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a locking read does about another transaction's lock; the stricter is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Blocked {
+    /// SKIP LOCKED.
+    Skip,
     /// Waits.
     Wait,
     /// NOWAIT: 3572.
     Fail,
-    /// SKIP LOCKED.
-    Skip,
 }
 
 /// How a query locks what it reads.
@@ -58,8 +59,39 @@ pub struct Locking {
     pub blocked: Blocked,
 }
 
-/// How the query locks what it reads, if it does. Of several clauses the strictest counts.
+/// How the query, or one in its FROM, locks what it reads, if it does. Of several clauses the
+/// strictest counts.
 pub fn locking(query: &Query, variables: &Variables) -> Option<Locking> {
+    let inner = derived(query).into_iter().filter_map(|inner| locking(inner, variables));
+    own_locking(query, variables)
+        .into_iter()
+        .chain(inner)
+        .reduce(|a, b| Locking { update: a.update || b.update, blocked: a.blocked.max(b.blocked) })
+}
+
+/// The subqueries in FROM.
+fn derived(query: &Query) -> Vec<&Query> {
+    fn collect<'q>(from: &'q TableWithJoins, found: &mut Vec<&'q Query>) {
+        let joined = from.joins.iter().map(|join| &join.relation);
+        for factor in std::iter::once(&from.relation).chain(joined) {
+            match factor {
+                TableFactor::Derived { subquery, .. } => found.push(subquery),
+                TableFactor::NestedJoin { table_with_joins, .. } => {
+                    collect(table_with_joins, found);
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    if let SetExpr::Select(select) = query.body.as_ref() {
+        select.from.iter().for_each(|from| collect(from, &mut found));
+    }
+    found
+}
+
+/// As the query's own clauses say.
+fn own_locking(query: &Query, variables: &Variables) -> Option<Locking> {
     if query.locks.is_empty() {
         return None;
     }
@@ -77,17 +109,18 @@ pub fn locking(query: &Query, variables: &Variables) -> Option<Locking> {
 }
 
 /// A SELECT whose rows can be locked.
-struct Lockable<'q> {
-    select: &'q Select,
-    order_by: &'q [OrderByExpr],
-    /// Each row that it gives is one that it reads.
-    plain: bool,
-    /// Rows up to the end of its LIMIT, if it is plain.
-    limit: Option<u64>,
+pub(super) struct Lockable<'q> {
+    /// WITH of the queries around it.
+    pub with: Option<&'q With>,
+    pub select: &'q Select,
+    /// In terms of what it reads. Only if it has a limit.
+    pub order_by: Cow<'q, [OrderByExpr]>,
+    /// Rows up to the end of its LIMIT, if each row that it gives is one that it reads.
+    pub limit: Option<u64>,
 }
 
 /// 1235 for set operations and queries that begin with WITH.
-fn lockable(query: &Query) -> Result<Lockable<'_>> {
+fn lockable<'q>(query: &'q Query, around: Option<&'q With>) -> Result<Lockable<'q>> {
     let refused = || Error::not_supported("FOR UPDATE of such a query is not supported");
     let Query { with: None, body, order_by, limit_clause, .. } = query else {
         return Err(refused());
@@ -107,7 +140,52 @@ fn lockable(query: &Query) -> Result<Lockable<'_>> {
         Some(OrderByKind::All(_)) => return Err(refused()),
     };
     let limit = limit_clause.as_ref().filter(|_| plain).and_then(last_row);
-    Ok(Lockable { select, order_by, plain, limit })
+    let order_by = match limit {
+        None => Cow::Borrowed(&[][..]),
+        Some(_) => resolved(order_by, &select.projection),
+    };
+    Ok(Lockable { with: around, select, order_by, limit })
+}
+
+/// ORDER BY with what its numbers and aliases stand for.
+fn resolved<'q>(order_by: &'q [OrderByExpr], items: &[SelectItem]) -> Cow<'q, [OrderByExpr]> {
+    let meant = |expr: &Expr| match expr {
+        Expr::Identifier(name) => items.iter().find_map(|item| match item {
+            SelectItem::ExprWithAlias { expr, alias }
+                if alias.value.eq_ignore_ascii_case(&name.value) =>
+            {
+                Some(expr.clone())
+            }
+            _ => None,
+        }),
+        expr => {
+            let Some(Datum::Int(place)) = params::literal(expr) else { return None };
+            let place = usize::try_from(place).ok()?.checked_sub(1)?;
+            // Before the place nothing may stand for several columns.
+            let all = items.get(..=place)?;
+            let mut items = all.iter().map(|item| match item {
+                SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                    Some(expr)
+                }
+                _ => None,
+            });
+            items.all(|item| item.is_some()).then(|| all.last())?.and_then(|item| match item {
+                SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                    Some(expr.clone())
+                }
+                _ => None,
+            })
+        }
+    };
+    let changed =
+        |order: &OrderByExpr| meant(&order.expr).map(|expr| OrderByExpr { expr, ..order.clone() });
+    match order_by.iter().any(|order| changed(order).is_some()) {
+        false => Cow::Borrowed(order_by),
+        true => {
+            let all = order_by.iter().map(|order| changed(order).unwrap_or_else(|| order.clone()));
+            Cow::Owned(all.collect())
+        }
+    }
 }
 
 /// Does a select list make one row of several, or look at several rows?
@@ -174,30 +252,55 @@ fn chosen<'s>(tables: &'s [Source], locks: &[LockClause]) -> Result<Vec<&'s Sour
     locks.iter().map(named).collect()
 }
 
-fn number(value: u64) -> Expr {
+pub(super) fn number(value: u64) -> Expr {
     Expr::Value(Value::Number(value.to_string(), false).into())
 }
 
-/// Locks the rows that a query reads from its plain tables; the query itself is run as any other,
-/// in the same statement. `Some`: this one is run in its place, which leaves out rows.
-pub fn lock_rows(ctx: &mut Context<'_>, query: &Query, locking: Locking) -> Result<Option<Query>> {
-    let lockable = lockable(query)?;
-    let tables = sources(ctx, &lockable.select.from)?;
+/// Locks the rows that a query, and those in its FROM, read from their plain tables; the query
+/// itself is run as any other, in the same statement. `Some`: this one is run in its place, which
+/// leaves out rows.
+pub fn lock_rows(ctx: &mut Context<'_>, query: &Query) -> Result<Option<Query>> {
+    lock_within(ctx, query, None)
+}
+
+/// The same of a query that may name what the WITH around it defines.
+fn lock_within(
+    ctx: &mut Context<'_>,
+    query: &Query,
+    around: Option<&With>,
+) -> Result<Option<Query>> {
+    let variables = ctx.variables;
+    let inner = match derived(query).iter().any(|inner| locking(inner, variables).is_some()) {
+        true => lock_derived(ctx, query, around)?,
+        false => None,
+    };
+    let query = inner.as_ref().unwrap_or(query);
+    let Some(mut locking) = own_locking(query, variables) else { return Ok(inner) };
+    if locking.blocked == Blocked::Skip && ctx.txn()?.options().mode == Mode::Optimistic {
+        let message = "SKIP LOCKED leaves out no rows in an optimistic transaction: \
+            rows are locked when it commits";
+        ctx.warnings.push(Level::Warning, Error::not_supported("").code, message);
+        locking.blocked = Blocked::Wait;
+    }
+    let lockable = lockable(query, around)?;
+    let plain = |name: &ObjectName| is_plain(ctx, name, around);
+    let tables = sources_among(ctx, &lockable.select.from, &plain)?;
     let chosen = chosen(&tables, &query.locks)?;
     if locking.blocked == Blocked::Skip {
-        return skip_locked(ctx, query, &lockable, &chosen).map(Some);
+        return skip::skip_locked(ctx, query, &lockable, &tables, &chosen).map(Some);
     }
     let limit = lockable.limit.map(number);
     let selection = Selection {
+        with: around,
         from: &lockable.select.from,
         selection: lockable.select.selection.as_ref(),
-        order_by: if limit.is_some() { lockable.order_by } else { &[] },
+        order_by: &lockable.order_by,
         limit: limit.as_ref(),
     };
     let wanted: Vec<_> =
         chosen.iter().map(|source| Wanted { target: &source.name, exprs: &[] }).collect();
     if wanted.is_empty() {
-        return Ok(None);
+        return Ok(inner);
     }
     let found = planned::handles(ctx, &selection, &wanted)?;
     let view = ctx.view.clone();
@@ -206,150 +309,89 @@ pub fn lock_rows(ctx: &mut Context<'_>, query: &Query, locking: Locking) -> Resu
             failure::convert(ctx.txn()?.lock(row_key(source.table.id, handle)), &view)?;
         }
     }
-    Ok(None)
+    Ok(inner)
 }
 
-/// Locks the rows that nobody else has locked, as many as the query asks for, and gives the query
-/// for these rows.
-fn skip_locked(
+/// Can a name in FROM be one of a table with rows to lock?
+fn is_plain(ctx: &Context<'_>, name: &ObjectName, around: Option<&With>) -> bool {
+    let Ok(table) = table_name(name) else { return true };
+    let defined = |with: &With| with.cte_tables.iter().any(|cte| names(cte, &table.table));
+    match table.database.as_deref() {
+        Some(database) => !is_system(database),
+        // In backquotes it is a table like any other.
+        None if name.to_string().eq_ignore_ascii_case("dual") => false,
+        None => !around.is_some_and(defined) && !ctx.database.is_some_and(is_system),
+    }
+}
+
+fn names(cte: &Cte, name: &str) -> bool {
+    cte.alias.name.value.eq_ignore_ascii_case(name)
+}
+
+/// Both WITH in one. 1235 where one list could not mean what they do.
+fn nested(around: Option<&With>, own: Option<&With>) -> Result<Option<With>> {
+    let (Some(around), Some(own)) = (around, own) else {
+        return Ok(around.or(own).cloned());
+    };
+    let hides =
+        |cte: &Cte| around.cte_tables.iter().any(|other| names(other, &cte.alias.name.value));
+    if around.recursive != own.recursive || own.cte_tables.iter().any(hides) {
+        return Err(Error::not_supported(
+            "This version of Damask doesn't yet support 'FOR UPDATE of a subquery within two WITH, \
+             of which one is RECURSIVE or hides names of the other'",
+        ));
+    }
+    let mut both = around.clone();
+    both.cte_tables.extend(own.cte_tables.iter().cloned());
+    Ok(Some(both))
+}
+
+/// Locks what the subqueries in FROM read; the query with those that leave out rows.
+fn lock_derived(
     ctx: &mut Context<'_>,
     query: &Query,
-    lockable: &Lockable<'_>,
-    chosen: &[&Source],
-) -> Result<Query> {
-    let refused = |what: &str| {
-        Error::not_supported(format!(
-            "This version of Damask doesn't yet support 'SKIP LOCKED {what}'"
-        ))
-    };
-    if ctx.txn()?.options().mode == Mode::Optimistic {
-        return Err(refused("in an optimistic transaction"));
-    }
-    let joined = lockable.select.from.iter().any(|from| !from.joins.is_empty());
-    let [source] = chosen else { return Err(refused("of several tables")) };
-    if joined || lockable.select.from.len() != 1 {
-        return Err(refused("of several tables"));
-    }
-    if !lockable.plain {
-        return Err(refused("of grouped rows"));
-    }
-    let limit = lockable.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-    let taken = take_free(ctx, lockable, source, limit)?;
-    let view = ctx.view.clone();
-    for handle in &taken {
-        failure::convert(ctx.txn()?.lock(row_key(source.table.id, *handle)), &view)?;
-    }
-    Ok(of_handles(query, source, &taken))
-}
-
-/// Locks rows until there are enough, in the query's order.
-fn take_free(
-    ctx: &mut Context<'_>,
-    lockable: &Lockable<'_>,
-    source: &Source,
-    limit: Option<usize>,
-) -> Result<Vec<i64>> {
-    let enough = limit.unwrap_or(usize::MAX);
-    let mut window = limit.map(|n| n.saturating_mul(2).max(SKIP_WINDOW));
-    let (mut taken, mut tried) = (Vec::new(), HashSet::new());
-    let view = ctx.view.clone();
-    // Ends: each turn looks at more rows, until there are no more or enough.
-    loop {
-        let rows = window.map(|n| number(n as u64));
-        let selection = Selection {
-            from: &lockable.select.from,
-            selection: lockable.select.selection.as_ref(),
-            order_by: lockable.order_by,
-            limit: rows.as_ref(),
-        };
-        let wanted = [Wanted { target: &source.name, exprs: &[] }];
-        let found = planned::handles(ctx, &selection, &wanted)?;
-        let found: Vec<i64> =
-            found.into_iter().flat_map(|found| found.rows).map(|(handle, _)| handle).collect();
-        let last = window.is_none_or(|window| found.len() < window);
-        let mut fresh = found.into_iter().filter(|handle| tried.insert(*handle));
-        while taken.len() < enough {
-            let chunk = (enough - taken.len()).min(SKIP_CHUNK);
-            let handles: Vec<i64> = fresh.by_ref().take(chunk).collect();
-            if handles.is_empty() {
-                break;
-            }
-            let keys: Vec<_> = handles.iter().map(|h| row_key(source.table.id, *h)).collect();
-            let held = failure::convert(ctx.txn()?.try_lock(&keys), &view)?;
-            taken.extend(handles.iter().zip(held).filter(|(_, held)| *held).map(|(h, _)| *h));
-            if taken.len() > SKIP_ROWS_MAX {
-                return Err(Error::unknown(format!(
-                    "SKIP LOCKED locks {SKIP_ROWS_MAX} rows in one statement at most"
-                )));
-            }
-            ctx.facts.interrupt.check()?;
-        }
-        if last || taken.len() >= enough {
-            return Ok(taken);
-        }
-        window = window.map(|window| window.saturating_mul(4));
-    }
-}
-
-/// The query for these rows of its one table only.
-fn of_handles(query: &Query, source: &Source, handles: &[i64]) -> Query {
+    around: Option<&With>,
+) -> Result<Option<Query>> {
+    let with = nested(around, query.with.as_ref())?;
     let mut query = query.clone();
-    query.locks.clear();
-    let SetExpr::Select(select) = query.body.as_mut() else { return query };
-    let table = &source.table;
-    let qualified = |column: &str| {
-        let idents = vec![Ident::with_quote('`', &source.name), Ident::with_quote('`', column)];
-        Expr::CompoundIdentifier(idents)
-    };
-    let handle_column = table.handle_column.and_then(|id| table.column_by_id(id));
-    let key = match handle_column {
-        Some(column) => qualified(&column.name),
-        None => {
-            // The hidden column is named: it would be among those of a `*`.
-            let all = || {
-                table.columns.iter().map(|c| SelectItem::ExprWithAlias {
-                    expr: qualified(&c.name),
-                    alias: Ident::with_quote('`', &c.name),
-                })
-            };
-            let expand = |item: SelectItem| match item {
-                SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => all().collect(),
-                item => vec![item],
-            };
-            select.projection = select.projection.drain(..).flat_map(expand).collect();
-            qualified(HANDLE_COLUMN)
+    let SetExpr::Select(select) = query.body.as_mut() else { return Ok(None) };
+    let mut changed = false;
+    for from in &mut select.from {
+        changed |= lock_joined(ctx, from, with.as_ref())?;
+    }
+    Ok(changed.then_some(query))
+}
+
+/// The same for a join: has it changed?
+fn lock_joined(
+    ctx: &mut Context<'_>,
+    from: &mut TableWithJoins,
+    with: Option<&With>,
+) -> Result<bool> {
+    let mut changed = false;
+    let joined = from.joins.iter_mut().map(|join| &mut join.relation);
+    for factor in std::iter::once(&mut from.relation).chain(joined) {
+        match factor {
+            TableFactor::NestedJoin { table_with_joins, .. } => {
+                changed |= lock_joined(ctx, table_with_joins, with)?;
+            }
+            TableFactor::Derived { lateral: true, subquery, .. }
+                if locking(subquery, ctx.variables).is_some() =>
+            {
+                return Err(Error::not_supported(
+                    "This version of Damask doesn't yet support 'FOR UPDATE in a LATERAL subquery'",
+                ));
+            }
+            TableFactor::Derived { subquery, .. } => {
+                if let Some(fewer) = lock_within(ctx, subquery, with)? {
+                    **subquery = fewer;
+                    changed = true;
+                }
+            }
+            _ => {}
         }
-    };
-    let unsigned = handle_column.is_some_and(|column| column.ty.is_unsigned());
-    let literal = |handle: &i64| match unsigned {
-        true => number(*handle as u64),
-        false if *handle < 0 => {
-            let expr = Box::new(number(handle.unsigned_abs()));
-            Expr::UnaryOp { op: UnaryOperator::Minus, expr }
-        }
-        false => number(*handle as u64),
-    };
-    let these = match handles {
-        [] => Expr::BinaryOp {
-            left: Box::new(number(1)),
-            op: BinaryOperator::Eq,
-            right: Box::new(number(0)),
-        },
-        handles => Expr::InList {
-            expr: Box::new(key),
-            list: handles.iter().map(literal).collect(),
-            negated: false,
-        },
-    };
-    select.selection = Some(match select.selection.take() {
-        None => these,
-        Some(selection) => Expr::BinaryOp {
-            left: Box::new(Expr::Nested(Box::new(selection))),
-            op: BinaryOperator::And,
-            right: Box::new(these),
-        },
-    });
-    query
+    }
+    Ok(changed)
 }
 
 impl Context<'_> {

@@ -14,7 +14,7 @@
 //!
 //! Reading order: `rows` (bytes of rows and entries), `write` (keys in the way), `input`
 //! (defaults and conversion), `insert`, `expr` and `access` (simple conditions), `change`,
-//! `explain`, `point`, `lock`, `load`.
+//! `explain`, `point`, `lock`, `skip`, `load`.
 
 mod access;
 mod assign;
@@ -28,6 +28,7 @@ mod lock;
 mod planned;
 mod point;
 pub(crate) mod rows;
+mod skip;
 mod upsert;
 mod write;
 

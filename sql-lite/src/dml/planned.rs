@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use damask_types::{ColumnType, Datum};
 use sqlparser::ast::{
     Expr, Ident, LimitClause, OrderBy, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr,
-    Statement, TableWithJoins,
+    Statement, TableWithJoins, With,
 };
 use sqlparser::dialect::MySqlDialect;
 use sqlparser::parser::Parser;
@@ -66,6 +66,8 @@ fn transpose(batch: &RecordBatch, types: &[Option<ColumnType>]) -> Result<Vec<Ve
 
 /// What rows a change is about, as the statement says it.
 pub(super) struct Selection<'s> {
+    /// The WITH that it stands in.
+    pub with: Option<&'s With>,
     pub from: &'s [TableWithJoins],
     pub selection: Option<&'s Expr>,
     pub order_by: &'s [OrderByExpr],
@@ -80,12 +82,13 @@ pub(super) struct Wanted<'s> {
     pub exprs: &'s [Expr],
 }
 
-/// `SELECT target._damask_handle, exprs…, target2._damask_handle, … FROM … WHERE … ORDER BY …
+/// `WITH … SELECT target._damask_handle, exprs…, target2._damask_handle, … FROM … WHERE … ORDER BY …
 /// LIMIT …`.
 pub(super) fn query_of(selection: &Selection<'_>, wanted: &[Wanted<'_>]) -> Result<Query> {
     let broken = || Error::unknown("a query for a change cannot be made");
     let parsed = Parser::parse_sql(&MySqlDialect {}, "SELECT 1").map_err(|_| broken())?;
     let Some(Statement::Query(mut query)) = parsed.into_iter().next() else { return Err(broken()) };
+    query.with = selection.with.cloned();
     let SetExpr::Select(select) = query.body.as_mut() else { return Err(broken()) };
     select.projection.clear();
     for wanted in wanted {
@@ -138,12 +141,7 @@ pub(super) fn handles(
             for (wanted, (handles, seen)) in wanted.iter().zip(&mut out) {
                 let first = cells.next();
                 let values: Vec<_> = cells.by_ref().take(wanted.exprs.len()).collect();
-                let handle = match first {
-                    Some(Datum::Int(v)) => v,
-                    Some(Datum::UInt(v)) => v as i64,
-                    Some(Datum::Null) => continue,
-                    other => return Err(Error::unknown(format!("{other:?} is no handle"))),
-                };
+                let Some(handle) = handle_of(first)? else { continue };
                 if one_table || seen.insert(handle) {
                     handles.rows.push((handle, values));
                 }
@@ -151,4 +149,32 @@ pub(super) fn handles(
         }
     }
     Ok(out.into_iter().map(|(handles, _)| handles).collect())
+}
+
+/// The handle in a cell; `None` where an outer join has no row.
+fn handle_of(cell: Option<Datum>) -> Result<Option<i64>> {
+    match cell {
+        Some(Datum::Int(v)) => Ok(Some(v)),
+        Some(Datum::UInt(v)) => Ok(Some(v as i64)),
+        Some(Datum::Null) => Ok(None),
+        other => Err(Error::unknown(format!("{other:?} is no handle"))),
+    }
+}
+
+/// The rows that FROM, WHERE, ORDER BY and LIMIT give, each as the handles of these tables' rows in
+/// it.
+pub(super) fn combinations(
+    ctx: &Context<'_>,
+    selection: &Selection<'_>,
+    wanted: &[Wanted<'_>],
+) -> Result<Vec<Vec<Option<i64>>>> {
+    let mut found = rows(ctx, &query_of(selection, wanted)?)?;
+    let mut out = Vec::new();
+    while let Some(batch) = found.next()? {
+        for row in batch {
+            let handles = row.into_iter().map(|cell| handle_of(Some(cell)));
+            out.push(handles.collect::<Result<_>>()?);
+        }
+    }
+    Ok(out)
 }

@@ -96,7 +96,7 @@ pub(crate) fn dispatch(e: &DispatchError) -> Error {
             Error::lock_wait_timeout("Lock wait timeout exceeded; try restarting transaction")
         }
         ErrorKind::TooOld => Error::gc_too_early(e.detail.clone()),
-        _ => Error::unknown(e.detail.clone()),
+        _ => Error::unknown(crate::failure::named_once(&e.detail)),
     }
 }
 

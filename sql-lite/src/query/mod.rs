@@ -36,6 +36,7 @@ mod nesting;
 mod operators;
 mod order;
 mod planner;
+mod pushdown;
 mod rewrite;
 mod run;
 mod stop;

@@ -56,6 +56,7 @@ pub(crate) fn state(target_partitions: usize) -> SessionState {
         .with_config(config)
         .with_runtime_env(super::memory::surroundings())
         .with_optimizer_rules(super::conditions::rules())
+        .with_physical_optimizer_rules(super::pushdown::rules())
         .with_physical_optimizer_rule(Arc::new(CutFragments))
         .build()
 }
@@ -195,7 +196,7 @@ impl<'a> Names<'a> {
                 "There are no matching table names for ({name}) in optimizer hint /*+ \
                  READ_FROM_STORAGE */. Maybe you can use the table alias name"
             );
-            self.context.session.notes.push(Level::Warning, 1815, &message, 1);
+            self.context.session.notes.push_once(Level::Warning, 1815, &message);
         }
     }
 
@@ -213,7 +214,7 @@ impl<'a> Names<'a> {
              value of damask_isolation_read_engines({named})",
             table.database, table.name
         );
-        self.context.session.notes.push(Level::Warning, 1815, &message, 1);
+        self.context.session.notes.push_once(Level::Warning, 1815, &message);
     }
 
     /// Plans a query that was rewritten; `written` is it before that.

@@ -109,6 +109,7 @@ impl Connection {
         }
         self.take_back();
         self.gather_notes();
+        self.begin_notes();
         if !keeps_warnings(&parsed.stmt) {
             self.tell_warnings();
             self.warnings.clear();
@@ -143,6 +144,14 @@ impl Connection {
     /// more.
     fn gather_notes(&mut self) {
         self.warnings.append(self.facts.notes.take());
+    }
+
+    /// Where the parts of this statement warn. Those of one that was told to end may go on for a
+    /// moment, and keep theirs.
+    fn begin_notes(&mut self) {
+        if Arc::strong_count(&self.facts.notes) > 1 {
+            self.facts.notes = Arc::default();
+        }
     }
 
     /// `@@warning_count` and `@@error_count` of the statement before.

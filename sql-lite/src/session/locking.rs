@@ -151,7 +151,7 @@ impl Connection {
             if let Some(rows) = session.point_select(q, hints)? {
                 return Ok(rows);
             }
-            let fewer = session.with_rows(hints, |c| dml::lock_rows(c, q, locking))?;
+            let fewer = session.with_rows(hints, |c| dml::lock_rows(c, q))?;
             let q = fewer.as_ref().unwrap_or(q);
             session.with_query(hints, |context| query::select(context, q))
         });

@@ -97,6 +97,15 @@ impl Notes {
         warnings.count += times - kept;
     }
 
+    /// Adds one, unless the statement has said it already: it may be planned more than once.
+    pub fn push_once(&self, level: Level, code: u16, message: &str) {
+        let mut warnings = self.0.lock();
+        let same = |w: &Warning| w.level == level && w.code == code && w.message == message;
+        if !warnings.kept.iter().any(same) {
+            warnings.push(level, code, message);
+        }
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.0.lock().count

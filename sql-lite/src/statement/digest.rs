@@ -6,9 +6,20 @@ use super::parser::RESERVED;
 use crate::variables::SqlMode;
 use sqlparser::tokenizer::Token;
 
-/// The statement's shape; what cannot be read has none.
+/// The statement's shape; what cannot be read has none, nor has what reads differently where `\`
+/// is a character like any other: a value might look like a name.
 pub fn normalized(sql: &str) -> String {
-    let Ok(lexed) = lex(sql, 0, SqlMode::default()) else { return String::new() };
+    let no_escapes = SqlMode::parse("NO_BACKSLASH_ESCAPES").expect("a mode");
+    let [escapes, plain] = [SqlMode::default(), no_escapes].map(|mode| shape(sql, mode));
+    match (escapes, plain) {
+        (Some(one), Some(other)) if one != other => String::new(),
+        (Some(shape), _) | (None, Some(shape)) => shape,
+        (None, None) => String::new(),
+    }
+}
+
+fn shape(sql: &str, mode: SqlMode) -> Option<String> {
+    let lexed = lex(sql, 0, mode).ok()?;
     let mut parts = Vec::with_capacity(lexed.tokens.len());
     for token in lexed.tokens {
         parts.push(match token.token {
@@ -26,7 +37,7 @@ pub fn normalized(sql: &str) -> String {
             other => other.to_string(),
         });
     }
-    parts.join(" ")
+    Some(parts.join(" "))
 }
 
 /// Words of the language that are no names, reserved or not.
@@ -63,5 +74,10 @@ mod tests {
             normalized("UPDATE t SET v = v + 1 WHERE id = 10")
         });
         assert!(!normalized("SELECT 'secret' /* secret */").contains("secret"));
+        // Of which mode a statement is cannot be known: either way it shows no value.
+        assert_eq!(normalized(r"SELECT 'it\'s' FROM t"), "select ? from `t`");
+        assert_eq!(normalized(r"SELECT 'c:\' FROM t"), "select ? from `t`");
+        let shape = "select ? , `b` , ? , `c` , ?";
+        assert_eq!(normalized(r"SELECT 'a\' , b , 'secret' , c , '\'"), shape);
     }
 }

@@ -13,6 +13,7 @@ use crate::variables::SqlMode;
 use sqlparser::ast::{
     Expr, Ident, ObjectName, Query, SelectItem, SetExpr, TableFactor, VisitMut, VisitorMut,
 };
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use std::ops::ControlFlow;
@@ -42,16 +43,41 @@ pub fn parse(text: &str, from: usize, mode: SqlMode) -> Result<Parsed> {
     let mut tokens = rewrite(lexed.tokens);
     let into = take_into(&mut tokens);
     let columns = select_lists(&tokens);
+    let deep = nests_deeply(&tokens);
     let parser =
         Parser::new(&dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
     let mut p = P { parser, text: &text[..end], columns, folds_case: false };
-    let mut stmt = p.statement()?;
-    p.expect_end()?;
+    let read = p.statement().and_then(|stmt| p.expect_end().map(|()| stmt));
+    // Where a word may also be a name, sqlparser tries that, and then says something else.
+    let mut stmt = read.map_err(|error| match deep {
+        true if error.code == Error::parse("").code => too_deep(),
+        _ => error,
+    })?;
     if let Some(variables) = into {
         let Stmt::Query(query) = stmt else { return p.fail() };
         stmt = Stmt::SelectInto { query, variables };
     }
     Ok(Parsed { stmt, hints, params, end })
+}
+
+/// Are more NOT or CASE within each other than the parser goes down?
+fn nests_deeply(tokens: &[TokenWithSpan]) -> bool {
+    let (mut nots, mut cases, mut deepest) = (0, 0usize, 0);
+    for token in tokens {
+        let word = match &token.token {
+            Token::Word(word) => word.keyword,
+            Token::LParen => continue,
+            _ => Keyword::NoKeyword,
+        };
+        nots = if word == Keyword::NOT { nots + 1 } else { 0 };
+        match word {
+            Keyword::CASE => cases += 1,
+            Keyword::END => cases = cases.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(nots + cases);
+    }
+    deepest > DEPTH_MAX / 2
 }
 
 /// The parser of one statement.

@@ -80,8 +80,16 @@ fn a_syntax_error_shows_what_is_near() {
 fn depth_is_limited() {
     let deep = format!("select {}1{}", "(".repeat(5_000), ")".repeat(5_000));
     assert_eq!(code(&deep), 1436);
-    let deep = format!("select {}1", "not ".repeat(5_000));
-    assert!(matches!(code(&deep), 1064 | 1436));
+    for times in [100, 5_000] {
+        let deep = format!("select {}1", "not ".repeat(times));
+        assert_eq!(code(&deep), 1436, "{times} NOT");
+        let deep =
+            format!("select {}1{}", "case when 1 then ".repeat(times), " else 2 end".repeat(times));
+        assert_eq!(code(&deep), 1436, "{times} CASE");
+    }
+    let shallow = format!("select {}1", "not ".repeat(20));
+    one(&shallow);
+    assert_eq!(code("select not case when 1 then"), 1064);
     let deep = format!("{}1{}", "select (".repeat(1_000), ")".repeat(1_000));
     assert_eq!(code(&deep), 1436);
     one(&format!("select {}1{}", "(".repeat(30), ")".repeat(30)));
