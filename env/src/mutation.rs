@@ -35,11 +35,51 @@ pub enum Mistake {
     RegionNotCheckedAgain,
     /// A learner forgets its locks at a restart.
     LocksForgotten,
+    /// A lease counts from its acknowledgement, not from when the message left.
+    LeaseFromAck,
+    /// A replica that has just started votes at once, whatever it promised before.
+    VoteBanSkipped,
+    /// Who proposed is answered before the entry is applied.
+    AckBeforeApply,
+    /// The log is cut off above what the machine has made durable.
+    PurgeUnsynced,
+    /// The parts of a split become known in writes of their own.
+    ChildSeparately,
+    /// A merge takes in a region that has not applied all that it should have.
+    MergeNotCaughtUp,
+    /// That a region is being merged is forgotten at a restart.
+    MergingForgotten,
+    /// A replica that holds nothing yet does not save its vote.
+    VoteNotSaved,
+    /// A lease grows on while a split is under way.
+    SplitExtendsLease,
+    /// A later rollback removes a protected one.
+    ProtectedCollapsed,
+    /// A prewrite that comes late does not see its own rollback.
+    RollbackOverlooked,
+    /// Garbage collection removes a delete before what it hides.
+    DeleteFirst,
+    /// A leader names a learner's index before the read is announced.
+    ReadIndexEarly,
+    /// An update leaves the older row in the columns visible.
+    MaskNotCleared,
+    /// A merge of columns loses what was applied meanwhile.
+    MergeLosesLate,
+    /// Columns that are to be removed stay.
+    ClearIgnored,
+    /// A row that is applied again is there twice.
+    ReplayDoubles,
+    /// A row that the known schema does not fit is stored as nulls.
+    SchemaFilled,
+    /// Merged columns are used without their manifest being stored.
+    ManifestForgotten,
+    /// Columns remove versions that somebody may still read.
+    SafePointIgnored,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 15] = [
+    pub const ALL: [Mistake; 35] = [
         Mistake::AckBeforeSync,
         Mistake::AppliedFirst,
         Mistake::EpochNotChecked,
@@ -55,6 +95,26 @@ impl Mistake {
         Mistake::LocksIgnored,
         Mistake::RegionNotCheckedAgain,
         Mistake::LocksForgotten,
+        Mistake::LeaseFromAck,
+        Mistake::VoteBanSkipped,
+        Mistake::AckBeforeApply,
+        Mistake::PurgeUnsynced,
+        Mistake::ChildSeparately,
+        Mistake::MergeNotCaughtUp,
+        Mistake::MergingForgotten,
+        Mistake::VoteNotSaved,
+        Mistake::SplitExtendsLease,
+        Mistake::ProtectedCollapsed,
+        Mistake::RollbackOverlooked,
+        Mistake::DeleteFirst,
+        Mistake::ReadIndexEarly,
+        Mistake::MaskNotCleared,
+        Mistake::MergeLosesLate,
+        Mistake::ClearIgnored,
+        Mistake::ReplayDoubles,
+        Mistake::SchemaFilled,
+        Mistake::ManifestForgotten,
+        Mistake::SafePointIgnored,
     ];
 }
 

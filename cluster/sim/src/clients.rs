@@ -7,6 +7,7 @@ use crate::kernel::kernel;
 use crate::net::NodeId;
 use crate::nodes::Alive;
 use crate::remote::Wire;
+use crate::tables::{Value, encode};
 use crate::work;
 use crate::world::World;
 use damask_env::simulation::pause;
@@ -63,7 +64,13 @@ impl Session {
         let client = Client::new(oracle, locate, services, clock, config)
             .expect("the configuration is valid");
         let chance = Chance::new(world.plan.seed, 100 + purpose);
+        world.running.lock().push((alive.clone(), client.clone()));
         Session { world: world.clone(), client, id, alive, wire, chance }
+    }
+
+    /// Waits for answers no longer than this.
+    pub fn be_impatient(&self, patience: Duration) {
+        self.wire.set_patience(patience);
     }
 
     /// Waits a while.
@@ -83,6 +90,18 @@ impl Session {
             true => recorded.statement(&mut body),
         };
         Some(recorded.end(result))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let left = {
+            let mut running = self.world.running.lock();
+            let at = running.iter().position(|(alive, _)| alive.is(&self.alive));
+            at.map(|at| running.swap_remove(at))
+        };
+        // A client that goes may wait: not under the lock.
+        drop(left);
     }
 }
 
@@ -148,6 +167,13 @@ impl Recorded {
             self.run.reads.push(Read { key, ts, value: value.clone() });
         }
         Ok(value)
+    }
+
+    /// Writes a row, with a cell of the newest column.
+    pub fn put_row(&mut self, key: &[u8], value: &Value) -> Result<(), Error> {
+        let added = self.world.columns_added.load(Ordering::Relaxed);
+        let held = self.run.start_ts.0 as i64;
+        self.put(key, encode(value, (added > 0).then_some((added, held))))
     }
 
     /// Writes a key.
@@ -256,6 +282,7 @@ impl World {
             }
             if session.alive.get() {
                 session.client.flush();
+                session.alive.end();
             }
             world.at_work.fetch_sub(1, Ordering::Relaxed);
         });

@@ -2,9 +2,10 @@
 //! never take a part twice nor leave one out: what cannot be read now is not read at all.
 
 use crate::clients::Session;
+use crate::faults::COLUMNS_ADDED_MAX;
 use crate::history::Scan;
 use crate::nodes::Life;
-use crate::tables::{LISTS, Value, WITH_COLUMNS, column, encode, key};
+use crate::tables::{Added, LISTS, Value, WITH_COLUMNS, added_column, column, encode, key};
 use crate::work::{check_table, some_ts};
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -14,7 +15,7 @@ use damask_learner::ReadError;
 use damask_pd::{Placement, Route};
 use damask_raftstore::Error as RegionError;
 use damask_types::key::row_range;
-use damask_types::{KeyLock, KeyRange, TableId, Timestamp};
+use damask_types::{ErrorKind, KeyLock, KeyRange, TableId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ enum Refused {
     Broken(String),
 }
 
-type Rows = Vec<(i64, Value)>;
+type Rows = Vec<(i64, (Value, Added))>;
 
 /// Reads some table at some timestamp.
 pub fn read_some(session: &mut Session) {
@@ -67,7 +68,7 @@ pub fn read(session: &mut Session, table: TableId, ts: Timestamp) -> Option<()> 
     if !session.alive.get() {
         return None;
     }
-    let encoded = |(handle, value): (i64, Value)| (key(table, handle), encode(&value));
+    let encoded = |(handle, (value, added))| (key(table, handle), encode(&value, added));
     let pairs: Vec<_> = rows.into_iter().map(encoded).collect();
     session.world.counts.lock().column_scans += 1;
     check_table(session, table, ts, &pairs, "columns");
@@ -110,6 +111,7 @@ fn ask(
 ) -> Result<Rows, Refused> {
     let learner = route.region.learners().next().ok_or(Refused::Later)?;
     let (id, epoch, part) = (route.region.id, route.region.epoch, part.clone());
+    let safe_point = session.world.safe_point.clone();
     let work = move |life: &Life| -> Result<Rows, Refused> {
         let reader = life.reader.as_ref().ok_or(Refused::Later)?;
         let view = reader.view(id, epoch, std::slice::from_ref(&part), ts);
@@ -117,6 +119,7 @@ fn ask(
             ReadError::Locked(locks) => Refused::Locked(locks),
             ReadError::Region(RegionError::Invalid(why)) => Refused::Broken(why),
             ReadError::Region(_) | ReadError::Timeout { .. } => Refused::Later,
+            ReadError::Store { kind: ErrorKind::TooOld, .. } => Refused::Later,
             ReadError::Store { detail, .. } => Refused::Broken(detail),
         })?;
         life.pace.hesitate();
@@ -129,7 +132,10 @@ fn ask(
                 Refused::Broken(format!("a batch of another form: {:?}", batch.schema()))
             })?;
         }
-        Ok(rows)
+        match safe_point.check(ts) {
+            Ok(()) => Ok(rows),
+            Err(_) => Err(Refused::Later), // some may have gone while it was read
+        }
     };
     match session.wire.ask(learner.store, PATIENCE, work) {
         Ok(answer) => answer,
@@ -139,7 +145,8 @@ fn ask(
 
 fn request(table: TableId, ranges: Vec<HandleRange>, ts: Timestamp) -> ScanRequest {
     let mut fields = vec![Field::new("handle", DataType::Int64, true)];
-    let stored = storage_schema([&column(table)]);
+    let added: Vec<_> = (1..=COLUMNS_ADDED_MAX).map(added_column).collect();
+    let stored = storage_schema(std::iter::once(&column(table)).chain(&added));
     fields.extend(stored.fields().iter().map(|field| field.as_ref().clone()));
     let null = |field: &Field| -> ArrayRef { new_null_array(field.data_type(), 1) };
     ScanRequest {
@@ -152,6 +159,17 @@ fn request(table: TableId, ranges: Vec<HandleRange>, ts: Timestamp) -> ScanReque
     }
 }
 
+/// The cell of a column that was added: a row has one at most.
+fn added(batch: &RecordBatch, at: usize) -> Option<Added> {
+    for number in 1..=COLUMNS_ADDED_MAX {
+        let cells = batch.column(1 + number as usize).as_any().downcast_ref::<Int64Array>()?;
+        if cells.is_valid(at) {
+            return Some(Some((number, cells.value(at))));
+        }
+    }
+    Some(None)
+}
+
 fn take_rows(table: TableId, batch: &RecordBatch, rows: &mut Rows) -> Option<()> {
     let handles = batch.column(0).as_any().downcast_ref::<Int64Array>()?;
     let values = batch.column(1).as_any();
@@ -160,7 +178,7 @@ fn take_rows(table: TableId, batch: &RecordBatch, rows: &mut Rows) -> Option<()>
             true => Value::Text(values.downcast_ref::<StringArray>()?.value(at).to_owned()),
             false => Value::Number(values.downcast_ref::<Int64Array>()?.value(at)),
         };
-        rows.push((handles.value(at), value));
+        rows.push((handles.value(at), (value, added(batch, at)?)));
     }
     Some(())
 }

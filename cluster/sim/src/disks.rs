@@ -3,11 +3,13 @@
 //! what is written.
 
 use crate::kernel::{Micros, kernel};
+use crate::world::World;
 use damask_deltatree::{
     ChangeBatch, ColumnSnapshot, ColumnStore, DeltaTree, HandleRange, Mark, RowsIter, TableStats,
     Written,
 };
 use damask_env::simulation::pause;
+use damask_env::{Content, Disk, File, MemoryDisk};
 use damask_kv::{
     Capabilities, Cf, Engine, Estimate, Ingestion, MemoryEngine, Snapshot, WriteBatch,
 };
@@ -16,10 +18,17 @@ use damask_raftstore::{
     SnapshotChunks, StateMachine,
 };
 use damask_types::{KeyRange, Region, RegionId, TableId, Timestamp};
+use parking_lot::Mutex;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+/// A reader is held back no longer than this, and looks up so often.
+const HELD_MAX: Micros = 2_400_000;
+/// See [`HELD_MAX`].
+const HELD_STEP: Duration = Duration::from_millis(1);
 
 /// How slow a node's disk is, and how often its threads are overtaken.
 #[derive(Debug, Default)]
@@ -27,12 +36,28 @@ pub struct Pace {
     times: AtomicU64,
     until: AtomicU64,
     hesitate_permille: u64,
+    hold_permille: u64,
+    /// So many readers are held back next, for certain.
+    hold_next: AtomicU64,
 }
 
 impl Pace {
     /// A disk of normal speed.
-    pub fn new(hesitate_permille: u64) -> Pace {
-        Pace { times: AtomicU64::new(1), until: AtomicU64::new(0), hesitate_permille }
+    pub fn new(hesitate_permille: u64, hold_permille: u64) -> Pace {
+        let (times, until) = (AtomicU64::new(1), AtomicU64::new(0));
+        let hold_next = AtomicU64::new(0);
+        Pace { times, until, hesitate_permille, hold_permille, hold_next }
+    }
+
+    /// The next readers of columns are held back.
+    pub fn hold(&self, readers: u64) {
+        self.hold_next.store(readers, Ordering::Relaxed);
+    }
+
+    fn holds(&self) -> bool {
+        let next = self.hold_next.load(Ordering::Relaxed);
+        self.hold_next.store(next.saturating_sub(1), Ordering::Relaxed);
+        next > 0 || kernel().draw(|chance| chance.permille(self.hold_permille))
     }
 
     /// So many times slower until then.
@@ -116,6 +141,8 @@ pub struct SimMachine {
     pub inner: Arc<dyn StateMachine>,
     /// Its disk.
     pub pace: Arc<Pace>,
+    /// Where what is applied is written down, if it is collected later.
+    pub journal: Option<Arc<World>>,
 }
 
 impl StateMachine for SimMachine {
@@ -125,6 +152,11 @@ impl StateMachine for SimMachine {
 
     fn apply(&self, batches: Vec<ApplyBatch>) -> Result<()> {
         self.pace.work(15, 900);
+        if let Some(world) = &self.journal
+            && let Some(differs) = world.journal.lock().note(&batches)
+        {
+            world.fail(differs);
+        }
         self.inner.apply(batches)?;
         self.pace.hesitate();
         Ok(())
@@ -205,12 +237,91 @@ impl Engine for SimEngine {
     }
 }
 
+/// The disk of columns: merges wait for it, so that others write and read meanwhile.
+pub struct ColumnDisk {
+    /// What it holds.
+    pub inner: MemoryDisk,
+    /// How slow it is.
+    pub pace: Arc<Pace>,
+    /// A merge runs. Nobody else may wait here: the tree's locks are held over some operations.
+    pub merges: Arc<AtomicBool>,
+}
+
+impl ColumnDisk {
+    fn wait(&self, name: &str) {
+        let of_merges = name.starts_with("stable") || name.starts_with("manifest");
+        if of_merges && self.merges.load(Ordering::Relaxed) {
+            self.pace.work(10, 4_000);
+        }
+    }
+}
+
+impl Disk for ColumnDisk {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.wait(name);
+        self.inner.open(name)
+    }
+
+    fn map(&self, name: &str) -> io::Result<Content> {
+        self.inner.map(name)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.wait(name);
+        self.inner.replace(name, bytes)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        self.wait(folder);
+        self.inner.sync_folder(folder)
+    }
+}
+
 /// The product's column store: others overtake between a learner's steps.
 pub struct SimColumns {
-    /// The columns.
-    pub inner: Arc<DeltaTree>,
-    /// Their disk.
-    pub pace: Arc<Pace>,
+    inner: Arc<DeltaTree>,
+    pace: Arc<Pace>,
+    /// One merge at a time, as in the tree, whose own lock is no place to wait at.
+    merging: Mutex<()>,
+    merges: Arc<AtomicBool>,
+    /// Counts the ranges whose rows were removed.
+    cleared: AtomicU64,
+}
+
+impl SimColumns {
+    /// Over a tree whose disk waits while `merges` is set.
+    pub fn new(inner: Arc<DeltaTree>, pace: Arc<Pace>, merges: Arc<AtomicBool>) -> SimColumns {
+        let (merging, cleared) = (Mutex::default(), AtomicU64::new(0));
+        SimColumns { inner, pace, merging, merges, cleared }
+    }
+
+    /// A reader is overtaken by whoever replaces rows next: its snapshot is taken when some of
+    /// them are gone, and it goes on when they are there again.
+    fn hold(&self, table: TableId) -> damask_deltatree::Result<Arc<dyn ColumnSnapshot>> {
+        let (before, end) = (self.cleared.load(Ordering::Relaxed), kernel().time() + HELD_MAX);
+        while self.cleared.load(Ordering::Relaxed) == before && kernel().time() < end {
+            pause(HELD_STEP);
+        }
+        let snapshot = self.inner.snapshot(table);
+        pause(Duration::from_micros(kernel().draw(|chance| chance.between(1_000, 60_000))));
+        snapshot
+    }
+
+    fn alone<T>(&self, body: impl FnOnce() -> T) -> T {
+        let _alone = damask_env::lock(&self.merging);
+        self.merges.store(true, Ordering::Relaxed);
+        let done = body();
+        self.merges.store(false, Ordering::Relaxed);
+        done
+    }
 }
 
 impl ColumnStore for SimColumns {
@@ -223,7 +334,10 @@ impl ColumnStore for SimColumns {
 
     fn clear(&self, table: TableId, range: HandleRange) -> damask_deltatree::Result<()> {
         self.pace.hesitate();
-        self.inner.clear(table, range)
+        self.inner.clear(table, range)?;
+        self.cleared.fetch_add(1, Ordering::Relaxed);
+        self.pace.work(100, 4_000);
+        Ok(())
     }
 
     fn sync(&self, marks: &[Mark]) -> damask_deltatree::Result<()> {
@@ -236,6 +350,9 @@ impl ColumnStore for SimColumns {
     }
 
     fn snapshot(&self, table: TableId) -> damask_deltatree::Result<Arc<dyn ColumnSnapshot>> {
+        if self.pace.holds() {
+            return self.hold(table);
+        }
         self.pace.hesitate();
         let snapshot = self.inner.snapshot(table);
         self.pace.hesitate();
@@ -243,7 +360,7 @@ impl ColumnStore for SimColumns {
     }
 
     fn maintain(&self, safe_point: Timestamp, budget: u64) -> damask_deltatree::Result<bool> {
-        self.inner.maintain(safe_point, budget)
+        self.alone(|| self.inner.maintain(safe_point, budget))
     }
 
     fn stats(&self, table: TableId) -> damask_deltatree::Result<TableStats> {
@@ -257,7 +374,7 @@ impl ColumnStore for SimColumns {
         rows: RowsIter<'_>,
     ) -> damask_deltatree::Result<()> {
         self.pace.hesitate();
-        self.inner.ingest(table, range, rows)
+        self.alone(|| self.inner.ingest(table, range, rows))
     }
 
     fn written(&self) -> Written {

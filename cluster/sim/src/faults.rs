@@ -6,11 +6,20 @@ use crate::nodes::{Life, crash, start};
 use crate::plan::{Fault, FaultKind};
 use crate::tables::{BANK, ITEMS, LISTS, key};
 use crate::world::World;
+use damask_env::Fault as DiskFault;
+use damask_raftstore::PeerChange;
 use damask_types::{Region, StoreId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Regions above which none is split any more.
 const REGIONS_MAX: usize = 14;
+/// Columns that may be added.
+pub const COLUMNS_ADDED_MAX: u64 = 6;
+/// Readers that are overtaken by a snapshot's import, and until the lag begins.
+const READERS_HELD: u64 = 4;
+/// See [`READERS_HELD`].
+const LAG_AFTER: Micros = 15_000;
 /// Threads of a store that may stand still alone.
 const STALLED: [&str; 3] = ["raft", "apply", "log"];
 
@@ -45,7 +54,8 @@ impl World {
         kernel().after(time, move || what(&world));
     }
 
-    fn cut(self: &Arc<World>, from: NodeId, to: NodeId, time: Micros) {
+    /// `to` does not hear `from` for so long.
+    pub fn cut(self: &Arc<World>, from: NodeId, to: NodeId, time: Micros) {
         self.net.cut(from, to);
         self.later(time, move |world| world.net.mend(from, to));
     }
@@ -96,21 +106,79 @@ impl World {
                 self.pace(store).slow(5 + pick % 100, kernel().time() + time);
             }
             FaultKind::Jump => self.jump(pick, time),
-            FaultKind::OracleCrash => {
-                *self.placement.oracle.lock() = None;
-                self.later(1 + time / 2, |world| {
-                    if world.placement.oracle.lock().is_none()
-                        && let Err(e) = world.placement.open_oracle()
-                    {
-                        world.fail(format!("the oracle does not start: {e}"));
-                    }
-                });
-            }
+            FaultKind::OracleCrash => self.crash_oracle(time),
             FaultKind::ClientCrash => self.crash_client(pick, time),
-            FaultKind::Split => self.split_some(pick),
+            FaultKind::Split => {
+                for n in 0..=(pick >> 40) % 3 {
+                    self.split_some(pick.rotate_right(7 * n as u32));
+                }
+            }
             FaultKind::Transfer => self.transfer_some(pick),
             FaultKind::Merge => self.merge_some(pick),
+            FaultKind::OldLeader => self.rival(&self.led(), time, pick),
+            FaultKind::PlacementCrash => {
+                self.placement.pd.crash();
+                self.crash_oracle(time);
+            }
+            FaultKind::ColumnLag => self.lag_columns(time, pick),
+            FaultKind::BadDisk => self.break_disk(store, time, pick),
+            FaultKind::AddColumn => {
+                let added = self.columns_added.load(Ordering::Relaxed);
+                self.columns_added.store((added + 1).min(COLUMNS_ADDED_MAX), Ordering::Relaxed);
+            }
         }
+    }
+
+    fn crash_oracle(self: &Arc<World>, time: Micros) {
+        *self.placement.oracle.lock() = None;
+        self.later(1 + time / 2, |world| {
+            if world.placement.oracle.lock().is_none()
+                && let Err(e) = world.placement.open_oracle()
+            {
+                world.fail(format!("the oracle does not start: {e}"));
+            }
+        });
+    }
+
+    /// A disk that is full, or an operation of it that fails: the store stops, and is started
+    /// again from what is durable.
+    fn break_disk(self: &Arc<World>, store: StoreId, time: Micros, pick: u64) {
+        let Some(life) = self.life(store) else { return };
+        let disk = pick >> 16;
+        let fault = match (pick >> 8) % 3 {
+            0 => DiskFault { capacity: Some(life.disk_bytes(disk) + 64), fail_at: None },
+            _ => DiskFault { fail_at: Some((pick >> 24) % 60), capacity: None },
+        };
+        life.break_disk(disk, fault);
+        self.later(time, move |world| {
+            life.mend_disks();
+            if life.alive.get() {
+                crash(world, store, 1 + time / 4);
+            }
+        });
+    }
+
+    /// A learner that hears nothing while its leader's log goes on.
+    fn lag_columns(self: &Arc<World>, time: Micros, pick: u64) {
+        let led = self.led();
+        let with: Vec<_> =
+            led.iter().filter(|(_, region)| region.learners().next().is_some()).collect();
+        let Some((life, region)) = with.get(pick as usize % with.len().max(1)) else { return };
+        let Some(learner) = region.learners().next().copied() else { return };
+        if (pick >> 8).is_multiple_of(3) {
+            // Gone, and soon another one takes its place.
+            let (id, epoch) = (region.id, region.epoch);
+            life.handle.change_peer(id, epoch, PeerChange::Remove(learner), Box::new(|_| {}));
+        }
+        // Some have just been told that they may read.
+        self.pace(learner.store).hold(READERS_HELD);
+        (0..READERS_HELD)
+            .for_each(|n| self.read_columns(pick.rotate_left(n as u32), &region.range));
+        self.later(LAG_AFTER, move |world| {
+            let others = world.store_ids().into_iter().filter(|other| *other != learner.store);
+            let time = time.clamp(400_000, 1_200_000);
+            others.for_each(|other| world.cut(other.0, learner.store.0, time));
+        });
     }
 
     fn jump(self: &Arc<World>, pick: u64, time: Micros) {
@@ -163,6 +231,25 @@ impl World {
         };
         if let Some((life, region)) = led.iter().find(holds) {
             self.split(life, region, vec![at]);
+            self.crash_soon(region, pick);
+        }
+    }
+
+    /// Now and then the power fails at one of a region's stores just when something changes it, or
+    /// one of them hears nothing of it for a while.
+    fn crash_soon(self: &Arc<World>, region: &Region, pick: u64) {
+        let peer = region.peers[(pick >> 30) as usize % region.peers.len()];
+        match (pick >> 34) % 6 {
+            0 => self.later((pick >> 37) % 20_000, move |world| {
+                if !world.is_calm() {
+                    crash(world, peer.store, 1 + pick % 100_000);
+                }
+            }),
+            1 => {
+                let others = self.store_ids().into_iter().filter(|other| *other != peer.store);
+                others.for_each(|other| self.cut(other.0, peer.store.0, 100_000 + pick % 500_000));
+            }
+            _ => {}
         }
     }
 
@@ -204,6 +291,7 @@ impl World {
             }
         };
         life.handle.merge(region.id, region.epoch, *into, Box::new(done));
+        self.crash_soon(region, pick);
     }
 
     /// Ends all faults.
@@ -213,7 +301,13 @@ impl World {
         for id in self.store_ids() {
             self.pace(id).slow(1, 0);
             match self.life(id) {
-                Some(life) => kernel().wake_group(life.group),
+                Some(life) => {
+                    kernel().wake_group(life.group);
+                    if life.is_faulty() {
+                        life.mend_disks();
+                        crash(self, id, 1);
+                    }
+                }
                 None => start(self, id),
             }
         }

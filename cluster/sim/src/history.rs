@@ -127,6 +127,20 @@ impl Truth {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// What reads at or above a version can see.
+    pub fn seen_from(&self, ts: Timestamp) -> Truth {
+        let seen = |versions: &Vec<Version>| {
+            let newer = versions.partition_point(|version| version.commit_ts <= ts);
+            let first = match newer.checked_sub(1) {
+                Some(at) if versions[at].value.is_some() => at,
+                _ => newer,
+            };
+            versions[first..].to_vec()
+        };
+        let all = self.0.iter().map(|(key, versions)| (key.clone(), seen(versions)));
+        Truth(all.filter(|(_, versions)| !versions.is_empty()).collect())
+    }
+
     /// What a read at this version finds.
     pub fn at(&self, key: &[u8], ts: Timestamp) -> Option<&[u8]> {
         let versions = self.versions(key);

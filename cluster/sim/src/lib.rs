@@ -22,10 +22,11 @@
 //! after the storm, replicas at the end, threads that do not end, and every panic.
 //!
 //! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own), the placement
-//! driver's own crashes, garbage collection. Merges only where they are asked for (`--faults`).
+//! driver as a Raft group, bit rot.
 //!
-//! Reading order: `plan`, `kernel`, `net`, `disks`, `nodes`, `remote`, `placement`, `world`,
-//! `faults`, `tables`, `work`, `clients`, `columns`, `history`, `run`, `sweep`, `mutants`.
+//! Reading order: `plan`, `kernel`, `net`, `disks`, `driver`, `nodes`, `remote`, `placement`,
+//! `world`, `faults`, `rivals`, `collect`, `tables`, `work`, `clients`, `columns`, `history`, `run`,
+//! `sweep`, `mutants`.
 
 pub mod chance;
 pub mod plan;
@@ -34,12 +35,15 @@ pub mod kernel;
 pub mod net;
 
 mod disks;
+mod driver;
 mod nodes;
 mod placement;
 mod remote;
 mod world;
 
+mod collect;
 mod faults;
+mod rivals;
 
 mod clients;
 mod columns;

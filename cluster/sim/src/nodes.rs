@@ -1,15 +1,16 @@
 //! Stores as processes: started from what a crash left, ended by one at any moment. It must never
 //! give a later life anything of an earlier one but what was durable.
 
-use crate::disks::{Pace, SimColumns, SimEngine, SimLog, SimMachine};
+use crate::collect;
+use crate::disks::{ColumnDisk, Pace, SimColumns, SimEngine, SimLog, SimMachine};
 use crate::kernel::{Group, Micros, kernel};
 use crate::remote::{Wire, ask_leader};
 use crate::tables::Schemas;
 use crate::world::World;
-use damask_deltatree::DeltaTree;
+use damask_deltatree::{ColumnStore, DeltaTree};
 use damask_env::channel::{self, RecvTimeoutError, Sender};
 use damask_env::simulation::pause;
-use damask_env::{Clock, Disk, MemoryDisk};
+use damask_env::{Clock, Disk, Fault as DiskFault, MemoryDisk};
 use damask_kv::MemoryEngine;
 use damask_learner::{ColumnMachine, LearnerRead, StoreReads};
 use damask_pd::Placement;
@@ -19,7 +20,7 @@ use damask_raftstore::{
 };
 use damask_txn::deadlock::Circle;
 use damask_txn::{Deadlocks, TxnServer};
-use damask_types::{StoreId, Timestamp};
+use damask_types::{ErrorKind, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,8 @@ const LOG: &str = "raft";
 const SERVER_PATIENCE: Duration = Duration::from_millis(1_200);
 /// A learner's read waits no longer.
 const LEARNER_PATIENCE: Duration = Duration::from_millis(1_500);
+/// A store that starts looks for the placement driver so often, microseconds.
+const PLACEMENT_WAIT: Micros = 40_000;
 /// Between two rounds of a column store's background work.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(150);
 
@@ -57,6 +60,11 @@ impl Alive {
     /// Does it?
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Is it the same life?
+    pub fn is(&self, other: &Alive) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// No longer.
@@ -84,6 +92,38 @@ pub struct Life {
     store: Mutex<Option<Store>>,
     disks: Vec<MemoryDisk>,
     maintain: Mutex<Option<Sender<()>>>,
+    /// Its disk may fail: that it stops then is no failure of the cluster's.
+    faulty: AtomicBool,
+}
+
+impl Life {
+    /// Why it stopped, unless its disk was made to fail and that is the reason.
+    pub fn failed(&self) -> Option<String> {
+        let why = self.handle.failed()?.to_string();
+        (!self.is_faulty() || why.contains("panicked")).then_some(why)
+    }
+
+    /// Was a disk of it made to fail?
+    pub fn is_faulty(&self) -> bool {
+        self.faulty.load(Ordering::Relaxed)
+    }
+
+    /// From now on one of its disks fails as told.
+    pub fn break_disk(&self, pick: u64, fault: DiskFault) {
+        self.faulty.store(true, Ordering::Relaxed);
+        self.disks[pick as usize % self.disks.len()].set_fault(fault);
+    }
+
+    /// Bytes that one of its disks holds.
+    pub fn disk_bytes(&self, pick: u64) -> u64 {
+        let files = self.disks[pick as usize % self.disks.len()].files();
+        files.iter().map(|(_, bytes)| *bytes as u64).sum()
+    }
+
+    /// Its disks are whole again.
+    pub fn mend_disks(&self) {
+        self.disks.iter().for_each(|disk| disk.set_fault(DiskFault::default()));
+    }
 }
 
 /// A store, running or not.
@@ -107,8 +147,13 @@ impl Node {
     }
 }
 
-/// Starts a store from its image, if it does not run.
+/// Starts a store from its image, if it does not run; as soon as the placement driver does, which
+/// must say whether it ever held data.
 pub fn start(world: &Arc<World>, id: StoreId) {
+    if !world.placement.pd.runs() {
+        let world = world.clone();
+        return kernel().after(PLACEMENT_WAIT, move || start(&world, id));
+    }
     let mut stores = world.stores.lock();
     let Some(node) = stores.get_mut(&id) else { return };
     let (Some(image), (offset, rate)) = (node.image.take(), node.clock) else { return };
@@ -139,48 +184,58 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
     };
     let inner = FileLogStore::open(Arc::new(log_disk.clone()), LOG, log_config())?;
     let log = Arc::new(SimLog { inner, pace: pace.clone() });
+    let rows = rest.as_ref().map(|engine| Arc::new(RowMachine::new(Arc::new(engine.clone()))));
+    let rows = rows.ok();
     let (machine, columns): (Arc<dyn StateMachine>, _) = match &rest {
-        Ok(engine) => (Arc::new(RowMachine::new(Arc::new(engine.clone()))), None),
+        Ok(_) => (rows.clone().ok_or("rows without a machine")?, None),
         Err(disk) => {
-            let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            let merges = Arc::new(AtomicBool::new(false));
+            let (inner, pace, merging) = (disk.clone(), pace.clone(), merges.clone());
+            let disk: Arc<dyn Disk> =
+                Arc::new(ColumnDisk { inner, pace: pace.clone(), merges: merging });
             let tree = Arc::new(DeltaTree::open(disk, damask_deltatree::Config::small())?);
-            let columns = Arc::new(SimColumns { inner: tree.clone(), pace: pace.clone() });
-            let machine = Arc::new(ColumnMachine::open(columns, Arc::new(Schemas))?);
-            (machine.clone(), Some((machine, tree)))
+            let columns = Arc::new(SimColumns::new(tree, pace, merges));
+            let schemas = Arc::new(Schemas::new(world.columns_added.clone()));
+            let machine = Arc::new(ColumnMachine::open(columns.clone(), schemas)?);
+            (machine.clone(), Some((machine, columns)))
         }
     };
     bootstrap(world, id, machine.as_ref())?;
-    let machine = Arc::new(SimMachine { inner: machine, pace: pace.clone() });
+    let journal = (rows.is_some() && world.plan.limits.life_ms > 0).then(|| world.clone());
+    let machine = Arc::new(SimMachine { inner: machine, pace: pace.clone(), journal });
     let transport = Arc::new(SimTransport { world: world.clone(), id, alive: alive.clone() });
     let options = options(world, id, &alive);
     let store = Store::start(options, log, machine, transport, clock.clone())?;
     let handle = store.handle();
     let wire = Wire::new(world.clone(), id.0, alive.clone());
     let mut disks = vec![log_disk];
-    let (mut server, mut reader, mut engine, mut maintain) = (None, None, None, None);
-    match (rest, columns) {
-        (Ok(rows), _) => {
-            let read = SimEngine { inner: rows.clone(), pace: pace.clone() };
+    let (mut server, mut reader, mut engine) = (None, None, None);
+    let maintain = match (rest, columns) {
+        (Ok(engine_of_rows), _) => {
+            let read = SimEngine { inner: engine_of_rows.clone(), pace: pace.clone() };
             let deadlocks = Announced { inner: world.deadlocks.clone(), alive: alive.clone() };
             let made = TxnServer::new(handle.clone(), Arc::new(read))
                 .with_oracle(Arc::new(wire.oracle()))
                 .with_deadlocks(Arc::new(deadlocks))
+                .with_safe_point(world.safe_point.clone())
                 .with_clock(clock)
                 .with_patience(SERVER_PATIENCE);
             server = Some(Arc::new(made));
-            engine = Some(rows);
+            engine = Some(engine_of_rows);
+            rows.map(|rows| collect::start(world, &alive, rows))
         }
-        (Err(disk), Some((machine, tree))) => {
+        (Err(disk), Some((machine, columns))) => {
             disks.push(disk);
             let ask = ask_leader(world.placement.pd.clone(), Arc::new(wire));
             let reads = Arc::new(StoreReads::new(handle.clone(), ask));
             reader = Some(LearnerRead::new(reads, machine, LEARNER_PATIENCE));
-            maintain = Some(start_maintenance(world, id, tree));
+            Some(start_maintenance(world, &alive, columns))
         }
         (Err(_), None) => return Err("columns without a tree".into()),
-    }
+    };
     let (store, maintain) = (Mutex::new(Some(store)), Mutex::new(maintain));
-    Ok(Life { group, alive, handle, pace, server, reader, engine, store, disks, maintain })
+    let faulty = AtomicBool::new(false);
+    Ok(Life { group, alive, handle, pace, server, reader, engine, store, disks, maintain, faulty })
 }
 
 /// Small files, so that they are closed, moved and removed.
@@ -232,15 +287,17 @@ fn options(world: &Arc<World>, id: StoreId, alive: &Alive) -> StoreOptions {
 }
 
 /// Merges deltas in the background until the sender is dropped.
-fn start_maintenance(world: &Arc<World>, id: StoreId, tree: Arc<DeltaTree>) -> Sender<()> {
-    use damask_deltatree::ColumnStore;
+fn start_maintenance(world: &World, alive: &Alive, columns: Arc<SimColumns>) -> Sender<()> {
     let (stop, stopped) = channel::bounded(1);
-    let world = world.clone();
+    let (safe_point, lives) = (world.safe_point.clone(), alive.clone());
     let body = move || {
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(MAINTAIN_EVERY) {
-            // Nothing is collected: old timestamps are read again in the end.
-            if let Err(e) = tree.maintain(Timestamp::ZERO, 1 << 20) {
-                return world.fail(format!("columns of store {id}: {e}"));
+            // A disk that fails is found by the log's threads too, and ends the store there.
+            if let Err(e) = columns.maintain(safe_point.get(), 1 << 20)
+                && lives.get()
+                && e.kind() == ErrorKind::Corrupt
+            {
+                panic!("columns: {e}");
             }
         }
     };
@@ -268,7 +325,13 @@ pub fn crash(world: &Arc<World>, id: StoreId, downtime: Micros) {
 }
 
 fn image_of(life: &Life) -> damask_kv::Result<Image> {
-    let part = |n: usize| n * kernel().draw(|chance| chance.below(5)) as usize / 4;
+    // A part of it, or all but the last few writes.
+    let part = |n: usize| {
+        kernel().draw(|chance| match chance.permille(500) {
+            true => n * chance.below(5) as usize / 4,
+            false => n.saturating_sub(chance.below(6) as usize),
+        })
+    };
     let disk = |at: usize| life.disks[at].crash_image(part);
     Ok(match &life.engine {
         // The engine first: it is never ahead of the durable log.

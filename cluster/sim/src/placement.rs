@@ -1,12 +1,13 @@
 //! The placement driver's process: its state and the oracle's, the reports that come in and the
 //! steps that go out. It must never decide where replicas go: that is `damask_pd::plan`'s.
 
+use crate::driver::SimPd;
 use crate::kernel::{Group, Micros, kernel};
 use crate::net::PLACEMENT;
 use crate::nodes::Life;
 use crate::world::World;
 use damask_env::{Clock, MemoryDisk};
-use damask_pd::{Flow, Pd, Persist, Placement, RegionReport, SplitIds, Step, StoreReport};
+use damask_pd::{Flow, Placement, RegionReport, SplitIds, Step, StoreReport};
 use damask_pd::{StoreInfo, StoreKind};
 use damask_raftstore::{PeerChange, ReplicaStatus, SplitChild};
 use damask_tso::LocalOracle;
@@ -23,20 +24,11 @@ const BOUND: &str = "timestamp";
 pub struct PlacementNode {
     /// Its process.
     pub group: Group,
-    /// Placement. It does not crash: only the oracle beside it does.
-    pub pd: Arc<Pd>,
+    /// Placement.
+    pub pd: Arc<SimPd>,
     /// The oracle, while it runs.
     pub oracle: Mutex<Option<Arc<LocalOracle>>>,
     disk: MemoryDisk,
-}
-
-/// Where the driver's durable state would go.
-struct Kept;
-
-impl Persist for Kept {
-    fn save(&self, _: &[u8]) -> Result<(), String> {
-        Ok(())
-    }
 }
 
 impl PlacementNode {
@@ -52,7 +44,7 @@ impl PlacementNode {
             leader_tolerance: 2,
             ..damask_pd::Config::default()
         };
-        let pd = Pd::open(config, 1, None, Box::new(Kept)).map_err(|e| told(&e))?;
+        let pd = SimPd::new(config).map_err(|e| told(&e))?;
         let kinds = rows.iter().map(|id| (*id, StoreKind::Row));
         for (id, kind) in kinds.chain(columns.iter().map(|id| (*id, StoreKind::Column))) {
             let info = StoreInfo { id, kind, address: format!("store-{id}") };
@@ -77,6 +69,7 @@ impl PlacementNode {
 
     /// Starts the oracle from what it has saved.
     pub fn open_oracle(&self) -> Result<(), String> {
+        self.pd.restart().map_err(|e| e.to_string())?;
         let clock: Arc<dyn Clock> = Arc::new(kernel().clock(self.group));
         let opened = LocalOracle::open(clock, Arc::new(self.disk.clone()), BOUND);
         *self.oracle.lock() = Some(Arc::new(opened.map_err(|e| e.to_string())?));
@@ -97,7 +90,8 @@ impl World {
                 bytes: 0,
                 flow: Flow::default(),
                 pending: status.pending.iter().map(|p| p.id).collect(),
-                merging: false,
+                merging: status.merging,
+                unsplittable: false,
             };
             // An old report is refused: nothing is lost by that.
             if let Ok(Some(step)) = world.placement.pd.region_heartbeat(report) {
@@ -124,7 +118,9 @@ impl World {
             life.handle.replicas().into_iter().for_each(|status| self.report(id, status));
         }
         let now = kernel().clock(self.placement.group).monotonic().as_millis() as u64;
-        if let Err(e) = self.placement.pd.tick(now) {
+        if self.placement.pd.runs()
+            && let Err(e) = self.placement.pd.tick(now)
+        {
             self.fail(format!("the placement driver cannot plan: {e}"));
         }
         if !self.is_over() {
@@ -135,10 +131,13 @@ impl World {
 
     fn carry_out(self: &Arc<World>, store: StoreId, region: &Region, step: &Step) {
         let Some(life) = self.life(store) else { return };
-        let change = match step {
-            Step::AddLearner(peer) => PeerChange::AddLearner(*peer),
-            Step::AddVoter(peer) => PeerChange::AddVoter(*peer),
-            Step::RemovePeer(peer) => PeerChange::Remove(*peer),
+        let changes = match step {
+            Step::AddLearner(peer) => vec![PeerChange::AddLearner(*peer)],
+            Step::AddVoter(peer) => vec![PeerChange::AddVoter(*peer)],
+            Step::RemovePeer(peer) => vec![PeerChange::Remove(*peer)],
+            Step::Swap { add, old } => {
+                vec![PeerChange::AddVoter(*add), PeerChange::AddLearner(*old)]
+            }
             Step::TransferLeader(peer) => return life.handle.transfer_leader(region.id, *peer),
             Step::SplitAt(keys) => return self.split(&life, region, keys.clone()),
             _ => return,
@@ -150,7 +149,7 @@ impl World {
                 world.counts.lock().changes += 1;
             }
         };
-        life.handle.change_peer(region.id, region.epoch, change, Box::new(done));
+        life.handle.change_peers(region.id, region.epoch, changes, Box::new(done));
     }
 
     /// Has a leader split its region.

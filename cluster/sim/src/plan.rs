@@ -42,13 +42,24 @@ pub enum FaultKind {
     Split,
     /// A leader is told to hand over.
     Transfer,
-    /// A region is merged into its neighbour. Only where it is asked for.
+    /// A region is merged into its neighbour.
     Merge,
+    /// A leader's thread stands still, or it is cut off from other stores, while somebody reads
+    /// from it and somebody else writes to its successor.
+    OldLeader,
+    /// The placement driver's process and the oracle's end, and come back later.
+    PlacementCrash,
+    /// A replica of columns falls so far behind that it needs a snapshot.
+    ColumnLag,
+    /// A disk is full, or fails one of its next operations: the store stops.
+    BadDisk,
+    /// The tables with columns get one more.
+    AddColumn,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 18] = [
+    pub const ALL: [FaultKind; 23] = [
         FaultKind::Loss,
         FaultKind::Delay,
         FaultKind::Duplicate,
@@ -67,6 +78,11 @@ impl FaultKind {
         FaultKind::Split,
         FaultKind::Transfer,
         FaultKind::Merge,
+        FaultKind::OldLeader,
+        FaultKind::PlacementCrash,
+        FaultKind::ColumnLag,
+        FaultKind::BadDisk,
+        FaultKind::AddColumn,
     ];
 
     /// In force from the beginning to the end of the storm.
@@ -143,6 +159,12 @@ pub struct Limits {
     pub ttl_ms: u64,
     /// Longest pause between two transactions of a client, milliseconds.
     pub think_ms: u64,
+    /// Milliseconds that a client waits for an answer, locks of others not counted.
+    pub patience_ms: u64,
+    /// Milliseconds behind now up to which versions are kept; 0: nothing is collected.
+    pub life_ms: u64,
+    /// So many times in a thousand a reader of columns is held back until rows are replaced.
+    pub hold_permille: u64,
     /// What clients do, by weight.
     pub mix: Vec<Workload>,
 }
@@ -167,7 +189,7 @@ impl Plan {
         let mut chance = Chance::new(seed, 3);
         let half = |kind: &FaultKind, chance: &mut Chance| match kinds {
             Some(kinds) => kinds.contains(kind),
-            None => chance.permille(500) && *kind != FaultKind::Merge,
+            None => chance.permille(500),
         };
         let on: Vec<FaultKind> =
             FaultKind::ALL.into_iter().filter(|kind| half(kind, &mut chance)).collect();
@@ -223,7 +245,7 @@ fn limits(chance: &mut Chance) -> Limits {
         tick_ms: chance.between(20, 60),
         election_ticks: chance.between(5, 10),
         log_keep: chance.below(12),
-        log_max: chance.between(20, 400),
+        log_max: if chance.permille(400) { 20 } else { chance.between(20, 400) },
         compact_ticks: chance.between(3, 30),
         hesitate_permille: [0, 20, 100][chance.below(3) as usize],
         pessimistic_percent: [0, 30, 100][chance.below(3) as usize],
@@ -231,6 +253,9 @@ fn limits(chance: &mut Chance) -> Limits {
         async_commit: chance.permille(600),
         ttl_ms: chance.between(300, 2_000),
         think_ms: [5, 30, 150][chance.below(3) as usize],
+        patience_ms: [200, 700, 1_800][chance.below(3) as usize],
+        life_ms: if chance.permille(500) { chance.between(300, 2_500) } else { 0 },
+        hold_permille: [0, 40, 200][chance.below(3) as usize],
         mix,
     }
 }

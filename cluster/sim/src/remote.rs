@@ -1,6 +1,7 @@
 //! Requests between processes: sent, answered or not, over the simulated network. It must never say
 //! that nothing happened when nobody answered.
 
+use crate::driver::SimPd;
 use crate::kernel::kernel;
 use crate::net::{NodeId, PLACEMENT};
 use crate::nodes::{Alive, Life};
@@ -8,17 +9,16 @@ use crate::world::World;
 use damask_env::channel;
 use damask_env::simulation::pause;
 use damask_learner::{AskLeader, ReadError};
-use damask_pd::{Pd, Placement};
+use damask_pd::Placement;
 use damask_raftstore::Error as RegionError;
 use damask_tso::Oracle;
 use damask_txn::{Context, KeyError, LockWait, Request, RequestError, Response, Service, Services};
 use damask_types::{ErrorKind, KeyLock, KeyRange, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A request's answer is not waited for any longer than this.
-const PATIENCE: Duration = Duration::from_millis(1_800);
 /// How long a caller of the oracle waits before it gives up.
 const ORACLE_PATIENCE: Duration = Duration::from_millis(300);
 /// Until a refused connection is known to be refused.
@@ -32,12 +32,20 @@ pub struct Wire {
     world: Arc<World>,
     from: NodeId,
     alive: Alive,
+    /// A request's answer is not waited for any longer than this, microseconds.
+    patience: Arc<AtomicU64>,
 }
 
 impl Wire {
     /// Of this process.
     pub fn new(world: Arc<World>, from: NodeId, alive: Alive) -> Wire {
-        Wire { world, from, alive }
+        let patience = Arc::new(AtomicU64::new(world.plan.limits.patience_ms * 1_000));
+        Wire { world, from, alive, patience }
+    }
+
+    /// Waits for answers no longer than this.
+    pub fn set_patience(&self, patience: Duration) {
+        self.patience.store(patience.as_micros() as u64, Ordering::Relaxed);
     }
 
     /// The oracle, as this process reaches it.
@@ -111,7 +119,8 @@ impl Service for RemoteService {
             },
             _ => 0,
         };
-        let patience = PATIENCE + Duration::from_millis(waits);
+        let own = Duration::from_micros(self.wire.patience.load(Ordering::Relaxed));
+        let patience = own + Duration::from_millis(waits);
         let work = move |life: &Life| match &life.server {
             Some(server) => server.call(context, request.clone()),
             None => Err(RegionError::Invalid("a column store serves no writes".into()).into()),
@@ -129,7 +138,7 @@ pub struct RemoteOracle(Wire);
 
 impl Oracle for RemoteOracle {
     fn get(&self, n: u32) -> Result<Timestamp, damask_tso::Error> {
-        let Wire { world, from, alive } = &self.0;
+        let Wire { world, from, alive, .. } = &self.0;
         let lost = || {
             pause(ORACLE_PATIENCE);
             Err(damask_tso::Error::new(ErrorKind::Retry, "the oracle does not answer"))
@@ -145,7 +154,7 @@ impl Oracle for RemoteOracle {
 }
 
 /// Announces learners' reads to the leaders of their regions.
-pub fn ask_leader(pd: Arc<Pd>, services: Arc<dyn Services>) -> AskLeader {
+pub fn ask_leader(pd: Arc<SimPd>, services: Arc<dyn Services>) -> AskLeader {
     Box::new(move |region, epoch, ranges, ts| {
         let Some(range) = hull(ranges) else { return Ok(0) }; // nothing of it is read
         let nobody = || ReadError::Region(RegionError::Busy("no leader to ask for a read index"));
@@ -166,7 +175,12 @@ pub fn ask_leader(pd: Arc<Pd>, services: Arc<dyn Services>) -> AskLeader {
                 Err(RequestError::Region(RegionError::Stopped)) => return Err(nobody()),
                 Err(RequestError::Region(e)) => return Err(e.into()),
                 Err(RequestError::Keys(keys)) => return Err(refused(keys)),
-                Err(e) => return Err(RegionError::Invalid(e.to_string()).into()),
+                Err(RequestError::BelowSafePoint(e)) => {
+                    return Err(ReadError::Store {
+                        kind: ErrorKind::TooOld,
+                        detail: e.to_string(),
+                    });
+                }
             }
         }
         Err(nobody())

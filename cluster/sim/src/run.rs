@@ -14,7 +14,7 @@ use crate::world::{Counts, World};
 use damask_kv::{Cf, Engine, MemoryEngine, Snapshot};
 use damask_txn::history::{Level, check};
 use damask_types::codec::{decode_key, encode_key_ts, split_key_ts};
-use damask_types::{Region, StoreId, Write, WriteKind};
+use damask_types::{Region, StoreId, Timestamp, Write, WriteKind};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -136,6 +136,7 @@ fn live(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
     let clients = world.clients.lock().len();
     (0..clients).for_each(|at| world.start_client(at));
     world.schedule_faults();
+    world.advance_safe_point();
     go(kernel, world, world.plan.storm, || false)?;
     world.heal();
     let gets_on = || world.clients.lock().iter().all(|client| client.in_calm >= CALM_COMMITS);
@@ -269,21 +270,58 @@ fn leaders(lives: &[Arc<Life>]) -> Result<Led, String> {
 
 /// What the stores hold: read on each region's leader, the same on its other voters.
 fn truth(world: &World) -> Result<Truth, String> {
-    let lives = world.lives();
+    let (lives, safe_point) = (world.lives(), world.safe_point.get());
     let mut truth = Truth::default();
     for (region, leader) in leaders(&lives)?.into_values() {
-        let found = versions(leader.engine.as_ref().ok_or("columns lead")?, &region)?;
+        let engine = leader.engine.as_ref().ok_or("columns lead")?;
+        let found = versions(engine, &region)?;
+        let (alike, rest) = (found.seen_from(safe_point), rest_of(engine, &region, safe_point)?);
         for peer in region.voters().filter(|peer| peer.store != leader.handle.id()) {
             let other = lives.iter().find(|life| life.handle.id() == peer.store);
             let other = other.and_then(|life| life.engine.as_ref()).ok_or("a voter is missing")?;
-            if versions(other, &region)? != found {
+            let theirs = versions(other, &region)?.seen_from(safe_point);
+            if theirs != alike || rest_of(other, &region, safe_point)? != rest {
                 let (one, other) = (leader.handle.id(), peer.store);
                 return Err(format!("region {} differs on stores {one} and {other}", region.id));
             }
         }
         truth.0.extend(found.0);
     }
-    Ok(truth)
+    match world.plan.limits.life_ms {
+        0 => Ok(truth),
+        _ => world.journal.lock().judge(&truth, safe_point),
+    }
+}
+
+/// Locks, and records without a value: they are the same on every replica too.
+fn rest_of(
+    engine: &MemoryEngine,
+    region: &Region,
+    safe_point: Timestamp,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+    let told = |e: &dyn std::fmt::Display| e.to_string();
+    let snapshot = engine.snapshot();
+    let mut rest = Vec::new();
+    for family in [Cf::Lock, Cf::Write] {
+        let mut cursor = snapshot.cursor(family, &[], &[]).map_err(|e| told(&e))?;
+        let mut pair = cursor.seek(&[]).map_err(|e| told(&e))?;
+        while let Some((full, value)) = pair {
+            let (encoded, counts) = match family {
+                Cf::Lock => (full, true),
+                _ => {
+                    let (encoded, ts) = split_key_ts(full).map_err(|e| told(&e))?;
+                    let kind = Write::decode(value).map_err(|e| told(&e))?.kind;
+                    let bare = matches!(kind, WriteKind::Lock | WriteKind::Rollback);
+                    (encoded, bare && ts > safe_point)
+                }
+            };
+            if counts && region.range.contains(&decode_key(encoded).map_err(|e| told(&e))?) {
+                rest.push((full.to_vec(), value.to_vec()));
+            }
+            pair = cursor.next().map_err(|e| told(&e))?;
+        }
+    }
+    Ok(rest)
 }
 
 fn versions(engine: &MemoryEngine, region: &Region) -> Result<Truth, String> {
@@ -306,11 +344,12 @@ fn versions(engine: &MemoryEngine, region: &Region) -> Result<Truth, String> {
         };
         if region.range.contains(&key) {
             let version = Version { commit_ts, start_ts: write.start_ts, value };
-            // Newest first in the engine.
-            truth.0.entry(key).or_default().insert(0, version);
+            truth.0.entry(key).or_default().push(version);
         }
         pair = cursor.next().map_err(|e| told(&e))?;
     }
+    // Newest first in the engine.
+    truth.0.values_mut().for_each(|versions| versions.reverse());
     Ok(truth)
 }
 

@@ -7,6 +7,7 @@ use damask_types::row::{Cell, RowView, decode_value, encode_row};
 use damask_types::schema::IntWidth;
 use damask_types::{ColumnId, ColumnSchema, ColumnType, Datum, IndexId, TableId, TableSchema};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Accounts: handle, balance.
 pub const BANK: TableId = TableId(100);
@@ -38,13 +39,21 @@ pub fn key(table: TableId, handle: i64) -> Vec<u8> {
     row_key(table, handle)
 }
 
+/// A cell of a column that was added: which of them, and what it holds.
+pub type Added = Option<(u64, i64)>;
+
 /// A row's bytes.
-pub fn encode(value: &Value) -> Vec<u8> {
+pub fn encode(value: &Value, added: Added) -> Vec<u8> {
     let datum = match value {
         Value::Number(number) => Datum::Int(*number),
         Value::Text(text) => Datum::Text(text.clone()),
     };
-    encode_row(&[(VALUE, &datum)])
+    let Some((number, held)) = added else { return encode_row(&[(VALUE, &datum)]) };
+    encode_row(&[(VALUE, &datum), (added_id(number), &Datum::Int(held))])
+}
+
+fn added_id(number: u64) -> ColumnId {
+    ColumnId(VALUE.0 + number as i64)
 }
 
 /// The value of a row of this table.
@@ -85,22 +94,44 @@ fn make(id: ColumnId, ty: ColumnType) -> ColumnSchema {
     }
 }
 
-/// Knows every table at once.
-pub struct Schemas;
+/// The column that was added as this one, counted from 1.
+pub fn added_column(number: u64) -> ColumnSchema {
+    make(added_id(number), ColumnType::Int { width: IntWidth::Big, unsigned: false })
+}
+
+/// Knows every table, with the columns that it had when somebody last asked for the newest.
+pub struct Schemas {
+    newest: Arc<AtomicU64>,
+    cached: AtomicU64,
+}
+
+impl Schemas {
+    /// `newest`: how many columns were added by now.
+    pub fn new(newest: Arc<AtomicU64>) -> Schemas {
+        Schemas { newest, cached: AtomicU64::new(0) }
+    }
+}
 
 impl SchemaSource for Schemas {
-    fn table(&self, id: TableId, _: bool) -> Result<Option<Arc<TableSchema>>, String> {
+    fn table(&self, id: TableId, refresh: bool) -> Result<Option<Arc<TableSchema>>, String> {
+        if refresh {
+            self.cached.store(self.newest.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let added = self.cached.load(Ordering::Relaxed);
         let handle = make(ColumnId(1), ColumnType::Int { width: IntWidth::Big, unsigned: false });
         Ok(Some(Arc::new(TableSchema {
             id,
             database: "sim".into(),
             name: format!("t{id}"),
-            version: 1,
-            columns: vec![handle, column(id)],
+            version: 1 + added,
+            columns: [handle, column(id)]
+                .into_iter()
+                .chain((1..=added).map(added_column))
+                .collect(),
             handle_column: Some(ColumnId(1)),
             indexes: Vec::new(),
             column_replicas: 1,
-            max_column_id: VALUE,
+            max_column_id: added_id(added),
             max_index_id: IndexId(0),
             comment: String::new(),
         })))

@@ -3,11 +3,9 @@
 
 use crate::clients::{Recorded, Session};
 use crate::columns;
-use crate::history::{Latest, Scan};
+use crate::history::{History, Latest, Scan};
 use crate::plan::Workload;
-use crate::tables::{
-    BANK, INDEX, ITEMS, LISTS, REGISTERS, Value, WITH_COLUMNS, decode, encode, key,
-};
+use crate::tables::{BANK, INDEX, ITEMS, LISTS, REGISTERS, Value, WITH_COLUMNS, decode, key};
 use damask_txn::Error;
 use damask_txn::history::Op;
 use damask_types::key::{decode_index_key, decode_row_key, index_key, index_prefix, row_range};
@@ -23,7 +21,7 @@ pub const LIST_KEYS: i64 = 6;
 /// Items.
 const ITEM_KEYS: i64 = 10;
 /// Registers.
-const REGISTER_KEYS: i64 = 5;
+pub const REGISTER_KEYS: i64 = 5;
 /// Pairs of one scan.
 const SCAN_MAX: usize = 4_000;
 
@@ -53,7 +51,7 @@ pub fn once(session: &mut Session) {
 pub fn set_up(session: &mut Session) -> Result<(), Error> {
     let outcome = session.transact(|txn| {
         for handle in 0..ACCOUNTS {
-            txn.put(&key(BANK, handle), encode(&Value::Number(START)))?;
+            txn.put_row(&key(BANK, handle), &Value::Number(START))?;
         }
         Ok(())
     });
@@ -83,8 +81,8 @@ fn transfer(session: &mut Session) {
         let (a, b) = (key(BANK, from), key(BANK, to));
         let left = number(BANK, txn.get(&a)?)? - amount;
         let right = number(BANK, txn.get(&b)?)? + amount;
-        txn.put(&a, encode(&Value::Number(left)))?;
-        txn.put(&b, encode(&Value::Number(right)))
+        txn.put_row(&a, &Value::Number(left))?;
+        txn.put_row(&b, &Value::Number(right))
     });
 }
 
@@ -110,7 +108,7 @@ fn append(session: &mut Session) {
             if *appends {
                 seen.push(*element);
                 let text = seen.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-                txn.put(&row, encode(&Value::Text(text)))?;
+                txn.put_row(&row, &Value::Text(text))?;
                 txn.step(Op::Append { key: *list, element: *element });
             } else {
                 txn.step(Op::Read { key: *list, list: seen });
@@ -124,7 +122,7 @@ fn register(session: &mut Session) {
     let row = key(REGISTERS, session.chance.below(REGISTER_KEYS as u64) as i64);
     let begun = session.world.history.lock().place();
     if session.chance.permille(500) {
-        session.transact(|txn| txn.put(&row, encode(&Value::Number(begun as i64))));
+        session.transact(|txn| txn.put_row(&row, &Value::Number(begun as i64)));
     } else if let Ok(value) = session.client.get_latest(&row)
         && session.alive.get()
     {
@@ -152,7 +150,7 @@ fn item(session: &mut Session) {
                 return txn.delete(&row);
             }
         }
-        txn.put(&row, encode(&Value::Number(value)))?;
+        txn.put_row(&row, &Value::Number(value))?;
         txn.put(&entry(value, handle), vec![b'0'])
     });
 }
@@ -255,8 +253,10 @@ pub fn audit(session: &mut Session) -> bool {
         }
     }
     if session.world.plan.limits.columns > 0 {
-        let old = session.world.history.lock().runs.iter().map(|run| run.start_ts).collect();
-        let old: Vec<Timestamp> = old;
+        let kept = session.world.safe_point.get();
+        let starts = |history: &History| history.runs.iter().map(|run| run.start_ts).collect();
+        let mut old: Vec<Timestamp> = starts(&session.world.history.lock());
+        old.retain(|ts| *ts >= kept);
         let some = (0..4).filter_map(|_| session.chance.pick(&old).copied()).collect::<Vec<_>>();
         for ts in some.into_iter().chain([ts]) {
             for table in WITH_COLUMNS {

@@ -1,6 +1,7 @@
 //! The cluster that one seed makes: its processes, its network, what was seen of it. It must never
 //! hold a lock over anything that waits.
 
+use crate::collect::Journal;
 use crate::disks::Pace;
 use crate::history::History;
 use crate::kernel::{Group, kernel};
@@ -8,8 +9,9 @@ use crate::net::{FIRST_CLIENT, Net, NodeId};
 use crate::nodes::{Alive, FIRST_COLUMN_STORE, Life, Node, start};
 use crate::placement::PlacementNode;
 use crate::plan::{FaultKind, Plan};
+use damask_kv::GcSafePoint;
 use damask_raftstore::Envelope;
-use damask_txn::{Deadlocks, LocalDeadlocks};
+use damask_txn::{Client, Deadlocks, LocalDeadlocks};
 use damask_types::StoreId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -93,6 +95,14 @@ pub struct World {
     pub at_work: AtomicU64,
     /// What clients saw.
     pub history: Mutex<History>,
+    /// Below it versions may be gone.
+    pub safe_point: GcSafePoint,
+    /// Everything that was applied, in runs that collect.
+    pub journal: Mutex<Journal>,
+    /// Clients that run, with their lives.
+    pub running: Mutex<Vec<(Alive, Client)>>,
+    /// How often a column was added to the tables.
+    pub columns_added: Arc<AtomicU64>,
     /// What happened.
     pub counts: Mutex<Counts>,
     paces: BTreeMap<StoreId, Arc<Pace>>,
@@ -127,7 +137,7 @@ impl World {
             ClientNode { id: FIRST_CLIENT + n, group, alive: None, lives: 0, in_calm: 0 }
         });
         let clients = clients.collect();
-        let pace = || Arc::new(Pace::new(limits.hesitate_permille));
+        let pace = || Arc::new(Pace::new(limits.hesitate_permille, limits.hold_permille));
         let clock = Arc::new(kernel.clock(placement.group));
         Ok(Arc::new(World {
             plan: plan.clone(),
@@ -138,6 +148,10 @@ impl World {
             clients: Mutex::new(clients),
             at_work: AtomicU64::new(0),
             history: Mutex::default(),
+            safe_point: GcSafePoint::new(),
+            journal: Mutex::default(),
+            running: Mutex::default(),
+            columns_added: Arc::default(),
             counts: Mutex::default(),
             paces: all().map(|id| (id, pace())).collect(),
             stage: AtomicU8::new(STORM),
@@ -212,7 +226,7 @@ impl World {
     /// The first failure.
     pub fn failure(&self) -> Option<String> {
         let stopped = self.lives().into_iter().find_map(|life| {
-            let e = life.handle.failed()?;
+            let e = life.failed()?;
             Some(format!("store {} stopped: {e}", life.handle.id()))
         });
         self.failure.lock().clone().or(stopped)

@@ -24,16 +24,18 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.server = server
         self.random = random.Random(seed)
+        self.stop = threading.Event()
+        self.options = {}
         self.acknowledged = []
         self.in_doubt = []
         self.problem = None
 
     def run(self):
         try:
-            connection = self.server.connect(autocommit=False)
+            connection = self.server.connect(autocommit=False, **self.options)
         except pymysql.Error:
             return
-        while True:
+        while not self.stop.is_set():
             transfer = self.random.getrandbits(62)
             try:
                 if self.transfer(connection.cursor(), transfer):
@@ -148,4 +150,5 @@ def main():
     print(f"ok kill: {options.rounds} rounds, {len(acknowledged)} acknowledged transfers")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -24,10 +24,12 @@ if [ -n "$full" ]; then
   python check_same.py --rounds 300
   python check_isolation.py --seconds 10
   python check_kill.py --rounds 20
+  python check_faults.py --rounds 60 --seconds 6
 else
   python check_tpch.py --scale 0.01
   python check_sysbench.py --seconds 5
   python check_same.py --rounds 100
   python check_isolation.py --seconds 2
   python check_kill.py --rounds 20 --seconds 0.7
+  python check_faults.py --rounds 6 --seconds 1.5
 fi
