@@ -1,7 +1,13 @@
-//! Reads of versions, GC and loads over every row engine: the seam between them, part by part. The
-//! engine in memory is the floor. It must never need a cluster.
+//! Reads of versions, GC and loads over every row engine: the seam between them, part by part; and
+//! every command of a transaction. The engine in memory is the floor. It must never need a cluster.
 //!
-//! `cargo bench -p damask-benches --bench versions -- [NAME]`; names: `mvcc`, `gc`, `engine`.
+//! `cargo bench -p damask-benches --bench versions -- [NAME]`; names: `mvcc`, `gc`, `engine`,
+//! `seam`, `command`.
+
+#[path = "versions/commands.rs"]
+mod commands;
+#[path = "versions/seam.rs"]
+mod seam;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use damask_deltatree::testing::Numbers;
@@ -33,7 +39,7 @@ criterion_group! {
         .sample_size(15)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = mvcc, gc, engine
+    targets = mvcc, gc, engine, seam::seam, commands::commands
 }
 criterion_main!(versions);
 

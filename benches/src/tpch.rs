@@ -9,7 +9,7 @@ use damask_cluster::nodes::Content;
 use damask_cluster::{Cluster, Config};
 use damask_deltatree::ColumnStore;
 use damask_kv::Engine;
-use damask_pd::{Placement, StoreKind};
+use damask_pd::StoreKind;
 use damask_types::{StoreId, TableId};
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
