@@ -74,6 +74,7 @@ impl Cluster {
         config.core.compact_ticks = 5;
         config.core.log_keep_entries = 3;
         config.core.snapshot_chunk_bytes = 200;
+        config.core.hibernate_regions = true;
         let mut cluster =
             Cluster { network: LocalNetwork::new(), nodes: BTreeMap::new(), bootstrap, config };
         (1..=stores).for_each(|s| cluster.add(s, true));
