@@ -188,7 +188,11 @@ fn fail(client: &Client, txn: &Txn, failure: Failure) -> Result<Timestamp> {
             }
         }
     }
-    roll_back(core, txn, locked);
+    // A copy of its requests that comes late could still lock its keys, and commit: it has to find
+    // that the transaction was ended, whatever was locked.
+    let mut ended = locked;
+    ended.push(txn.primary.clone());
+    roll_back(core, txn, ended);
     Err(error)
 }
 

@@ -45,14 +45,15 @@ pub(crate) struct Held {
     fresh: Option<Fresh>,
 }
 
-/// What came with the lock that made a statement outdated, for its second run. As long as the lock
-/// stands it is the key's value at every version from its own on.
+/// What came with the primary's lock that made a statement outdated, for its second run. As long as
+/// the lock stands it is the key's value at every version from its own on.
 struct Fresh {
     key: Vec<u8>,
     version: Timestamp,
     value: Option<Vec<u8>>,
-    /// The lock lives at least until then, on the client's monotonic clock.
-    until: Duration,
+    /// The lock lives until then, in the oracle's milliseconds: whoever ends it for its age, and
+    /// writes the key, does so at a later timestamp.
+    until_ms: u64,
     /// The second run has begun.
     used: bool,
 }
@@ -110,8 +111,7 @@ impl Held {
     pub fn fresh(&self, key: &[u8], read_ts: Timestamp) -> Option<&Option<Vec<u8>>> {
         let fresh = self.fresh.as_ref().filter(|fresh| fresh.key == key)?;
         let is_known = fresh.version <= read_ts && self.keys.contains_key(key);
-        let lives = || self.client.core().clock.monotonic() < fresh.until;
-        (is_known && lives()).then_some(&fresh.value)
+        (is_known && read_ts.physical_ms() <= fresh.until_ms).then_some(&fresh.value)
     }
 
     /// A statement begins: what the one before has learned is for its second run only.
@@ -304,13 +304,14 @@ fn lock_once(
     let ask = &shared.ask;
     let before = core.clock.monotonic();
     let age_ms = before.saturating_sub(shared.began).as_millis() as u64;
+    let ttl_ms = age_ms + core.config.lock_ttl_ms;
     let left_ms = backoff.lock_left().as_millis() as u64;
     let request = Request::PessimisticLock(PessimisticLock {
         keys: group.items.clone(),
         primary: shared.primary.clone(),
         start_ts: shared.start_ts,
         for_update_ts: ask.read_ts,
-        ttl_ms: age_ms + core.config.lock_ttl_ms,
+        ttl_ms,
         wait: match taken.alive {
             _ if left_ms == 0 => LockWait::No,
             Some(holder) => LockWait::Behind { holder, millis: left_ms },
@@ -325,14 +326,15 @@ fn lock_once(
     }
     match outcome {
         Ok(Response::PessimisticLocked(locked)) if locked.len() == group.items.len() => {
+            // Of the primary alone is it known how long it lives. Another key's lock ends with it, and
+            // it may have run out long ago.
             if let ([key], [l]) = (group.items.as_slice(), locked.as_slice())
                 && l.conflict_ts != Timestamp::ZERO
+                && *key == shared.primary
             {
-                // The lock's life is counted from the request, and is longer.
-                let until = before + Duration::from_millis(core.config.lock_ttl_ms / 2);
-                let (key, value) = (key.clone(), l.value.clone());
-                taken.fresh =
-                    Some(Fresh { key, version: l.conflict_ts, value, until, used: false });
+                let until_ms = shared.start_ts.physical_ms() + ttl_ms;
+                let (key, version, value) = (key.clone(), l.conflict_ts, l.value.clone());
+                taken.fresh = Some(Fresh { key, version, value, until_ms, used: false });
             }
             let version = |l: &LockedKey| l.conflict_ts.max(ask.read_ts);
             let pairs = group.items.into_iter().zip(locked);

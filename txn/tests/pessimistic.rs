@@ -3,66 +3,16 @@
 
 mod common;
 
-use common::{Spoil, brief, cluster, get, locks, poll, put_all, send, spoiled_client, two_phase};
+use common::statements::{LONG, PESSIMISTIC, begin, lock, put, statement};
+use common::{Spoil, cluster, get, locks, poll, put_all, spoiled_client, two_phase};
 use damask_env::{Clock, RealClock, spawn};
-use damask_kv::MvccReader;
-use damask_txn::{
-    Client, Config, Error, Isolation, LockWait, Mode, Options, PessimisticLock, Reads, Request,
-    Services, Transaction, Wait,
-};
+use damask_txn::{Config, Error, Isolation, Options, Reads, Request, Services, Transaction, Wait};
 use damask_types::{ErrorKind, KeyRange};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-const PESSIMISTIC: Options =
-    Options { mode: Mode::Pessimistic, isolation: Isolation::RepeatableRead };
-const LONG: Wait = Wait::Millis(20_000);
-
-fn begin(client: &Client) -> Transaction {
-    client.begin_with(PESSIMISTIC).expect("begins")
-}
-
-/// Runs a statement as a session does: again as long as what it read is outdated.
-fn statement_waiting<T>(
-    txn: &mut Transaction,
-    wait: Wait,
-    mut body: impl FnMut(&mut Transaction) -> Result<T, Error>,
-) -> Result<T, Error> {
-    loop {
-        let mark = txn.mark();
-        txn.begin_statement(Reads::Current)?;
-        let done = body(txn).and_then(|value| txn.lock_written(&mark, wait).map(|()| value));
-        match done {
-            Err(Error::Outdated { .. }) => txn.rollback_to(mark),
-            Err(e) => {
-                txn.rollback_to(mark);
-                return Err(e);
-            }
-            Ok(value) => {
-                txn.release(mark);
-                return Ok(value);
-            }
-        }
-    }
-}
-
-fn statement<T>(
-    txn: &mut Transaction,
-    body: impl FnMut(&mut Transaction) -> Result<T, Error>,
-) -> Result<T, Error> {
-    statement_waiting(txn, LONG, body)
-}
-
-fn put(txn: &mut Transaction, key: &str, value: &str) {
-    statement(txn, |txn| txn.put(key, value)).expect("locked");
-}
-
-fn lock(txn: &mut Transaction, key: &str, wait: Wait) -> Result<(), Error> {
-    statement_waiting(txn, wait, |txn| txn.lock(key))
-}
 
 fn increment(txn: &mut Transaction, key: &[u8]) -> Result<(), Error> {
     let now = txn.get(key)?.map_or(0, |v| v[0]);
@@ -359,37 +309,6 @@ fn a_write_outside_of_a_statement_is_checked_at_the_commit() {
 }
 
 #[test]
-fn the_locks_of_a_dead_client_go_when_their_time_is_over() {
-    let cluster = cluster(&["m"]);
-    // Dies without a word: nothing that ends it arrives, and nothing that keeps it alive.
-    let dead = spoiled_client(&cluster, brief(), |request| match request {
-        Request::PessimisticRollback { .. } | Request::HeartBeat { .. } => Spoil::Refuse,
-        _ => Spoil::Nothing,
-    });
-    let mut txn = begin(&dead);
-    ["a", "b", "z"].into_iter().for_each(|key| put(&mut txn, key, "dead"));
-    let client = cluster.client();
-    let mut other = begin(&client);
-    assert!(lock(&mut other, "z", Wait::No).is_err(), "it may be alive");
-    cluster.pass_ms(10_000);
-    lock(&mut other, "z", Wait::No).expect("its time is over");
-    lock(&mut other, "a", Wait::No).expect("its time is over");
-    assert_eq!(get(&client, "b"), None, "a pessimistic lock stops no reader");
-    put_all(&client, &[("b", "1")]);
-    other.rollback();
-    // It was not dead. What it has lost it knows at the commit.
-    put(&mut txn, "y", "late");
-    assert_eq!(txn.commit().expect_err("its locks have gone").kind(), ErrorKind::Conflict);
-    assert_eq!((get(&client, "y"), get(&client, "b").as_deref()), (None, Some("1")));
-    cluster.pass_ms(10_000);
-    let mut other = begin(&client);
-    ["a", "y", "z"].into_iter().for_each(|key| lock(&mut other, key, Wait::No).expect("free"));
-    other.rollback();
-    client.flush();
-    assert_eq!(locks(&cluster), 0);
-}
-
-#[test]
 fn a_transaction_that_thinks_long_is_kept_alive() {
     let cluster = cluster(&["m"]);
     let beats = Arc::new(AtomicU64::new(0));
@@ -524,79 +443,6 @@ fn a_long_value_is_there_for_the_next_one() {
 
 /// A lock that came late names a primary that its transaction has given up since: whoever meets it
 /// takes it off, and the transaction goes on.
-#[test]
-fn a_late_lock_under_another_primary_is_taken_off() {
-    let cluster = cluster(&["m"]);
-    let client = cluster.client();
-    let mut txn = begin(&client);
-    put(&mut txn, "a", "1");
-    put(&mut txn, "p", "1");
-    put(&mut txn, "zz", "1");
-    let late = PessimisticLock {
-        keys: vec![b"z".to_vec()],
-        primary: b"p".to_vec(),
-        start_ts: txn.start_ts(),
-        for_update_ts: txn.start_ts(),
-        ttl_ms: 1_000_000,
-        wait: LockWait::No,
-        return_values: false,
-        allow_conflict: false,
-    };
-    send(&cluster, "z", Request::PessimisticLock(late));
-    // Asked about together with a lock that the transaction does hold: only the late one goes.
-    let reader = MvccReader::new(cluster.engine().snapshot());
-    let both = KeyRange::new("z", "zzz");
-    let both = reader.scan_locks(&both, |_| true, usize::MAX).expect("read");
-    assert_eq!((both.len(), locks(&cluster)), (2, 4));
-    let now = client.timestamp().expect("a timestamp");
-    client.resolve_locks(&both, now).expect("resolved");
-    assert_eq!(locks(&cluster), 3);
-    let mut other = begin(&client);
-    lock(&mut other, "z", Wait::No).expect("nobody holds it");
-    other.rollback();
-    txn.commit().expect("commits");
-    client.flush();
-    assert_eq!((get(&client, "p").as_deref(), locks(&cluster)), (Some("1"), 0));
-}
-
-#[test]
-fn lost_answers_to_lock_requests_leave_no_locks() {
-    for lose_request in [false, true] {
-        let cluster = cluster(&["m"]);
-        let calls = AtomicU64::new(0);
-        let client = spoiled_client(&cluster, Config::default(), move |request| match request {
-            Request::PessimisticLock(_)
-                if calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) =>
-            {
-                if lose_request {
-                    Spoil::LoseRequest
-                } else {
-                    Spoil::LoseAnswer
-                }
-            }
-            _ => Spoil::Nothing,
-        });
-        let mut txn = begin(&client);
-        put(&mut txn, "a", "1");
-        put(&mut txn, "z", "1");
-        txn.commit().expect("commits");
-        client.flush();
-        assert_eq!((get(&client, "z").as_deref(), locks(&cluster)), (Some("1"), 0));
-    }
-    // Nobody ever answers: the statement fails, and the locks go back all the same.
-    let cluster = cluster(&["m"]);
-    let client = spoiled_client(&cluster, brief(), |request| match request {
-        Request::PessimisticLock(_) => Spoil::LoseAnswer,
-        _ => Spoil::Nothing,
-    });
-    let mut txn = begin(&client);
-    let error = lock(&mut txn, "a", LONG).expect_err("no answer");
-    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-    assert_eq!(locks(&cluster), 1);
-    txn.rollback();
-    assert_eq!(locks(&cluster), 0);
-}
-
 #[test]
 fn regions_split_under_a_pessimistic_transaction() {
     let cluster = cluster(&[]);

@@ -2,6 +2,8 @@
 //! know what a test expects.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod statements;
+
 use damask_env::{Clock, RealClock};
 use damask_kv::{MemoryEngine, MvccReader};
 use damask_raftstore::Error as RegionError;
