@@ -1,8 +1,11 @@
 //! The whole cluster, through the MySQL protocol where users are, each speed beside its target and
 //! a peer. It must never print a speed whose answer it did not check.
 //!
-//! `cargo bench -p damask-benches --bench spine -- [NAME]`; names: `idle`, `load`, `point`, `q1`,
-//! `q6`. See README.md beside this crate's manifest.
+//! `cargo bench -p damask-benches --bench spine -- [NAME]`; names: `idle`, `freshness`, `load`,
+//! `point`, `q1`, `q6`. See README.md beside this crate's manifest.
+
+#[path = "spine/freshness.rs"]
+mod freshness;
 
 use damask_benches::arguments::Arguments;
 use damask_benches::measure::{Spread, Stopwatch, median_of_calls};
@@ -52,7 +55,8 @@ struct Run {
 fn run() -> Result<(), Error> {
     let run = Run { arguments: Arguments::read()?, stopwatch: Stopwatch::default() };
     let arguments = &run.arguments;
-    if !["idle", "load", "point", "q1", "q6"].iter().any(|name| arguments.wants(name)) {
+    if !["idle", "freshness", "load", "point", "q1", "q6"].iter().any(|name| arguments.wants(name))
+    {
         return Ok(());
     }
     println!("{}", machine::state(&arguments.folder, &run.stopwatch)?);
@@ -63,6 +67,9 @@ fn run() -> Result<(), Error> {
     );
     if arguments.wants("idle") {
         run.idle()?;
+    }
+    if arguments.wants("freshness") {
+        run.freshness()?;
     }
     if !["load", "point", "q1", "q6"].iter().any(|name| arguments.wants(name)) {
         return Ok(());

@@ -4,12 +4,13 @@
 //! ```text
 //!  benches/spine.rs    the whole cluster, each speed beside its peer and its target
 //!  benches/parts.rs    single parts beside a floor (criterion)
+//!  benches/raft.rs     replicated regions, without the cluster around them
 //!       │
 //!       ├─ arguments   names to run, scale, small or full
 //!       ├─ measure     one clock; medians with their spread
 //!       ├─ report      a speed, its target, its peers
 //!       ├─ machine     cores, load, cost of a sync, memory of a process
-//!       └─ tpch        a cluster in this process with the TPC-H tables in it
+//!       └─ tpch        a cluster in this process with the TPC-H tables in it (feature `cluster`)
 //! ```
 //!
 //! Invariants:
@@ -24,6 +25,7 @@ pub mod measure;
 pub mod report;
 
 pub mod machine;
+#[cfg(feature = "cluster")]
 pub mod tpch;
 
 /// What stops a bench.

@@ -4,16 +4,17 @@
 use crate::collector;
 use crate::config::Config;
 use crate::network::Network;
-use crate::nodes::{self, Content, Error, Memory, Node, Shared, Transactions};
+use crate::nodes::{self, Content, Error, Memory, Shared, Transactions};
 use crate::pd_group::{self, MemberStatus, PdGroup};
 use crate::placement::{Members, Reporter};
 use crate::quarantine::Ward;
-use crate::reads::ask_leader;
 use crate::replicas::Replicas;
+use crate::resolved;
 use crate::schemas::CatalogSchemas;
-use crate::space::{self, Room, WhileRoom};
+use crate::space::{self, Room};
 use crate::status;
-use crate::topology::{self, FIRST_COLUMN_STORE};
+use crate::stores::Stores;
+use crate::topology;
 use damask_coprocessor::{Dispatch, Endpoint, Endpoints, ResolveLocks};
 use damask_env::{Clock, Closing, MemoryDisk, RealClock, Task};
 use damask_pd::{Locate, Placement, RegionCache, SplitIds};
@@ -35,12 +36,8 @@ use std::time::Duration;
 const LOCK_FILE: &str = "lock";
 /// Threads for work that blocks: what tokio has by itself.
 const BLOCKING_MIN: usize = 512;
-/// Until the first region has a leader.
-const LEADER_WAIT: Duration = Duration::from_secs(30);
 /// Until a split that was asked for is applied.
 const SPLIT_WAIT: Duration = Duration::from_secs(10);
-/// Between two looks for the first region's leader.
-const LEADER_POLL: Duration = Duration::from_millis(2);
 
 /// Parts that other parts look things up in.
 pub struct Parts {
@@ -54,8 +51,8 @@ pub struct Parts {
     pub down: RwLock<BTreeMap<StoreId, String>>,
     /// Is there room on the disk?
     pub(crate) room: Arc<Room>,
-    services: RwLock<HashMap<StoreId, Arc<dyn Service>>>,
-    endpoints: RwLock<HashMap<StoreId, Arc<dyn Endpoint>>>,
+    pub(crate) services: RwLock<HashMap<StoreId, Arc<dyn Service>>>,
+    pub(crate) endpoints: RwLock<HashMap<StoreId, Arc<dyn Endpoint>>>,
 }
 
 impl Parts {
@@ -113,8 +110,7 @@ pub struct Cluster {
     shared: Arc<Shared>,
     parts: Arc<Parts>,
     client: Client,
-    schemas: Arc<CatalogSchemas>,
-    nodes: HashMap<StoreId, Node>,
+    stores: Arc<Stores>,
     reporter: Reporter,
     facts: Arc<Replicas>,
     /// Ends the waits of those who would wait for what stops now.
@@ -161,7 +157,7 @@ impl Cluster {
         let client = Client::new(oracle, locate.clone(), parts.clone(), clock.clone(), settings)?;
         let closing = Arc::new(Closing::new());
         let schemas = Arc::new(CatalogSchemas::new(client.clone(), closing.clone()));
-        let nodes = start_nodes(&shared, &parts, &schemas, &mut progress)?;
+        let stores = Stores::start(&shared, &parts, &schemas, &mut progress)?;
 
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let runtime = open_runtime(cores, shared.config.connections_max)?;
@@ -176,6 +172,7 @@ impl Cluster {
             shared.config.columns as u32,
         ));
         let waits = Arc::downgrade(&shared);
+        let members = parts.members.clone();
         let database = damask_sql_lite::Database::open(damask_sql_lite::Services {
             client: client.clone(),
             dispatch,
@@ -184,6 +181,7 @@ impl Cluster {
             lock_waits: Arc::new(move || {
                 waits.upgrade().map_or_else(Vec::new, |shared| shared.transactions.lock_waits())
             }),
+            safe_ts: Arc::new(move || resolved::safe_everywhere(&members)),
             runtime: runtime.handle().clone(),
             clock,
             cores,
@@ -198,6 +196,11 @@ impl Cluster {
         let status = status_listener.map(serve).transpose()?;
         let (gc, data) = (&shared.config.gc, shared.config.data.clone());
         let mut tasks = vec![collector::start(gc, client.clone(), safe_point, closing.clone())];
+        tasks.push(stores.revive(closing.clone()));
+        let interval = Duration::from_millis(shared.config.raft.resolved_ts_interval_ms);
+        let servers = Arc::downgrade(&shared);
+        let advance = resolved::start(interval, servers, client.clone(), closing.clone());
+        tasks.extend(advance);
         let reserve = shared.config.reserve_bytes;
         let watch = |data| space::watch(parts.room.clone(), data, reserve, closing.clone());
         tasks.extend(data.map(watch));
@@ -206,8 +209,7 @@ impl Cluster {
             parts,
             tasks,
             client,
-            schemas,
-            nodes,
+            stores,
             reporter,
             facts,
             closing,
@@ -261,7 +263,7 @@ impl Cluster {
 
     /// What a running store keeps.
     pub fn content(&self, id: StoreId) -> Option<Content> {
-        self.nodes.get(&id).map(|node| node.member.content.clone())
+        self.stores.look(id, |node| node.member.content.clone())
     }
 
     /// What the optimizer is told of tables.
@@ -276,7 +278,7 @@ impl Cluster {
 
     /// What a running store says of its replicas.
     pub fn replicas(&self, id: StoreId) -> Vec<ReplicaStatus> {
-        self.nodes.get(&id).map_or_else(Vec::new, |node| node.member.handle.replicas())
+        self.stores.look(id, |node| node.member.handle.replicas()).unwrap_or_default()
     }
 
     /// Splits the region that holds `key` there, as the placement driver asks for.
@@ -286,7 +288,8 @@ impl Cluster {
     pub fn split(&self, key: &[u8]) -> Result<(), Error> {
         let route = self.pd().route(key).ok_or("the key's region is not known")?;
         let leader = route.leader.ok_or("the region has no leader")?;
-        let node = self.nodes.get(&leader.store).ok_or("the leader's store has stopped")?;
+        let store = self.stores.look(leader.store, |node| node.member.handle.clone());
+        let store = store.ok_or("the leader's store has stopped")?;
         let ids = self.pd().ask_split(&route.region, 1)?;
         let child = |ids: SplitIds| SplitChild { region: ids.region, peers: ids.peers };
         let children = ids.into_iter().map(child).collect();
@@ -295,33 +298,19 @@ impl Cluster {
             sender.send(result).ok();
         });
         let (region, epoch) = (route.region.id, route.region.epoch);
-        node.member.handle.split(region, epoch, vec![key.to_vec()], children, done);
+        store.split(region, epoch, vec![key.to_vec()], children, done);
         answer.recv_timeout(SPLIT_WAIT).map_err(|_| "the split was not answered")??;
         Ok(())
     }
 
     /// Stops one store, as if its process had ended; `start_store` brings it back.
     pub fn stop_store(&mut self, id: StoreId) {
-        self.parts.members.write().remove(&id);
-        self.parts.services.write().remove(&id);
-        self.parts.endpoints.write().remove(&id);
-        if let Some(mut node) = self.nodes.remove(&id) {
-            node.stop();
-        }
+        self.stores.stop_store(id);
     }
 
     /// Starts a stopped store again, with its data.
     pub fn start_store(&mut self, id: StoreId) -> Result<(), Error> {
-        let node = if id.0 >= FIRST_COLUMN_STORE {
-            let ask = ask_leader(self.parts.pd.clone(), self.parts.clone());
-            nodes::start_columns(&self.shared, id, self.schemas.clone(), ask)?
-        } else {
-            nodes::start_rows(&self.shared, id)?
-        };
-        attach(&self.parts, &node);
-        self.parts.down.write().remove(&id);
-        self.nodes.insert(id, node);
-        Ok(())
+        self.stores.start_store(id)
     }
 
     /// Stores that could not be started with the others, and why: what they held is served by the
@@ -332,7 +321,7 @@ impl Cluster {
 
     /// Why a running store cannot be relied on, if so.
     pub fn failed(&self, id: StoreId) -> Option<String> {
-        self.nodes.get(&id).and_then(|node| node.member.failed())
+        self.stores.look(id, |node| node.member.failed()).flatten()
     }
 
     /// Stops everything, clients first.
@@ -347,12 +336,7 @@ impl Cluster {
             task.join().ok();
         }
         self.reporter.stop();
-        // Columns first: they lean on the rows.
-        let mut ids: Vec<_> = self.nodes.keys().copied().collect();
-        ids.sort_by_key(|id| std::cmp::Reverse(id.0));
-        for id in ids {
-            self.stop_store(id);
-        }
+        self.stores.stop();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -419,53 +403,6 @@ fn open_shared(config: Config) -> Result<(Arc<Shared>, Arc<Parts>, Reporter), Er
     Ok((Arc::new(shared), Arc::new(parts), reporter))
 }
 
-/// Starts every store. One that held data and cannot be opened (damaged, lost, unreadable) is left
-/// out like one that crashed, as long as the others can have a majority.
-fn start_nodes(
-    shared: &Shared,
-    parts: &Arc<Parts>,
-    schemas: &Arc<CatalogSchemas>,
-    progress: &mut impl FnMut(&str),
-) -> Result<HashMap<StoreId, Node>, Error> {
-    let mut nodes = HashMap::new();
-    let mut take = |word: &str, id: StoreId, node: Result<Node, Error>| match node {
-        Ok(node) => {
-            attach(parts, &node);
-            nodes.insert(id, node);
-            progress(&format!("{word} store {id}"));
-            Ok(())
-        }
-        Err(e) if parts.pd.is_initialised(id) => {
-            progress(&format!("{word} store {id} does not run: {e}"));
-            parts.down.write().insert(id, e.to_string());
-            Ok(())
-        }
-        Err(e) => Err(format!("{word} store {id}: {e}")),
-    };
-    // The first voter asks for votes as soon as it runs: the others run before it.
-    for id in topology::row_stores(&shared.config).rev() {
-        take("row", id, nodes::start_rows(shared, id))?;
-    }
-    let running = shared.config.stores - parts.down.read().len();
-    if running < topology::voters(&shared.config) / 2 + 1 {
-        return Err(without(parts, "too few row stores can be started"));
-    }
-    wait_for_leader(parts.pd.as_ref(), shared.clock.as_ref())
-        .map_err(|()| without(parts, "the first region has no leader"))?;
-    for id in topology::column_stores(&shared.config) {
-        let ask = ask_leader(parts.pd.clone(), parts.clone());
-        take("column", id, nodes::start_columns(shared, id, schemas.clone(), ask))?;
-    }
-    Ok(nodes)
-}
-
-/// What is wrong, and which stores do not run.
-fn without(parts: &Parts, what: &str) -> Error {
-    let down = parts.down.read();
-    let reasons = down.iter().map(|(id, reason)| format!("\n  row store {id}: {reason}"));
-    format!("{what}{}", reasons.collect::<String>()).into()
-}
-
 fn open_runtime(cores: usize, connections: usize) -> Result<tokio::runtime::Runtime, Error> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(cores).thread_name("query").enable_all();
@@ -497,27 +434,6 @@ fn open_driver(config: &Config, clock: &Arc<dyn Clock>, memory: &Memory) -> Resu
     let oracle = Arc::new(BatchingOracle::new(Arc::new(local)));
     let pd = Arc::new(topology::open_pd(config, clock.as_ref(), disk)?);
     Ok(Driver { pd, oracle, group: None })
-}
-
-fn attach(parts: &Parts, node: &Node) {
-    parts.members.write().insert(node.id, node.member.clone());
-    parts.endpoints.write().insert(node.id, node.endpoint.clone());
-    if let Some(service) = node.service.clone() {
-        let service = Arc::new(WhileRoom { service, room: parts.room.clone() });
-        parts.services.write().insert(node.id, service);
-    }
-}
-
-fn wait_for_leader(pd: &dyn Placement, clock: &dyn Clock) -> Result<(), ()> {
-    let pause = Closing::new(); // nobody closes it
-    let deadline = clock.monotonic() + LEADER_WAIT;
-    while clock.monotonic() < deadline {
-        if pd.route(b"m").is_some_and(|route| route.leader.is_some()) {
-            return Ok(());
-        }
-        pause.wait(LEADER_POLL);
-    }
-    Err(())
 }
 
 fn serve_status(

@@ -17,6 +17,9 @@
 //! [raft]
 //! log = "file"
 //! tick_ms = 100
+//! resolved_ts_interval_ms = 1000   # of reads at safe timestamps; 0: all reads ask a leader
+//! [trace]                     # recordings of what column stores are told; none by default
+//! folder = "/var/tmp/damask"
 //! ```
 
 use damask_kv::{EngineConfig, EngineKind};
@@ -56,6 +59,26 @@ pub struct Config {
     pub raft: Raft,
     /// Old versions.
     pub gc: Gc,
+    /// Recordings of what column stores are told; `None`: there are none.
+    pub trace: Option<Trace>,
+}
+
+/// Recordings of what column stores are told: `damask trace replay` tells one again, to any column
+/// store.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trace {
+    /// Folder of the files: one for each start of a column store.
+    pub folder: PathBuf,
+    /// Bytes of one file, at most: the recording ends there, with a warning.
+    #[serde(default = "Trace::bytes_max")]
+    pub bytes_max: u64,
+}
+
+impl Trace {
+    fn bytes_max() -> u64 {
+        1 << 30
+    }
 }
 
 /// The row engine's part.
@@ -184,10 +207,15 @@ pub struct Raft {
     pub heartbeat_ticks: usize,
     /// Rough bytes above which a region is split.
     pub region_bytes_max: u64,
+    /// Versions of rows above which it is split.
+    pub region_keys_max: u64,
     /// MiB of snapshots that a store sends in a second, at most.
     pub snapshot_mib_per_second: u64,
-    /// Do groups in which nothing happens stop their heartbeats? Off: one seed of 1,500 of the
-    /// whole-cluster simulator read a stale row with it (`damask-sim --seed 328 --storm 6000`).
+    /// Milliseconds between two moves of the timestamps up to which any replica may be read without
+    /// asking its leader (TiKV's `advance-ts-interval`: 20 s). 0: they stay.
+    pub resolved_ts_interval_ms: u64,
+    /// Do groups in which nothing happens stop their heartbeats? Off: with it one seed of 3,000 of
+    /// the whole-cluster simulator did not serve everything after a storm.
     pub hibernate_regions: bool,
 }
 
@@ -234,6 +262,8 @@ impl Default for Raft {
             heartbeat_ticks: 2,
             region_bytes_max: 96 << 20,
             snapshot_mib_per_second: 100,
+            resolved_ts_interval_ms: 1_000,
+            region_keys_max: damask_pd::Config::default().region_keys_max,
             hibernate_regions: false,
         }
     }
@@ -255,6 +285,7 @@ impl Default for Config {
             row_engine: RowEngine::default(),
             raft: Raft::default(),
             gc: Gc::default(),
+            trace: None,
         }
     }
 }
@@ -395,6 +426,18 @@ mod tests {
         let none = Config::parse("[row_engine]\nbackground_threads = 0").expect("a number");
         let refusal = none.validate().expect_err("no thread at all");
         assert!(refusal.contains("row_engine: background_threads = 0"), "{refusal}");
+    }
+
+    #[test]
+    fn a_recording_has_a_folder_and_a_limit() {
+        assert_eq!(Config::parse("stores = 1").expect("valid").trace, None);
+        let trace = |text: &str| Config::parse(text).map(|config| config.trace.expect("given"));
+        let folder = PathBuf::from("/tmp/t");
+        let found = trace("[trace]\nfolder = '/tmp/t'").expect("valid");
+        assert_eq!(found, Trace { folder: folder.clone(), bytes_max: 1 << 30 });
+        let found = trace("[trace]\nfolder = '/tmp/t'\nbytes_max = 5").expect("valid");
+        assert_eq!(found, Trace { folder, bytes_max: 5 });
+        assert!(trace("[trace]\nbytes_max = 5").expect_err("no folder").contains("folder"));
     }
 
     #[test]

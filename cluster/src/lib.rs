@@ -17,8 +17,8 @@
 //! * a cluster in memory and one on disk differ only in the disks and engines they are given;
 //! * a store that has held data never starts empty, and no store that the cluster had is left out.
 //!
-//! Reading order: `config`, `cluster`, `topology`, `pd_group`, `nodes`, `placement`, `network`,
-//! `quarantine`, `replicas`, `schemas`, `reads`, `collector`, `space`, `status`, `cli`.
+//! Reading order: `config`, `cluster`, `topology`, `pd_group`, `stores`, `nodes`, `placement`,
+//! `network`, `quarantine`, `replicas`, `schemas`, `reads`, `traces`, `collector`, `space`, `status`, `cli`.
 
 pub mod cli;
 pub mod cluster;
@@ -31,10 +31,13 @@ pub mod placement;
 pub mod quarantine;
 pub mod reads;
 pub mod replicas;
+mod resolved;
 pub mod schemas;
 mod space;
 pub mod status;
+mod stores;
 pub mod topology;
+mod traces;
 
 pub use cluster::Cluster;
 pub use config::{Config, EngineName};

@@ -1,7 +1,7 @@
 //! The `damask` binary: a cluster in one process, a loader, a control, a simulator. Wiring only.
 
 use clap::{Parser, Subcommand};
-use damask_cluster::cli::{ctl, load, playground};
+use damask_cluster::cli::{ctl, load, playground, trace};
 use std::process::ExitCode;
 
 /// One replicated log, two readings: rows for transactions, columns for analytics.
@@ -26,6 +26,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What column stores were told, recorded by `[trace]` in the configuration.
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// Look at a running cluster's stores, regions and operators, and have some done.
     Ctl(ctl::Options),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Playground(options) => playground::run(options),
         Command::Load(LoadCommand::Tpch(options)) => load::run(&options),
+        Command::Trace(command) => trace::run(&command),
         Command::Ctl(options) => ctl::run(&options),
         Command::Sim { arguments } => {
             return ExitCode::from(damask_sim::main(&arguments).clamp(0, 255) as u8);

@@ -6,6 +6,7 @@ use crate::network::Network;
 use crate::placement::{Announce, Member};
 use crate::quarantine::{Fault, Guarded, Ward};
 use crate::reads::RowReads;
+use crate::traces;
 use damask_coprocessor::{ColumnEndpoint, Endpoint, RowEndpoint};
 use damask_deltatree::rivals::{LsmColumns, LsmConfig, ShadowColumns};
 use damask_deltatree::{ColumnStore, DeltaTree, MemoryColumnStore};
@@ -92,9 +93,14 @@ impl Transactions {
         Transactions { oracle, deadlocks, safe_point, servers }
     }
 
+    /// The servers of the stores that run.
+    pub fn running(&self) -> Vec<Arc<TxnServer>> {
+        self.servers.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
     /// Who waits for whose row lock, on every store that runs.
     pub fn lock_waits(&self) -> Vec<LockWait> {
-        let servers: Vec<_> = self.servers.lock().values().filter_map(Weak::upgrade).collect();
+        let servers = self.running();
         let waits = servers.iter().flat_map(|server| server.lock_waits());
         let told = waits.map(|w| LockWait { key: w.key, waiter: w.waiter, holder: w.holder });
         told.collect()
@@ -267,14 +273,16 @@ fn check_engine(kind: EngineKind, folder: &Path) -> Result<(), Error> {
     }
 }
 
+/// An LSM whose pages are in RocksDB.
 #[cfg(feature = "rocksdb")]
-fn lsm_on_disk(folder: &Path, config: LsmConfig) -> Result<Arc<dyn ColumnStore>, Error> {
+pub(crate) fn lsm_on_disk(folder: &Path, config: LsmConfig) -> Result<Arc<dyn ColumnStore>, Error> {
     damask_env::make_folder(folder)?;
     Ok(Arc::new(LsmColumns::open(folder, config)?))
 }
 
+/// An LSM whose pages are in RocksDB.
 #[cfg(not(feature = "rocksdb"))]
-fn lsm_on_disk(_: &Path, _: LsmConfig) -> Result<Arc<dyn ColumnStore>, Error> {
+pub(crate) fn lsm_on_disk(_: &Path, _: LsmConfig) -> Result<Arc<dyn ColumnStore>, Error> {
     Err("this build has no RocksDB".into())
 }
 
@@ -382,9 +390,15 @@ pub fn start_columns(
     ask: AskLeader,
 ) -> Result<Node, Error> {
     let columns = shared.columns(id)?;
+    let recorder = traces::recorder(&shared.config, id);
+    let schemas = recorder.as_ref().map_or(schemas.clone(), |trace| trace.schemas(schemas));
     let machine = Arc::new(ColumnMachine::open(columns.clone(), schemas)?);
+    let told = match recorder {
+        Some(recorder) => recorder.machine(machine.clone())?,
+        None => machine.clone(),
+    };
     let log = shared.log(&column_folder(id))?;
-    let store = shared.start(id, &column_folder(id), log, machine.clone())?;
+    let store = shared.start(id, &column_folder(id), log, told)?;
     let handle = store.handle();
     let reads = Arc::new(StoreReads::new(handle.clone(), ask));
     let read = LearnerRead::new(reads, machine.clone(), LEARNER_WAIT);

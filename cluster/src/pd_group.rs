@@ -1,5 +1,6 @@
-//! The placement driver and the oracle as a Raft group of their own: members that replicate a few
-//! registers, of which the leader serves. It must never let two leaders answer for one moment.
+//! The members of the placement driver's Raft group (`damask_pd_group`) in one process, with a
+//! network of their own, and the group as one driver and one oracle. It must never ask a member
+//! for what another leader may have gone past.
 //!
 //! ```text
 //!   Placement, Oracle ──► Group (facade: finds the leader, asks again) ──► Led { Pd, oracle }
@@ -8,45 +9,26 @@
 //!         └──────────────── Network of the group's own ───────────────┘
 //! ```
 //!
-//! Invariants:
-//! * a leader saves only in its own term, so a deposed one extends no window, of ids or of time;
-//! * it answers with what it has taken only if its lease lasts after that: the next leader, which
-//!   begins above the saved bound, was not there yet;
-//! * a new leader first applies everything of earlier terms, and begins with what they saved;
-//!   regions, leaders and loads it learns from reports, and it plans when it has heard of all;
-//! * a member that has voted never begins empty again.
-//!
-//! What is durable and what is rebuilt follows `raftstore-txn-pd.md` §4.4. A group of one gains
-//! nothing over a file, so a single driver keeps its state in `pd/` (`topology`).
+//! A group of one gains nothing over a file, so a single driver keeps its state in `pd/`
+//! (`topology`).
 
 mod facade;
-mod member;
-mod registers;
 
-pub use member::Led;
+pub use damask_pd_group::{Led, MADE, MemberStatus, made};
 
 use crate::network::Network;
 use crate::nodes::Error;
 use damask_env::{Clock, Closing, Disk};
+use damask_pd_group::member::open_log;
+use damask_pd_group::{Member, Options, Registers};
 use damask_raftstore::StoreConfig;
-use damask_types::{Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
-use member::Member;
+use damask_types::StoreId;
 use parking_lot::{Mutex, RwLock};
-use registers::Registers;
-use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The one region of the group. Its stores are no stores of the cluster.
-pub(crate) const GROUP: RegionId = RegionId(1);
-/// It never changes.
-pub(crate) const EPOCH: Epoch = Epoch { conf_ver: 1, version: 1 };
-/// Says, on each member's disk, that every member was made, and how many they are. Without it none
-/// has ever run.
-pub const MADE: &str = "group";
 /// Until the group has its first leader.
 const LEADER_WAIT: Duration = Duration::from_secs(30);
 /// Between two looks for it.
@@ -71,23 +53,6 @@ pub struct Setup {
     pub planner: damask_pd::Config,
     /// For how long a request looks for a leader.
     pub patience: Duration,
-}
-
-/// What is shown of a member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MemberStatus {
-    /// Which one, from 1.
-    pub id: StoreId,
-    /// `up`, `stopped` or `failed`.
-    pub state: &'static str,
-    /// Why it failed.
-    pub reason: Option<String>,
-    /// Does it lead, as far as it knows?
-    pub leads: bool,
-    /// In which term it is.
-    pub term: Option<u64>,
-    /// How far it has applied the group's log.
-    pub applied: Option<u64>,
 }
 
 /// A single driver without a group, as `/status` shows it.
@@ -124,12 +89,33 @@ impl Group {
         self.setup.members[0].clock.monotonic()
     }
 
-    fn store_config(&self) -> StoreConfig {
-        self.setup.store.clone()
+    /// Starts a member on its disk, which holds its part of the group.
+    fn start(self: &Arc<Group>, id: StoreId) -> damask_pd_group::Result<Member> {
+        let MemberSetup { disk, clock } = self.setup(id);
+        let registers = Arc::new(Registers::open(disk.clone())?);
+        let (network, group) = (self.network.clone(), Arc::downgrade(self));
+        let lead = move |led| {
+            if let Some(group) = group.upgrade() {
+                group.lead(led);
+            }
+        };
+        Member::start(Options {
+            id,
+            store: self.setup.store.clone(),
+            planner: self.setup.planner.clone(),
+            clock,
+            log: Arc::new(open_log(disk)?),
+            machine: registers.clone(),
+            registers,
+            transport: self.network.clone(),
+            on_open: Some(Box::new(move |handle| network.attach(id, handle))),
+            on_lead: Arc::new(lead),
+        })
     }
 
-    fn planner(&self) -> damask_pd::Config {
-        self.setup.planner.clone()
+    fn stop(&self, id: StoreId, mut member: Member) {
+        self.network.detach(id);
+        member.stop();
     }
 
     /// A member leads from now on, unless another has been elected since.
@@ -175,9 +161,7 @@ impl PdGroup {
     /// # Errors
     /// In words for the user: too few members can be started, or the group was made of another
     /// number of them.
-    pub fn start(mut setup: Setup) -> Result<PdGroup, Error> {
-        // Who asleep would notice that the leader is gone?
-        setup.store.core.hibernate_regions = false;
+    pub fn start(setup: Setup) -> Result<PdGroup, Error> {
         let members = setup.members.len() as u64;
         make(&setup)?;
         let network = Arc::new(Network::default());
@@ -219,8 +203,8 @@ impl PdGroup {
     /// Stops one member, as if its process had ended; `start_member` brings it back.
     pub fn stop_member(&self, id: StoreId) {
         let member = self.running.lock().remove(&id);
-        if let Some(mut member) = member {
-            member.stop(&self.group, id);
+        if let Some(member) = member {
+            self.group.stop(id, member);
         }
     }
 
@@ -232,7 +216,7 @@ impl PdGroup {
         if self.running.lock().contains_key(&id) {
             return Err(format!("member {id} runs already").into());
         }
-        let member = Member::start(&self.group, id)?;
+        let member = self.group.start(id)?;
         self.down.lock().remove(&id);
         self.running.lock().insert(id, member);
         Ok(())
@@ -242,7 +226,7 @@ impl PdGroup {
     pub fn members(&self) -> Vec<MemberStatus> {
         let (running, down) = (self.running.lock(), self.down.lock());
         let status = |id: StoreId| match (running.get(&id), down.get(&id)) {
-            (Some(member), _) => member.status(id),
+            (Some(member), _) => member.status(),
             (None, reason) => {
                 let state = if reason.is_some() { "failed" } else { "stopped" };
                 let (term, applied) = (None, None);
@@ -256,8 +240,8 @@ impl PdGroup {
     pub fn stop(&self) {
         self.group.closing.close();
         let members = std::mem::take(&mut *self.running.lock());
-        for (id, mut member) in members {
-            member.stop(&self.group, id);
+        for (id, member) in members {
+            self.group.stop(id, member);
         }
     }
 }
@@ -268,55 +252,18 @@ impl Drop for PdGroup {
     }
 }
 
-/// The group's region with so many members, each a voter.
-fn region(members: u64) -> Region {
-    let peer = |n| Peer { id: PeerId(n), store: StoreId(n), role: PeerRole::Voter };
-    let peers = (1..=members).map(peer).collect();
-    Region { id: GROUP, range: KeyRange::all(), epoch: EPOCH, peers }
-}
-
-/// How many members a group was made of, by one member's disk; `None`: it was never made.
-///
-/// # Errors
-/// The disk fails, or the file is damaged.
-pub fn made(disk: &dyn Disk) -> Result<Option<u64>, Error> {
-    match disk.map(MADE) {
-        Ok(content) => {
-            let members = serde_json::from_slice(&content);
-            Ok(Some(members.map_err(|e| format!("the file {MADE} is damaged: {e}"))?))
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
 /// Makes every member's part of a new group, before any of them runs.
 fn make(setup: &Setup) -> Result<(), Error> {
-    let members = setup.members.len() as u64;
-    let mut found = None;
-    for member in &setup.members {
-        // What cannot be read is told when the member starts.
-        found = found.or(made(member.disk.as_ref()).unwrap_or_default());
+    let disks: Vec<_> = setup.members.iter().map(|member| member.disk.clone()).collect();
+    let (members, made) = (disks.len() as u64, damask_pd_group::make(&disks)?);
+    if made == members {
+        return Ok(());
     }
-    match found {
-        Some(before) if before == members => return Ok(()),
-        Some(before) => {
-            return Err(format!(
-                "this cluster's placement driver has {before} members, and not {members}: start \
-                 it with --pds {before}"
-            )
-            .into());
-        }
-        None => {}
-    }
-    for (n, member) in (1..).zip(&setup.members) {
-        let registers = Registers::open(member.disk.clone())?;
-        damask_raftstore::bootstrap(&registers, StoreId(n), region(members))?;
-    }
-    for member in &setup.members {
-        member.disk.replace(MADE, members.to_string().as_bytes())?;
-    }
-    Ok(())
+    Err(format!(
+        "this cluster's placement driver has {made} members, and not {members}: start it with \
+         --pds {made}"
+    )
+    .into())
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use crate::quarantine::Fault;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use damask_env::{Clock, RealClock, Task, spawn};
 use damask_pd::{Flow, Placement, RegionReport, SplitIds, Step, StoreReport};
-use damask_raftstore::{Done, PeerChange, ReplicaStatus, SplitChild, StateMachine, StoreHandle};
+use damask_raftstore::{
+    Done, PeerChange, RangeSize, RegionLoad, ReplicaStatus, SplitChild, StateMachine, StoreHandle,
+};
 use damask_types::{Region, RegionId, StoreId};
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -16,8 +18,7 @@ use std::time::Duration;
 
 /// Time between reports of a quiet region: a real cluster's minute, shortened for one process.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
-/// Sizes are measured at every n-th round of reports, where something was applied since: it costs
-/// a walk through half of the region.
+/// Sizes are measured at every n-th round of reports, where something was applied since.
 const SIZE_EVERY_ROUNDS: u64 = 4;
 /// Changes waiting to be reported; more are covered by the next round.
 const CHANGES_MAX: usize = 4096;
@@ -79,9 +80,9 @@ impl Reporter {
     /// Starts the reporter's thread; stores are attached through `members`.
     pub fn start(pd: Arc<dyn Placement>, members: Members) -> Reporter {
         let (changes, inbox) = crossbeam_channel::bounded(CHANGES_MAX);
-        let (clock, sizes, flows) = (RealClock::default(), HashMap::new(), HashMap::new());
+        let (clock, sizes, loads) = (RealClock::default(), HashMap::new(), HashMap::new());
         let whole = HashMap::new();
-        let mut reports = Reports { pd, members, clock, sizes, flows, rounds: 0, whole };
+        let mut reports = Reports { pd, members, clock, sizes, loads, rounds: 0, whole };
         let task = spawn("placement", move || reports.run(&inbox));
         Reporter { changes, task: Some(task) }
     }
@@ -112,27 +113,26 @@ struct Reports {
     /// Only for time that passes between rounds.
     clock: RealClock,
     sizes: HashMap<RegionId, Size>,
-    flows: HashMap<RegionId, Applying>,
+    /// As of the last round, by whoever led then.
+    loads: HashMap<RegionId, RegionLoad>,
     rounds: u64,
-    /// Regions in which no key to split at was found, and their bytes then.
-    whole: HashMap<RegionId, u64>,
+    /// Regions in which no key to split at was found, and their sizes then.
+    whole: HashMap<RegionId, Size>,
 }
 
-/// How fast a region's log is applied.
-#[derive(Clone, Copy)]
-struct Applying {
-    /// Applied at `at`.
-    applied: u64,
-    at: Duration,
-    /// Entries a second, between the two measurements before.
-    rate: u64,
-}
-
-/// A region's bytes when so much of its log was applied.
-#[derive(Clone, Copy)]
+/// A region's bytes and versions when so much of its log was applied.
+#[derive(Clone, Copy, Default)]
 struct Size {
     applied: u64,
     bytes: u64,
+    keys: u64,
+}
+
+/// Request units: one for each request, and one for each 4 KiB that it moves.
+fn flow(load: &RegionLoad) -> Flow {
+    let units = |requests: u64, bytes: u64| requests.saturating_add(bytes / 4096);
+    let (read, write) = (units(load.reads, load.read_bytes), units(load.writes, load.write_bytes));
+    Flow { read, write }
 }
 
 impl Reports {
@@ -149,6 +149,7 @@ impl Reports {
     fn round(&mut self) {
         self.rounds += 1;
         let members: Vec<_> = self.members.read().iter().map(|(id, m)| (*id, m.clone())).collect();
+        self.loads = members.iter().flat_map(|(_, member)| member.handle.loads()).collect();
         for (store, member) in members {
             // Nobody says yet how large the stores' disks are.
             let failed = member.failed().is_some();
@@ -159,7 +160,6 @@ impl Reports {
             for status in member.handle.replicas() {
                 if status.is_leader && self.rounds % SIZE_EVERY_ROUNDS == 1 {
                     self.measure(&member, &status);
-                    self.rate(&status);
                 }
                 self.report(store, &status);
             }
@@ -169,35 +169,25 @@ impl Reports {
         }
     }
 
-    /// Entries applied a second since the last measurement.
-    fn rate(&mut self, status: &ReplicaStatus) {
-        let (now, applied) = (self.clock.monotonic(), status.applied.index);
-        let before = self.flows.get(&status.region.id).copied();
-        let rate = before.map_or(0, |before| {
-            let ms = now.saturating_sub(before.at).as_millis().max(1) as u64;
-            applied.saturating_sub(before.applied).saturating_mul(1000) / ms
-        });
-        self.flows.insert(status.region.id, Applying { applied, at: now, rate });
-    }
-
     fn measure(&mut self, member: &Member, status: &ReplicaStatus) {
         let (id, applied) = (status.region.id, status.applied.index);
         if self.sizes.get(&id).is_some_and(|size| size.applied == applied) {
             return;
         }
-        match member.machine.size(&status.region.range) {
-            Ok((bytes, _)) => {
-                self.sizes.insert(id, Size { applied, bytes });
+        match member.machine.size(&status.region.range, 1) {
+            Ok(RangeSize { bytes, keys, .. }) => {
+                self.sizes.insert(id, Size { applied, bytes, keys });
             }
             Err(e) => tracing::warn!(region = %id, "size: {e}"),
         }
     }
 
-    /// Was there no key to split at, when it had about as many bytes (an eighth more or less)?
+    /// Was there no key to split at, when it was about as large (an eighth more or less)?
     fn is_unsplittable(&mut self, id: RegionId) -> bool {
-        let bytes = self.sizes.get(&id).map_or(0, |size| size.bytes);
+        let now = self.sizes.get(&id).copied().unwrap_or_default();
         let Some(then) = self.whole.get(&id).copied() else { return false };
-        let same = bytes.abs_diff(then) <= then / 8;
+        let about = |now: u64, then: u64| now.abs_diff(then) <= then / 8;
+        let same = about(now.bytes, then.bytes) && about(now.keys, then.keys);
         if !same {
             self.whole.remove(&id);
         }
@@ -206,13 +196,16 @@ impl Reports {
 
     fn report(&mut self, store: StoreId, status: &ReplicaStatus) {
         let Some(leader) = status.leader.filter(|_| status.is_leader) else { return };
+        let size = self.sizes.get(&status.region.id).copied().unwrap_or_default();
+        let load = self.loads.get(&status.region.id).cloned().unwrap_or_default();
         let report = RegionReport {
             region: status.region.clone(),
             leader,
             term: status.term,
-            bytes: self.sizes.get(&status.region.id).map_or(0, |size| size.bytes),
-            // Reads are not counted by stores yet.
-            flow: Flow { read: 0, write: self.flows.get(&status.region.id).map_or(0, |f| f.rate) },
+            bytes: size.bytes,
+            keys: size.keys,
+            flow: flow(&load),
+            split_key: load.split_key,
             pending: status.pending.iter().map(|p| p.id).collect(),
             merging: status.merging,
             unsplittable: self.is_unsplittable(status.region.id),
@@ -238,18 +231,18 @@ impl Reports {
                 member.handle.transfer_leader(region.id, peer);
                 return;
             }
-            Step::Split => {
-                match member.machine.size(&region.range) {
-                    Ok((_, Some(middle))) => {
-                        self.split(&member, region, vec![middle]);
+            Step::Split(parts) => {
+                match member.machine.size(&region.range, parts) {
+                    Ok(RangeSize { cuts, .. }) if cuts.is_empty() => {
+                        // The next report says so.
+                        let size = self.sizes.get(&region.id).copied().unwrap_or_default();
+                        self.whole.insert(region.id, size);
+                    }
+                    Ok(RangeSize { cuts, .. }) => {
+                        self.split(&member, region, cuts);
                         self.sizes.remove(&region.id);
                     }
-                    Ok((_, None)) => {
-                        // The next report says so.
-                        let bytes = self.sizes.get(&region.id).map_or(0, |size| size.bytes);
-                        self.whole.insert(region.id, bytes);
-                    }
-                    Err(e) => tracing::warn!(region = %region.id, "middle key: {e}"),
+                    Err(e) => tracing::warn!(region = %region.id, "keys to split at: {e}"),
                 }
                 return;
             }

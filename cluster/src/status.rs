@@ -8,6 +8,7 @@ mod control;
 
 use crate::cluster::Parts;
 use crate::placement::Member;
+use crate::resolved;
 use axum::Json;
 use axum::extract::State;
 use axum::routing::get;
@@ -66,8 +67,10 @@ async fn regions(State(parts): State<Arc<Parts>>) -> Json<Value> {
             "leader": status.leader,
             "term": status.term,
             "bytes": status.bytes,
+            "keys": status.keys,
             "flow": status.flow,
             "pending": status.pending,
+            "safe_ts": resolved::safe_of(&parts.members, region.id),
         })
     });
     Json(Value::Array(list.collect()))
@@ -89,6 +92,9 @@ async fn metrics(State(parts): State<Arc<Parts>>) -> String {
     );
     let bytes = regions.iter().map(|r| r.bytes as f64).sum();
     gauge("row_bytes", "Rough bytes of all regions' rows.", vec![(String::new(), bytes)]);
+    let safe = resolved::safe_everywhere(&parts.members).physical_ms() as f64 / 1_000.0;
+    let help = "Time of the oracle up to which every replica may be read, in Unix seconds.";
+    gauge("safe_seconds", help, vec![(String::new(), safe)]);
     let room = f64::from(u8::from(!parts.room.is_little()));
     let help = "1: new rows are taken; 0: the disk is nearly full, and they are refused.";
     gauge("disk_has_room", help, vec![(String::new(), room)]);

@@ -142,7 +142,7 @@ fn group_on_disk(data: &Path) -> Result<Option<u64>, Error> {
     for n in 1..=PD_MEMBERS_MAX {
         let folder = data.join(member_folder(n));
         if folder.join(pd_group::MADE).exists() {
-            return pd_group::made(&RealDisk::open(folder)?);
+            return Ok(pd_group::made(&RealDisk::open(folder)?)?);
         }
     }
     Ok(None)
@@ -176,6 +176,7 @@ fn check_group_folders(config: &Config, data: &Path, members: &[MemberSetup]) ->
 fn planner(config: &Config) -> damask_pd::Config {
     damask_pd::Config {
         region_bytes_max: config.raft.region_bytes_max,
+        region_keys_max: config.raft.region_keys_max,
         voters: voters(config),
         ..Default::default()
     }

@@ -4,6 +4,12 @@
 mod support;
 
 use damask_cluster::Cluster;
+use damask_cluster::config::Trace;
+use damask_deltatree::{ColumnStore, HandleRange, MemoryColumnStore};
+use damask_env::RealClock;
+use damask_learner::trace::{ReplayPlan, replay};
+use damask_types::Timestamp;
+use std::sync::Arc;
 use support::{COLUMNS, Client, bounded, quick};
 
 const HINTED: &str = "SELECT /*+ READ_FROM_STORAGE(COLUMN[t]) */ sum(v) FROM t";
@@ -73,5 +79,31 @@ fn after_a_restart_columns_are_waited_for() {
             client.run_all(&["USE d", "SET damask_isolation_read_engines = 'column'"]);
             assert_eq!(client.value("SELECT sum(v) FROM t"), "30", "round {round}");
         }
+    });
+}
+
+#[test]
+fn what_columns_were_told_can_be_told_again() {
+    bounded(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = quick();
+        config.trace = Some(Trace { folder: folder.path().to_owned(), bytes_max: 1 << 24 });
+        let mut cluster = Cluster::start(config).expect("starts");
+        let mut client = Client::new(cluster.database());
+        fill(&mut client);
+        client.replicate("d", "t", true);
+        client.run("INSERT INTO t VALUES (3, 30), (4, 40)");
+        client.run("DELETE FROM t WHERE id = 1");
+        assert_eq!(client.value(HINTED), "90");
+        drop(client);
+        cluster.stop();
+        let trace = std::fs::read(folder.path().join("columns-101.1.trace")).expect("recorded");
+        let store: Arc<dyn ColumnStore> = Arc::new(MemoryColumnStore::default());
+        let told = replay(&trace, &store, &ReplayPlan::default(), &RealClock::default());
+        let told = told.expect("it can be told");
+        let table = told.tables.iter().find(|(_, schema)| schema.name == "t").expect("a table");
+        let snapshot = store.snapshot(*table.0).expect("a snapshot");
+        let rows = snapshot.count(&[HandleRange::ALL], Timestamp::MAX).expect("counted");
+        assert_eq!((rows, told.incomplete), (3, false));
     });
 }

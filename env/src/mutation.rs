@@ -75,11 +75,15 @@ pub enum Mistake {
     ManifestForgotten,
     /// Columns remove versions that somebody may still read.
     SafePointIgnored,
+    /// A leader of the placement driver's group goes on before what it saves is committed.
+    BoundNotCommitted,
+    /// A leader of that group answers without asking whether it still leads.
+    DeposedServes,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 35] = [
+    pub const ALL: [Mistake; 37] = [
         Mistake::AckBeforeSync,
         Mistake::AppliedFirst,
         Mistake::EpochNotChecked,
@@ -115,6 +119,8 @@ impl Mistake {
         Mistake::SchemaFilled,
         Mistake::ManifestForgotten,
         Mistake::SafePointIgnored,
+        Mistake::BoundNotCommitted,
+        Mistake::DeposedServes,
     ];
 }
 
@@ -135,6 +141,18 @@ thread_local! {
 pub fn mistaken(mutation: Mistake) -> bool {
     CHOSEN.get() == Some(mutation)
 }
+
+/// A simulated thread is overtaken only where it waits, a real one anywhere: where a mistake is to
+/// be made, others get their time.
+#[cfg(feature = "mutations")]
+pub fn be_overtaken() {
+    crate::simulation::pause(std::time::Duration::from_millis(2));
+}
+
+/// Others get their time where a mistake is to be made, of which there is none.
+#[cfg(not(feature = "mutations"))]
+#[inline(always)]
+pub const fn be_overtaken() {}
 
 /// Has this thread make a mistake from now on, or none.
 #[cfg(feature = "mutations")]

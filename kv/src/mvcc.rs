@@ -70,6 +70,8 @@ pub(crate) struct Visibility {
     pub ts: Timestamp,
     /// Transactions that the caller knows to be rolled back or to commit above `ts`.
     pub bypass: Arc<[Timestamp]>,
+    /// The caller knows that nothing will be committed at or below `ts` any more.
+    pub settled: bool,
 }
 
 impl Visibility {
@@ -78,6 +80,9 @@ impl Visibility {
         // "Latest" may ignore a primary that is not decided yet: its commit would be later.
         // An async commit may already be decided by its secondaries.
         let own_primary = || lock.primary == key && lock.secondaries.is_none();
+        if self.settled {
+            return false;
+        }
         lock.blocks_read(self.ts)
             && !self.bypass.contains(&lock.start_ts)
             && !(self.ts == Timestamp::MAX && own_primary())
@@ -90,12 +95,13 @@ pub struct MvccReader {
     /// The view that is read.
     pub snapshot: Arc<dyn Snapshot>,
     bypass: Arc<[Timestamp]>,
+    settled: bool,
 }
 
 impl MvccReader {
     /// Reads this view.
     pub fn new(snapshot: Arc<dyn Snapshot>) -> MvccReader {
-        MvccReader { snapshot, bypass: Arc::default() }
+        MvccReader { snapshot, bypass: Arc::default(), settled: false }
     }
 
     /// Ignores locks of these transactions: known to be rolled back, or to commit above any
@@ -105,8 +111,15 @@ impl MvccReader {
         self
     }
 
+    /// Ignores all locks: the caller knows that nothing will be committed at or below any timestamp
+    /// that this reader is asked for.
+    pub fn settled(mut self) -> MvccReader {
+        self.settled = true;
+        self
+    }
+
     fn visibility(&self, ts: Timestamp) -> Visibility {
-        Visibility { ts, bypass: self.bypass.clone() }
+        Visibility { ts, bypass: self.bypass.clone(), settled: self.settled }
     }
 
     /// The value of `key` at `ts`; [`Timestamp::MAX`] reads the latest.

@@ -11,8 +11,8 @@ use damask_types::{Lock, LockKind, Record, TableId, Timestamp, Write, WriteKind}
 /// A change of a region's locks, in the order of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LockChange {
-    /// The key is locked by this.
-    Set(Vec<u8>, Lock),
+    /// The key is locked by this. Boxed: a lock is large, and is moved several times.
+    Set(Vec<u8>, Box<Lock>),
     /// The key is not locked.
     Remove(Vec<u8>),
 }
@@ -53,7 +53,7 @@ pub(crate) fn compact(
 pub(crate) fn lock_change(key: Vec<u8>, lock: Lock) -> LockChange {
     match lock.kind {
         LockKind::Put | LockKind::Delete => {
-            LockChange::Set(key, Lock { short_value: None, ..lock })
+            LockChange::Set(key, Box::new(Lock { short_value: None, ..lock }))
         }
         LockKind::Lock | LockKind::Pessimistic => LockChange::Remove(key),
     }

@@ -24,7 +24,7 @@
 //! table that the schema source says is dropped are skipped.
 //!
 //! Reading order: `transpose`, `rows`, `compact`, `region`, `mark`, `machine`, `import`, `read`,
-//! `trace`.
+//! `trace`, `speed`.
 
 mod compact;
 pub mod error;
@@ -35,6 +35,7 @@ pub mod ranges;
 pub mod read;
 mod region;
 mod rows;
+pub mod speed;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -14,7 +14,9 @@ use crate::region::{Hidden, Slot};
 use crate::rows::{Counters, RowSink, SchemaSource, Schemas};
 use damask_deltatree::{ColumnStore, Mark};
 use damask_env::{Mistake, mistaken};
-use damask_raftstore::{Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, StateMachine};
+use damask_raftstore::{
+    Applied, ApplyBatch, Effect, RangeSize, RegionState, SnapshotChunks, StateMachine,
+};
 use damask_types::{KeyRange, RegionId, TableId, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -333,7 +335,7 @@ fn publish(sink: &mut RowSink<'_>, waiting: &mut Vec<Waiting>) -> Result<()> {
 /// Locks and values that have left their region in a split or a merge.
 #[derive(Default)]
 struct Moving {
-    locks: Vec<(Vec<u8>, damask_types::Lock)>,
+    locks: Vec<(Vec<u8>, Box<damask_types::Lock>)>,
     values: Vec<((Vec<u8>, Timestamp), Vec<u8>)>,
     tables: BTreeSet<TableId>,
 }
@@ -454,7 +456,7 @@ impl StateMachine for ColumnMachine {
         Ok(())
     }
 
-    fn size(&self, _range: &KeyRange) -> damask_raftstore::Result<(u64, Option<Vec<u8>>)> {
-        Ok((0, None)) // only a leader is asked whether to split
+    fn size(&self, _range: &KeyRange, _parts: usize) -> damask_raftstore::Result<RangeSize> {
+        Ok(RangeSize::default()) // only a leader is asked whether to split
     }
 }

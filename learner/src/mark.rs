@@ -30,7 +30,7 @@ const FORMAT_WITHOUT_MERGE: u8 = 1;
 pub(crate) struct Mark {
     pub state: RegionState,
     pub tables: BTreeSet<TableId>,
-    pub locks: BTreeMap<Vec<u8>, Lock>,
+    pub locks: BTreeMap<Vec<u8>, Box<Lock>>,
     pub values: HashMap<(Vec<u8>, Timestamp), Vec<u8>>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn encode(seen: &Seen, hidden: &Hidden) -> Vec<u8> {
     hidden.tables.iter().for_each(|table| put_var_i64(&mut out, table.0));
     put_var_u64(&mut out, seen.locks.len() as u64);
     for (key, lock) in &seen.locks {
-        Record::Lock { key: key.clone(), lock: lock.clone() }.put(&mut out);
+        Record::Lock { key: key.clone(), lock: Lock::clone(lock) }.put(&mut out);
     }
     put_var_u64(&mut out, hidden.values.len() as u64);
     for ((key, start_ts), value) in &hidden.values {
@@ -136,7 +136,7 @@ fn take_mark(format: u8, mut buf: &[u8]) -> codec::Result<Mark> {
         let Record::Lock { key, lock } = Record::take(buf)? else {
             return Err(DecodeError("not a lock"));
         };
-        mark.locks.insert(key, lock);
+        mark.locks.insert(key, Box::new(lock));
     }
     for _ in 0..take_var_u64(buf)? {
         let Record::Value { key, start_ts, value } = Record::take(buf)? else {
@@ -170,7 +170,7 @@ mod tests {
         let lock = Lock::new(LockKind::Put, b"p".to_vec(), Timestamp(8), 9);
         let seen = Seen {
             state: RegionState { region, applied, tombstone: false, merge: MergeState::default() },
-            locks: BTreeMap::from([(b"k".to_vec(), lock)]),
+            locks: BTreeMap::from([(b"k".to_vec(), Box::new(lock))]),
             generation: 0,
             ready: true,
         };

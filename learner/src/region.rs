@@ -21,7 +21,7 @@ pub(crate) struct Slot {
 pub(crate) struct Seen {
     pub state: RegionState,
     /// Locks that block some read.
-    pub locks: BTreeMap<Vec<u8>, Lock>,
+    pub locks: BTreeMap<Vec<u8>, Box<Lock>>,
     /// Raised whenever a reader's snapshot taken meanwhile would be wrong: a split, an import.
     pub generation: u64,
     /// False while an import replaces the rows.
@@ -93,7 +93,7 @@ impl Seen {
             .flat_map(|range| self.locks.range::<Vec<u8>, _>(bounds(range)))
             .filter(|(_, lock)| lock.blocks_read(ts))
             .take(LOCKS_MAX)
-            .map(|(key, lock)| KeyLock { key: key.clone(), lock: lock.clone() })
+            .map(|(key, lock)| KeyLock { key: key.clone(), lock: Lock::clone(lock) })
             .collect()
     }
 }

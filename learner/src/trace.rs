@@ -15,24 +15,20 @@
 //! once its call is done, so schemas stand before the rows that needed them. A file may end in the
 //! middle of a record: there the recording stopped.
 
+mod record;
 mod replay;
 
+pub use record::{OnEnd, Recorder};
 pub use replay::{Replay, ReplayPlan, checksum, replay};
 
 use crate::error::{Error, Result};
 use crate::mark;
 use crate::region::{Hidden, Slot};
-use crate::rows::SchemaSource;
-use damask_env::{Disk, File};
-use damask_raftstore::{
-    Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, SnapshotSource, StateMachine,
-};
+use damask_raftstore::{Applied, ApplyBatch, Effect, RegionState, SnapshotChunks};
 use damask_types::codec::{
     self, DecodeError, put_var_i64, put_var_u64, take_u8, take_var_i64, take_var_u64,
 };
-use damask_types::{ErrorKind, KeyRange, Record, Region, RegionId, TableId, TableSchema};
-use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use damask_types::{Record, RegionId, TableId, TableSchema};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"DMSKTRC1";
@@ -87,37 +83,44 @@ fn put_batch(out: &mut Vec<u8>, batch: &ApplyBatch) {
     }
 }
 
-impl Event {
-    fn put(&self, out: &mut Vec<u8>) -> std::result::Result<(), String> {
-        match self {
-            Event::Schema(table, schema) => {
-                out.push(SCHEMA);
-                put_var_i64(out, table.0);
-                if let Some(schema) = schema {
-                    let json = serde_json::to_vec(&**schema);
-                    out.extend(json.map_err(|e| e.to_string())?);
-                }
-            }
-            Event::Apply(batches) => {
-                out.push(APPLY);
-                put_var_u64(out, batches.len() as u64);
-                batches.iter().for_each(|batch| put_batch(out, batch));
-            }
-            Event::Import(state, replaced, chunks) => {
-                out.push(IMPORT);
-                put_state(out, state);
-                put_states(out, replaced);
-                put_var_u64(out, chunks.len() as u64);
-                chunks.iter().for_each(|chunk| put_bytes(out, chunk));
-            }
-            Event::Destroy(state) => {
-                out.push(DESTROY);
-                put_state(out, state);
-            }
-        }
-        Ok(())
+fn put_schema(
+    out: &mut Vec<u8>,
+    table: TableId,
+    schema: Option<&TableSchema>,
+) -> std::result::Result<(), String> {
+    out.push(SCHEMA);
+    put_var_i64(out, table.0);
+    match schema {
+        Some(schema) => serde_json::to_writer(out, schema).map_err(|e| e.to_string()),
+        None => Ok(()),
     }
+}
 
+fn put_apply(out: &mut Vec<u8>, batches: &[&ApplyBatch]) {
+    out.push(APPLY);
+    put_var_u64(out, batches.len() as u64);
+    batches.iter().for_each(|batch| put_batch(out, batch));
+}
+
+fn put_import(
+    out: &mut Vec<u8>,
+    state: &RegionState,
+    replaced: &[RegionState],
+    chunks: &SnapshotChunks,
+) {
+    out.push(IMPORT);
+    put_state(out, state);
+    put_states(out, replaced);
+    put_var_u64(out, chunks.len() as u64);
+    chunks.iter().for_each(|chunk| put_bytes(out, chunk));
+}
+
+fn put_destroy(out: &mut Vec<u8>, state: &RegionState) {
+    out.push(DESTROY);
+    put_state(out, state);
+}
+
+impl Event {
     fn take(mut buf: &[u8]) -> std::result::Result<Event, String> {
         let buf = &mut buf;
         let damaged = |e: DecodeError| e.to_string();
@@ -211,190 +214,5 @@ impl<'a> Events<'a> {
         }
         self.rest = rest;
         Event::take(body).map(Some).map_err(corrupt)
-    }
-}
-
-struct Tape {
-    file: Arc<dyn File>,
-    bytes: u64,
-    /// Regions whose content is not all on the tape: they were there before it, or have taken in
-    /// or come out of one that was.
-    partial: BTreeSet<RegionId>,
-    ended: Option<String>,
-}
-
-/// Writes a trace of what a store's learner is told: of every region that is new to the store, and
-/// of one that was there before as soon as its next snapshot comes. It stops at its limit, or when
-/// its disk fails.
-pub struct Recorder {
-    bytes_max: u64,
-    /// Held over a call and its record: records stand in the order of the calls.
-    order: Mutex<()>,
-    tape: Mutex<Tape>,
-}
-
-impl Recorder {
-    /// Begins a new file, of at most so many bytes.
-    pub fn create(disk: &dyn Disk, name: &str, bytes_max: u64) -> Result<Arc<Recorder>> {
-        let failed = |e: std::io::Error| Error::Store {
-            kind: ErrorKind::Io,
-            detail: format!("trace {name}: {e}"),
-        };
-        let file = disk.open(name).map_err(failed)?;
-        file.truncate(0).and_then(|()| file.append(MAGIC)).map_err(failed)?;
-        let (bytes, partial) = (MAGIC.len() as u64, BTreeSet::new());
-        let tape = Mutex::new(Tape { file, bytes, partial, ended: None });
-        Ok(Arc::new(Recorder { bytes_max, order: Mutex::new(()), tape }))
-    }
-
-    /// `inner`, which is told nothing before, and what it is told goes into the trace.
-    pub fn machine(
-        self: &Arc<Self>,
-        inner: Arc<dyn StateMachine>,
-    ) -> damask_raftstore::Result<Arc<dyn StateMachine>> {
-        let there = inner.recover()?.into_iter().filter(|state| !state.tombstone);
-        self.tape.lock().partial.extend(there.map(|state| state.region.id));
-        Ok(Arc::new(RecordedMachine { recorder: self.clone(), inner }))
-    }
-
-    /// `inner`, and what it answers goes into the trace.
-    pub fn schemas(self: &Arc<Self>, inner: Arc<dyn SchemaSource>) -> Arc<dyn SchemaSource> {
-        Arc::new(RecordedSchemas { recorder: self.clone(), inner })
-    }
-
-    /// Why nothing more is recorded; `None`: it goes on.
-    pub fn ended(&self) -> Option<String> {
-        self.tape.lock().ended.clone()
-    }
-
-    fn write(&self, event: &Event) {
-        let mut body = Vec::new();
-        let encoded = event.put(&mut body);
-        let mut tape = self.tape.lock();
-        if tape.ended.is_some() {
-            return;
-        }
-        let bytes = (HEAD_BYTES + body.len()) as u64;
-        let len = u32::try_from(body.len());
-        let written = match (encoded, len) {
-            (Err(detail), _) => Err(detail),
-            (_, Ok(len)) if tape.bytes + bytes <= self.bytes_max => {
-                let mut record = len.to_le_bytes().to_vec();
-                record.extend(crc32fast::hash(&body).to_le_bytes());
-                record.extend(body);
-                tape.file.append(&record).map_err(|e| e.to_string())
-            }
-            _ => Err("the trace has its largest size".to_owned()),
-        };
-        match written {
-            Ok(()) => tape.bytes += bytes,
-            Err(detail) => tape.ended = Some(detail),
-        }
-    }
-
-    /// Those of the batches whose regions are wholly on the tape.
-    fn of_whole(&self, batches: &[ApplyBatch]) -> Vec<ApplyBatch> {
-        let mut tape = self.tape.lock();
-        if tape.ended.is_some() {
-            return Vec::new();
-        }
-        let mut kept = Vec::new();
-        for batch in batches {
-            let states = batch.effects.iter().filter_map(|effect| match effect {
-                Effect::Regions(states) => Some(states),
-                Effect::Write(_) => None,
-            });
-            let mut ids: Vec<RegionId> = states.flatten().map(|state| state.region.id).collect();
-            ids.push(batch.region);
-            match ids.iter().any(|id| tape.partial.contains(id)) {
-                true => tape.partial.extend(ids),
-                false => kept.push(batch.clone()),
-            }
-        }
-        kept
-    }
-
-    /// A region begins anew: all of it is on the tape from now on. Was it before?
-    fn begin(&self, id: RegionId) -> bool {
-        !self.tape.lock().partial.remove(&id)
-    }
-}
-
-struct RecordedSchemas {
-    recorder: Arc<Recorder>,
-    inner: Arc<dyn SchemaSource>,
-}
-
-impl SchemaSource for RecordedSchemas {
-    fn table(
-        &self,
-        id: TableId,
-        refresh: bool,
-    ) -> std::result::Result<Option<Arc<TableSchema>>, String> {
-        let schema = self.inner.table(id, refresh)?;
-        self.recorder.write(&Event::Schema(id, schema.clone()));
-        Ok(schema)
-    }
-}
-
-struct RecordedMachine {
-    recorder: Arc<Recorder>,
-    inner: Arc<dyn StateMachine>,
-}
-
-impl StateMachine for RecordedMachine {
-    fn recover(&self) -> damask_raftstore::Result<Vec<RegionState>> {
-        self.inner.recover()
-    }
-
-    fn apply(&self, batches: Vec<ApplyBatch>) -> damask_raftstore::Result<()> {
-        let _order = self.recorder.order.lock();
-        let kept = self.recorder.of_whole(&batches);
-        self.inner.apply(batches)?;
-        if !kept.is_empty() {
-            self.recorder.write(&Event::Apply(kept));
-        }
-        Ok(())
-    }
-
-    fn sync(&self) -> damask_raftstore::Result<Vec<(RegionId, u64)>> {
-        self.inner.sync()
-    }
-
-    fn export(&self, region: &Region) -> damask_raftstore::Result<SnapshotChunks> {
-        self.inner.export(region)
-    }
-
-    fn source(&self, region: &Region) -> damask_raftstore::Result<Arc<dyn SnapshotSource>> {
-        self.inner.source(region)
-    }
-
-    fn import(
-        &self,
-        state: &RegionState,
-        replaced: &[RegionState],
-        chunks: SnapshotChunks,
-    ) -> damask_raftstore::Result<()> {
-        let _order = self.recorder.order.lock();
-        let event = Event::Import(state.clone(), replaced.to_vec(), chunks.clone());
-        self.inner.import(state, replaced, chunks)?;
-        replaced.iter().chain([state]).for_each(|state| {
-            self.recorder.begin(state.region.id);
-        });
-        self.recorder.write(&event);
-        Ok(())
-    }
-
-    fn destroy(&self, state: &RegionState) -> damask_raftstore::Result<()> {
-        let _order = self.recorder.order.lock();
-        self.inner.destroy(state)?;
-        if self.recorder.begin(state.region.id) {
-            self.recorder.write(&Event::Destroy(state.clone()));
-        }
-        Ok(())
-    }
-
-    fn size(&self, range: &KeyRange) -> damask_raftstore::Result<(u64, Option<Vec<u8>>)> {
-        self.inner.size(range)
     }
 }

@@ -6,6 +6,7 @@
 //!  row 2: …                       ├─►────┤ "2": Vec<u8>, ends + …    ├──► RecordBatch
 //!  row 3: …                       ┘      └ "4": Vec<i128> + …        ┘
 //! ```
+//! Where the columns are in a row is found once for all rows with the same head, one after another.
 
 use arrow::array::builder::NullBufferBuilder;
 use arrow::array::*;
@@ -14,7 +15,7 @@ use arrow::datatypes::{DECIMAL128_MAX_PRECISION, SchemaRef};
 use arrow::error::ArrowError;
 use damask_deltatree::types::storage_schema;
 use damask_types::codec::DecodeError;
-use damask_types::row::{Cell, RowView, value_decimal, value_f64, value_i64, value_u64};
+use damask_types::row::{Cell, Place, RowView, value_decimal, value_f64, value_i64, value_u64};
 use damask_types::{ColumnId, ColumnSchema, ColumnType, ErrorKind};
 use std::sync::Arc;
 
@@ -81,8 +82,18 @@ pub struct RowDecoder {
     schema: SchemaRef,
     columns: Vec<Column>,
     newest: Option<ColumnId>,
+    layout: Layout,
     handles: Vec<i64>,
     bytes: usize,
+}
+
+/// Where rows with one head have the decoder's columns; that none of theirs is too new, is checked.
+#[derive(Default)]
+struct Layout {
+    /// Of the last row; empty before the first.
+    head: Vec<u8>,
+    /// By column of the decoder.
+    places: Vec<Place>,
 }
 
 impl RowDecoder {
@@ -95,6 +106,7 @@ impl RowDecoder {
             schema: storage_schema(columns),
             columns: columns.iter().map(Column::new).collect::<Result<_, _>>()?,
             newest: None,
+            layout: Layout::default(),
             handles: Vec::new(),
             bytes: 0,
         })
@@ -103,7 +115,7 @@ impl RowDecoder {
     /// Refuses rows with a column id above `newest` (the schema's `max_column_id`): ids grow, so a
     /// smaller unknown id is a dropped column, a larger one says that the schema is stale.
     pub fn with_newest(self, newest: ColumnId) -> RowDecoder {
-        RowDecoder { newest: Some(newest), ..self }
+        RowDecoder { newest: Some(newest), layout: Layout::default(), ..self }
     }
 
     /// Makes room for more rows.
@@ -135,14 +147,11 @@ impl RowDecoder {
     /// Appends a row: its value in the row codec. Nothing is appended on `Err`.
     pub fn append_row(&mut self, handle: i64, value: &[u8]) -> Result<(), RowError> {
         let view = RowView::new(value).map_err(RowError::Row)?;
-        if let Some(newest) = self.newest
-            && let Some(id) = view.column_ids().find(|id| *id > newest)
-        {
-            return Err(RowError::UnknownColumn(id));
+        if self.layout.head != view.head() {
+            self.learn(&view)?;
         }
-        for i in 0..self.columns.len() {
-            let column = &mut self.columns[i];
-            if let Err(e) = column.push(view.get(column.id)) {
+        for (i, place) in self.layout.places.iter().enumerate() {
+            if let Err(e) = self.columns[i].push(view.at(*place)) {
                 let rows = self.handles.len();
                 self.columns[..=i].iter_mut().for_each(|column| column.truncate(rows));
                 return Err(e);
@@ -150,6 +159,21 @@ impl RowDecoder {
         }
         self.handles.push(handle);
         self.bytes += value.len();
+        Ok(())
+    }
+
+    /// Finds the columns of a row whose head is another one than that of the row before.
+    fn learn(&mut self, view: &RowView<'_>) -> Result<(), RowError> {
+        if let Some(newest) = self.newest
+            && let Some(id) = view.column_ids().find(|id| *id > newest)
+        {
+            return Err(RowError::UnknownColumn(id));
+        }
+        let Layout { head, places } = &mut self.layout;
+        places.clear();
+        places.extend(self.columns.iter().map(|column| view.place(column.id)));
+        head.clear();
+        head.extend_from_slice(view.head());
         Ok(())
     }
 

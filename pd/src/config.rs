@@ -2,13 +2,23 @@
 
 use crate::error::{Error, Result};
 
+/// Parts of one split, at most: its command is one entry of a log.
+const PARTS_MAX: usize = 256;
+
 /// Aims, tolerances and limits of the planner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Rough bytes above which a region is split (TiKV: 96 MiB; a snapshot of it is one transfer).
     pub region_bytes_max: u64,
-    /// Request units a second, reads and writes together, above which a region is split; 0 = never.
-    pub split_flow: u64,
+    /// Rough versions of rows above which a region is split (TiKV: 960,000, as many as 96 MiB have
+    /// of 100 bytes each: a scan or a collection of a region must end in its time).
+    pub region_keys_max: u64,
+    /// Parts that one split makes of a region that is several times too large, at most (TiKV: ten
+    /// keys in a command).
+    pub split_parts_max: usize,
+    /// Is a region split at the key that its leader names when it has been too busy for long? How
+    /// busy that is, and for how long, the store says (`raftstore::LoadConfig`).
+    pub split_by_load: bool,
     /// Replicas that vote, where there are enough row stores. Odd.
     pub voters: usize,
     /// Replicas of one store that may wait for a snapshot at a time (PD: 64, on larger machines).
@@ -29,7 +39,8 @@ pub struct Config {
     pub leader_tolerance: u64,
     /// Percent of the mean by which two stores' bytes may differ.
     pub region_tolerance_percent: u64,
-    /// Request units a second above which a region is hot.
+    /// Request units a second above which a region is hot. Half of what a store names a key to
+    /// split at for: either half of such a region may be moved.
     pub hot_flow: u64,
     /// Are regions merged? Else merges are neither planned nor ordered.
     pub merge: bool,
@@ -37,6 +48,9 @@ pub struct Config {
     /// than a quarter of `region_bytes_max` only that quarter counts: what was merged would be
     /// split.
     pub merge_bytes_max: u64,
+    /// Rough versions of rows above which a region is not merged (PD: 200,000); likewise only up to
+    /// a quarter of `region_keys_max`.
+    pub merge_keys_max: u64,
     /// Milliseconds after a split or merge before the next merge (PD: 1 h).
     pub merge_quiet_ms: u64,
     /// Operators in flight that only transfer leaders (PD: 4).
@@ -53,7 +67,9 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             region_bytes_max: 96 << 20,
-            split_flow: 0,
+            region_keys_max: 960_000,
+            split_parts_max: 11,
+            split_by_load: true,
             voters: 3,
             pending_max: 16,
             isolation_label: "host".to_owned(),
@@ -63,9 +79,10 @@ impl Default for Config {
             warm_up_ms: 60_000,
             leader_tolerance: 5,
             region_tolerance_percent: 5,
-            hot_flow: 5_000,
+            hot_flow: 1_500,
             merge: true,
             merge_bytes_max: 20 << 20,
+            merge_keys_max: 200_000,
             merge_quiet_ms: 3_600_000,
             leader_operators_max: 4,
             replica_operators_max: 64,
@@ -81,6 +98,12 @@ impl Config {
         let invalid = |text: &str| Err(Error::Invalid(text.to_owned()));
         if self.region_bytes_max < 1024 {
             return invalid("region_bytes_max must be at least 1024");
+        }
+        if self.region_keys_max < 8 {
+            return invalid("region_keys_max must be at least 8");
+        }
+        if self.split_parts_max < 2 || self.split_parts_max > PARTS_MAX {
+            return invalid("split_parts_max must be in 2..=256");
         }
         if self.voters == 0 || self.voters.is_multiple_of(2) {
             return invalid("voters must be odd");
@@ -107,6 +130,11 @@ impl Config {
     pub(crate) fn merge_bytes(&self) -> u64 {
         self.merge_bytes_max.min(self.region_bytes_max / 4)
     }
+
+    /// Versions of rows below which a region is merged.
+    pub(crate) fn merge_keys(&self) -> u64 {
+        self.merge_keys_max.min(self.region_keys_max / 4)
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +144,9 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused() {
         Config::default().validate().expect("the defaults work");
-        let bad: [fn(&mut Config); 5] = [
+        let bad: [fn(&mut Config); 7] = [
+            |c| c.region_keys_max = 0,
+            |c| c.split_parts_max = 1,
             |c| c.voters = 2,
             |c| c.leader_tolerance = 1,
             |c| c.free_percent_min = 101,

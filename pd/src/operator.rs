@@ -14,6 +14,8 @@ pub enum OperatorKind {
     SplitAtRule,
     /// The region is too large.
     SplitBySize,
+    /// The region has too many keys.
+    SplitByKeys,
     /// The region is too busy.
     SplitByLoad,
     /// A voter is missing.
@@ -64,7 +66,7 @@ impl OperatorKind {
     pub fn group(self) -> Group {
         use OperatorKind::*;
         match self {
-            SplitAtRule | SplitBySize | SplitByLoad | Ordered => Group::Free,
+            SplitAtRule | SplitBySize | SplitByKeys | SplitByLoad | Ordered => Group::Free,
             Evict | BalanceLeader => Group::Leader,
             HotRead | HotWrite => Group::Hot,
             Merge => Group::Merge,
@@ -80,6 +82,7 @@ impl OperatorKind {
         match self {
             SplitAtRule => "split-at-rule",
             SplitBySize => "split-by-size",
+            SplitByKeys => "split-by-keys",
             SplitByLoad => "split-by-load",
             Replicate => "replicate",
             Repair => "repair",
@@ -116,7 +119,7 @@ impl Step {
     fn timeout_ms(&self) -> u64 {
         match self {
             Step::AddLearner(_) | Step::Merge(_) => 600_000,
-            Step::Split | Step::SplitAt(_) => 60_000,
+            Step::Split(_) | Step::SplitAt(_) => 60_000,
             Step::AddVoter(_) | Step::Swap { .. } | Step::RemovePeer(_) => 30_000,
             Step::TransferLeader(_) => 10_000,
         }
@@ -142,7 +145,7 @@ impl Step {
             Step::AddLearner(_) | Step::AddVoter(_) | Step::RemovePeer(_) => 1,
             // Two replicas, when the joint configuration begins and when it ends.
             Step::Swap { .. } => 4,
-            Step::TransferLeader(_) | Step::Split | Step::SplitAt(_) | Step::Merge(_) => 0,
+            Step::TransferLeader(_) | Step::Split(_) | Step::SplitAt(_) | Step::Merge(_) => 0,
         }
     }
 }
@@ -271,10 +274,10 @@ impl Operator {
                 Progress::Stale("the region is as it was before, or was split")
             }
             Step::Merge(target) => merge(view, region, *target, step),
-            Step::Split if facts.unsplittable => {
+            Step::Split(_) if facts.unsplittable => {
                 Progress::Stale("the region has no key to split at")
             }
-            Step::AddLearner(_) | Step::Split | Step::SplitAt(_) => Progress::Do(step.clone()),
+            Step::AddLearner(_) | Step::Split(_) | Step::SplitAt(_) => Progress::Do(step.clone()),
         }
     }
 
@@ -321,7 +324,7 @@ impl Operator {
             Step::AddLearner(peer) => step.is_visible(region) && !facts.pending.contains(&peer.id),
             Step::AddVoter(_) | Step::Swap { .. } | Step::RemovePeer(_) => step.is_visible(region),
             Step::TransferLeader(peer) => facts.leader.is_some_and(|l| l.id == peer.id),
-            Step::Split | Step::SplitAt(_) => region.epoch.version > self.epoch.version,
+            Step::Split(_) | Step::SplitAt(_) => region.epoch.version > self.epoch.version,
             // When it is, the region is no more.
             Step::Merge(_) => false,
         }
@@ -416,8 +419,12 @@ fn merge(view: &View<'_>, region: &Region, target: RegionId, step: &Step) -> Pro
     if !view::same_stores(region, other) {
         return Progress::Stale("the neighbour's replicas are elsewhere");
     }
-    match facts.pending.is_empty() {
-        true => Progress::Do(step.clone()),
+    if facts.pending.is_empty() {
+        return Progress::Do(step.clone());
+    }
+    // Until it is given up, nothing else is done for the two: not a replica more.
+    match other.peers.iter().any(|peer| view.health(peer.store) == Health::Down) {
+        true => Progress::Stale("a replica's store is down, and has to be replaced first"),
         false => Progress::Wait("the neighbour's replicas catch up"),
     }
 }
@@ -432,7 +439,8 @@ impl fmt::Display for Step {
             }
             Step::RemovePeer(p) => write!(f, "remove the replica on store {}", p.store),
             Step::TransferLeader(p) => write!(f, "let store {} lead", p.store),
-            Step::Split => write!(f, "split in the middle"),
+            Step::Split(2) => write!(f, "split in the middle"),
+            Step::Split(parts) => write!(f, "split into {parts} parts"),
             Step::SplitAt(keys) => write!(f, "split at {} keys", keys.len()),
             Step::Merge(target) => write!(f, "merge into region {target}"),
         }

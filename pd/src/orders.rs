@@ -53,7 +53,7 @@ fn replica(region: &Region, store: StoreId) -> Result<Peer> {
 fn split(view: &View<'_>, id: RegionId, keys: &[Vec<u8>]) -> Result<Vec<Step>> {
     let (region, _) = known(view, id)?;
     if keys.is_empty() {
-        return Ok(vec![Step::Split]);
+        return Ok(vec![Step::Split(2)]);
     }
     if !keys.is_sorted_by(|a, b| a < b) {
         return refuse("the keys of a split must ascend");

@@ -398,6 +398,7 @@ fn status((region, facts): &(Region, RegionFacts)) -> RegionStatus {
         leader: facts.leader,
         term: facts.term,
         bytes: facts.bytes,
+        keys: facts.keys,
         flow: facts.flow,
         pending: facts.pending.clone(),
     }

@@ -2,7 +2,7 @@
 //! of its own making; the same view and seed give the same answer.
 //!
 //! ```text
-//!   a report ──► check_region   split at rules · voters · columns · split by size or load
+//!   a report ──► check_region   split at rules · voters · columns · split by size, keys, load
 //!   a tick   ──► plan           the same for every region, then leaders off stores · hot writes ·
 //!                               hot reads · regions · leaders · merges
 //! ```
@@ -42,7 +42,7 @@ fn check(draft: &Draft<'_>, region: &Region, facts: &RegionFacts) -> Option<Oper
     split::at_rules(view, region)
         .or_else(|| voters::check(draft, region, facts))
         .or_else(|| columns::check(draft, region, facts))
-        .or_else(|| split::check(view, facts))
+        .or_else(|| split::check(view, region, facts))
         .map(make)
 }
 

@@ -38,8 +38,18 @@ pub fn report(region: &Region, bytes: u64) -> RegionReport {
     let leader = region.peers[0];
     let flow = Flow::default();
     let (region, pending) = (region.clone(), Vec::new());
-    let (merging, unsplittable) = (false, false);
-    RegionReport { region, leader, term: 5, bytes, flow, pending, merging, unsplittable }
+    RegionReport {
+        region,
+        leader,
+        term: 5,
+        bytes,
+        keys: 0,
+        flow,
+        split_key: None,
+        pending,
+        merging: false,
+        unsplittable: false,
+    }
 }
 
 /// Row stores 1, 2, 3 and column stores 4.. .

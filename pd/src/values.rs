@@ -124,8 +124,12 @@ pub struct RegionReport {
     pub term: u64,
     /// Rough bytes of its rows.
     pub bytes: u64,
+    /// Rough number of its rows' versions.
+    pub keys: u64,
     /// How busy it is.
     pub flow: Flow,
+    /// It has been too busy for long, and this key parts what is asked of it evenly.
+    pub split_key: Option<Vec<u8>>,
     /// Replicas that have not caught up (learners waiting for a snapshot, …).
     pub pending: Vec<PeerId>,
     /// It is about to become a part of its neighbour: nothing else can be done with it.
@@ -146,6 +150,8 @@ pub struct RegionStatus {
     pub term: u64,
     /// Rough bytes of its rows.
     pub bytes: u64,
+    /// Rough number of its rows' versions.
+    pub keys: u64,
     /// How busy it is.
     pub flow: Flow,
     /// Replicas that have not caught up.
@@ -170,8 +176,8 @@ pub enum Step {
     RemovePeer(Peer),
     /// Let another replica lead.
     TransferLeader(Peer),
-    /// Find the middle key and split there.
-    Split,
+    /// Find keys that part it into so many of about the same size, and split there.
+    Split(usize),
     /// Split at exactly these user keys.
     SplitAt(Vec<Vec<u8>>),
     /// Become a part of this neighbour, which has replicas on the same stores.

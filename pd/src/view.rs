@@ -17,8 +17,12 @@ pub struct RegionFacts {
     pub term: u64,
     /// Rough bytes of its rows.
     pub bytes: u64,
+    /// Rough number of its rows' versions.
+    pub keys: u64,
     /// How busy it is.
     pub flow: Flow,
+    /// It has been too busy for long, and this key parts what is asked of it evenly.
+    pub split_key: Option<Vec<u8>>,
     /// Replicas that have not caught up.
     pub pending: Vec<PeerId>,
     /// When its range was first seen as it is.

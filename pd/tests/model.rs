@@ -49,10 +49,11 @@ impl World {
         let mut chance = Chance::new(seed);
         let config = Config {
             region_bytes_max: 1024,
+            region_keys_max: 100,
+            split_parts_max: 2 + chance.below(4) as usize,
             merge_bytes_max: 100,
             merge_quiet_ms: 2_000,
             merge: chance.below(2) == 0,
-            split_flow: [0, 900][chance.below(2) as usize],
             hot_flow: 300,
             leader_tolerance: 2 + chance.below(4),
             quiet_ms: 2_000,
@@ -70,8 +71,10 @@ impl World {
             let store = StoreInfo { id: StoreId(id), kind, address: format!("s{id}") };
             pd.register_store(store).expect("registers");
         }
+        let mut model = Model::new(pd, seed);
+        model.busy_flow = [0, 900][chance.below(2) as usize];
         let mut world = World {
-            model: Model::new(pd, seed),
+            model,
             memory,
             config,
             rows,
@@ -139,7 +142,8 @@ impl World {
                 _ => Flow { read: self.chance.below(100), write: self.chance.below(100) },
             };
             let bytes = self.chance.below(3) * self.chance.below(1500);
-            self.model.add(KeyRange::new(start, end.clone()), &stores, bytes, flow);
+            let keys = self.chance.below(3) * self.chance.below(150);
+            self.model.add(KeyRange::new(start, end.clone()), &stores, (bytes, keys), flow);
             start = end;
         }
     }
@@ -167,7 +171,9 @@ impl World {
             next = (!region.range.end.is_empty()).then(|| region.range.end.clone());
             let context = format!("seed {seed}: {known:?}");
             assert_eq!(region.voters().count(), 3, "{context}");
-            assert!(known.bytes <= 1024, "{context}");
+            assert!(known.bytes <= 1024 && known.keys <= 100, "{context}");
+            let flow = known.flow.read + known.flow.write;
+            assert!(self.model.busy_flow == 0 || flow <= self.model.busy_flow, "{context}");
             let is_row = |p: &&Peer| p.store.0 < 100;
             assert!(region.learners().all(|p| !is_row(&p)), "{context}");
             let leaves = |p: &Peer| self.drained.contains(&p.store);

@@ -12,10 +12,11 @@ use crate::handle::SplitChild;
 use crate::log_store::{EntryKind, LogEntry, LogOp, LogStore};
 use crate::machine::{
     Applied, ApplyBatch, Effect, RegionState, SnapshotPiece, SnapshotSource, StateMachine,
+    Unfinished,
 };
 use crate::merge::MergeState;
 use crate::snapshot::Staging;
-use damask_env::{Disk, MemoryDisk, Mistake, mistaken};
+use damask_env::{Disk, Mistake, mistaken};
 use damask_types::{KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use merges::Gone;
 use std::collections::HashMap;
@@ -140,6 +141,8 @@ pub(crate) enum Change {
         region: Region,
     },
     Split {
+        /// The command's entry.
+        at: Applied,
         parent: Region,
         children: Vec<Region>,
     },
@@ -206,7 +209,7 @@ impl Applier {
         let gone = states.iter().filter(|s| s.tombstone);
         let merged = gone.filter_map(|s| Some((s.region.id, Gone::of(s)?))).collect();
         let (batches, outcomes, reports) = (Vec::new(), Vec::new(), Vec::new());
-        let staging = Staging::open(Arc::new(MemoryDisk::new())).expect("an empty disk in memory");
+        let staging = Staging::in_memory();
         Applier { store, machine, log, staging, regions, merged, batches, outcomes, reports }
     }
 
@@ -305,12 +308,16 @@ impl Applier {
             // What a split makes must be durable before anything of it leaves the store, and a
             // merge before the source's log goes.
             if let Change::Split { .. } | Change::Merged { .. } = &changes[before] {
-                let effects = std::mem::take(&mut effects);
+                let mut effects = std::mem::take(&mut effects);
+                let apart = children_apart(&mut effects);
                 self.batches.push(ApplyBatch { region: id, applied: at, effects });
                 applied = None;
                 let answers = std::mem::take(&mut self.outcomes);
                 self.flush()?;
                 self.machine.sync()?;
+                if let Some(effects) = apart {
+                    self.machine.apply(vec![ApplyBatch { region: id, applied: at, effects }])?;
+                }
                 self.outcomes = answers;
             }
         }
@@ -386,7 +393,8 @@ impl Applier {
                 Ok(match self.decide_split(id, &keys, &children, effects) {
                     Ok((parent, children)) => {
                         let all = children.iter().chain([&parent]).cloned().collect();
-                        changes.push(Change::Split { parent, children });
+                        let at = Applied { index: entry.index, term: entry.term };
+                        changes.push(Change::Split { at, parent, children });
                         Outcome::Split(all)
                     }
                     Err(why) => Outcome::Refused(Error::Invalid(why)),
@@ -467,10 +475,11 @@ impl Applier {
             return Ok(()); // an entry of the target's was faster: its content is not this one's
         }
         let replaced = self.replaced_by(&state)?;
+        let kept = self.staging.seal(id, stream)?;
         let mut chunks = self.staging.chunks(id, stream)?;
         self.log.append(vec![(id, LogOp::Restoring(state.applied))])?;
         self.log.sync()?;
-        self.machine.import_staged(&state, &replaced, &mut chunks)?;
+        self.machine.import_staged(&state, &replaced, &mut chunks, kept)?;
         drop(chunks);
         for gone in &replaced {
             self.regions.remove(&gone.region.id);
@@ -498,6 +507,32 @@ impl Applier {
         self.reports.push(ApplyReport::Destroyed(state));
         Ok(())
     }
+}
+
+/// New regions to be written after the others are durable: only as a deliberate mistake.
+fn children_apart(effects: &mut [Effect]) -> Option<Vec<Effect>> {
+    let Some(Effect::Regions(states)) = effects.last_mut() else { return None };
+    let apart = mistaken(Mistake::ChildSeparately);
+    let children = states.extract_if(.., |state| apart && state.applied == LOG_START);
+    let children: Vec<RegionState> = children.collect();
+    (!children.is_empty()).then(|| vec![Effect::Regions(children)])
+}
+
+/// Does an import again that a crash has cut short, from the chunks that were kept for that. To be
+/// called before anything else is asked of the machine.
+///
+/// # Errors
+/// `Corrupt` if they are not there: this replica has neither its old content nor a new one.
+pub(crate) fn resume_import(machine: &dyn StateMachine, disk: Option<&dyn Disk>) -> Result<()> {
+    let Some(Unfinished { state, replaced }) = machine.unfinished()? else { return Ok(()) };
+    let id = state.region.id;
+    let disk = disk.ok_or_else(|| {
+        let what = "a snapshot was being put in place, and its parts are gone";
+        Error::corrupt(format!("region {id}: {what}"))
+    })?;
+    tracing::info!(region = %id, "a snapshot that was being put in place is put there again");
+    let spans = Staging::sealed(disk, id)?;
+    machine.import_staged(&state, &replaced, &mut Staging::read_sealed(disk, id, &spans), true)
 }
 
 /// Parent (the rightmost part) and children of a split.
@@ -533,3 +568,6 @@ pub(crate) fn split_region(
     let parent = Region { id: region.id, range, epoch, peers: region.peers.clone() };
     Ok((parent, made))
 }
+
+#[cfg(test)]
+mod tests;

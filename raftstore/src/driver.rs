@@ -15,25 +15,31 @@
 //! The inbox takes whatever the store's own threads say; requests are bounded by bytes until they
 //! are answered, messages by bytes until they are stepped.
 
+mod loads;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use crate::answer::{Answer, Charge};
-use crate::apply::{Applier, LOG_START};
+use crate::apply::{Applier, LOG_START, resume_import};
 use crate::command;
 use crate::error::{Error, Result};
 use crate::handle::{
     Done, Envelope, PeerChange, Proposal, ReadMode, ReadPermit, ReplicaStatus, SplitChild,
     Transport,
 };
+use crate::load::{Access, Loads};
 use crate::local_read::LocalReads;
 use crate::log_store::LogStore;
 use crate::machine::{Applied, ApplyBatch, Effect, RegionState, StateMachine};
 use crate::options::{StoreConfig, StoreOptions};
+use crate::resolved::Resolved;
+use crate::resolved_read::SafeReads;
 use crate::store_core::{Event, StoreCore};
 use crate::threads::{Inbox, apply_loop, maintain_loop, write_loop};
 use damask_env::channel::{Sender, bounded, unbounded};
 use damask_env::{Clock, Task, spawn};
-use damask_types::{Epoch, ErrorKind, Peer, Region, RegionId, StoreId};
+use damask_types::{Epoch, ErrorKind, Peer, Region, RegionId, StoreId, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,6 +52,8 @@ struct Shared {
     config: StoreConfig,
     clock: Arc<dyn Clock>,
     local: LocalReads,
+    safe: SafeReads,
+    loads: Loads,
     inbox: Inbox,
     /// Until the store stops.
     raft: Mutex<Option<Raft>>,
@@ -69,9 +77,11 @@ impl Shared {
         let inbox = Inbox::new(inbox);
         Shared {
             id,
+            loads: Loads::new(config.load.clone()),
             config,
             clock,
             local: LocalReads::default(),
+            safe: SafeReads::default(),
             inbox,
             raft: Mutex::default(),
             requests: Arc::default(),
@@ -138,6 +148,7 @@ impl Store {
         let StoreOptions { id, config, bootstrap: first, held_data, on_change, on_open, staging } =
             options;
         config.validate()?;
+        resume_import(machine.as_ref(), staging.as_deref())?;
         if let Some(first) = first {
             bootstrap(machine.as_ref(), id, first)?;
         }
@@ -286,6 +297,9 @@ impl StoreHandle {
         let Some(charge) = Charge::take(&self.shared.requests, bytes + 256, max) else {
             return done(Err(Error::Busy("too many commands are in flight")));
         };
+        if let Some((low, high)) = &span {
+            self.shared.loads.note_keys(region, Access::Write, low, high, bytes as u64);
+        }
         let answer = Answer::charged(done, charge);
         let event = Event::Propose { region, epoch, term, payload, span, answer };
         if let Some(event) = self.shared.serve(event) {
@@ -293,7 +307,7 @@ impl StoreHandle {
         }
     }
 
-    /// Asks for a linearizable view, on the leader or on a learner, as `StoreConfig::reads` says.
+    /// Asks for a linearizable view, on the leader, as `StoreConfig::reads` says.
     /// While the leader's lease lasts `done` is called at once, on this thread.
     pub fn read_index(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {
         self.read(region, epoch, self.shared.config.reads, done);
@@ -307,6 +321,10 @@ impl StoreHandle {
                 if let Some((permit, ())) = self.read_local(region, epoch, || ()) {
                     return done(Ok(permit));
                 }
+            }
+            ReadMode::Stale(ts) => {
+                let read = self.read_stale(region, epoch, ts, || ());
+                return done(read.map(|(permit, ())| permit));
             }
             ReadMode::Index | ReadMode::Follower => {}
         }
@@ -334,6 +352,33 @@ impl StoreHandle {
             self.send(Event::Renew(region));
         }
         Some((permit, taken))
+    }
+
+    /// What `take` has seen (a snapshot) on any replica, without a question to anybody: all that
+    /// was ever and will ever be committed at or below `ts`. It is looked at again after `take`.
+    ///
+    /// # Errors
+    /// `DataIsNotReady`: above this replica's safe timestamp, ask the leader. `EpochNotMatch`.
+    pub fn read_stale<S>(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ts: Timestamp,
+        take: impl FnOnce() -> S,
+    ) -> Result<(ReadPermit, S)> {
+        self.shared.safe.read(region, epoch, ts, take)
+    }
+
+    /// Up to where this store's replica may be read by `read_stale`; ZERO: it may not.
+    pub fn safe_ts(&self, region: RegionId) -> Timestamp {
+        self.shared.safe.safe_ts(region)
+    }
+
+    /// Of regions that this store leads: nothing will be committed at or below these timestamps
+    /// any more that is not in their logs now. Once a quorum knows of no newer term, all replicas
+    /// are told.
+    pub fn resolved(&self, found: Vec<Resolved>) {
+        self.send(Event::Resolved(found));
     }
 
     fn read_by_log(&self, region: RegionId, epoch: Epoch, done: Done<ReadPermit>) {

@@ -1,7 +1,7 @@
 //! Why a request to a store failed, named by what the client must do
 //! (`raftstore-txn-pd.md` §2.11).
 
-use damask_types::{ErrorKind, KeyRange, Peer, Region, RegionId};
+use damask_types::{ErrorKind, KeyRange, Peer, Region, RegionId, Timestamp};
 
 /// A failed request.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,6 +22,16 @@ pub enum Error {
     EpochNotMatch {
         /// This store's newest descriptions that overlap the old one.
         current: Vec<Region>,
+    },
+    /// This replica may not yet be read at that timestamp without a question: ask the leader.
+    #[error("region {region} is not ready to be read at {ts}: it is safe up to {safe_ts}")]
+    DataIsNotReady {
+        /// The region.
+        region: RegionId,
+        /// As asked.
+        ts: Timestamp,
+        /// What is safe; ZERO: nothing.
+        safe_ts: Timestamp,
     },
     /// It is about to become a part of its neighbour: ask again, it will be elsewhere or as before.
     #[error("region {0} is being merged")]
@@ -77,7 +87,7 @@ impl Error {
         match self {
             Error::NotLeader { .. } | Error::EpochNotMatch { .. } => ErrorKind::Reroute,
             Error::RegionNotFound(_) | Error::KeyNotInRegion { .. } => ErrorKind::Reroute,
-            Error::Stopped => ErrorKind::Reroute,
+            Error::Stopped | Error::DataIsNotReady { .. } => ErrorKind::Reroute,
             Error::Stale | Error::Busy(_) | Error::Merging(_) => ErrorKind::Retry,
             Error::Undetermined(_) => ErrorKind::Undetermined,
             Error::TooLarge { .. } | Error::Invalid(_) => ErrorKind::Invalid,

@@ -13,6 +13,7 @@ use crate::hibernate::{Position, Word};
 use crate::log_store::{EntryKind, HardState, LogEntry, LogOp};
 use crate::machine::Applied;
 use crate::merge::{Absorbed, MergeState, Prepared};
+use crate::resolved::{SafeAt, SafeWord};
 use crate::snapshot::{ChunkBuilder, ChunkReader};
 use crate::wire::{self, SnapshotChunk};
 use damask_kv::Cf;
@@ -41,6 +42,26 @@ impl Chance {
     fn number(&mut self) -> u64 {
         let bits = self.below(65);
         if bits == 64 { u64::MAX } else { self.below(1 << bits.min(63)) }
+    }
+
+    fn safe_word(&mut self) -> SafeWord {
+        let (round, count) = ((self.number(), self.number()), self.below(4));
+        match self.below(3) {
+            0 => {
+                let one = |_| (RegionId(self.number()), self.number());
+                SafeWord::Check { round, regions: (0..count).map(one).collect() }
+            }
+            1 => {
+                let regions = (0..count).map(|_| RegionId(self.number())).collect();
+                SafeWord::Agree { round, regions }
+            }
+            _ => {
+                let mut at = || SafeAt { ts: Timestamp(self.number()), index: self.number() };
+                let safe: Vec<SafeAt> = (0..count).map(|_| at()).collect();
+                let one = |safe: SafeAt| (RegionId(self.number()), self.number(), safe);
+                SafeWord::Publish(safe.into_iter().map(one).collect())
+            }
+        }
     }
 
     fn bytes(&mut self) -> Vec<u8> {
@@ -343,7 +364,7 @@ fn messages() {
 
 #[test]
 fn notices_words_and_parts_of_snapshots() {
-    let make = |chance: &mut Chance| match chance.below(5) {
+    let make = |chance: &mut Chance| match chance.below(6) {
         0 => wire::encode_merged(RegionId(chance.number())),
         1 => wire::encode_hopeless(chance.number()),
         2 => wire::encode_chunks_here(chance.number(), chance.number()),
@@ -354,18 +375,21 @@ fn notices_words_and_parts_of_snapshots() {
             message: chance.bytes(),
             data: chance.bytes(),
         }),
+        4 => chance.safe_word().encode(),
         _ => Word::Ask(Position { term: chance.number(), index: chance.number() }).encode(),
     };
     walk(make, |bytes| {
         let merged = wire::decode_merged(bytes);
         let hopeless = wire::decode_hopeless(bytes);
         let word = Word::decode(bytes);
+        let safe = SafeWord::decode(bytes);
         let here = wire::decode_chunks_here(bytes);
         let chunk = wire::decode_chunk(bytes).and_then(Result::ok);
         let found = [
             merged.is_some(),
             hopeless.is_some(),
             word.is_some(),
+            safe.is_some(),
             here.is_some(),
             chunk.is_some(),
             wire::decode_message(bytes).is_ok(),
@@ -377,6 +401,9 @@ fn notices_words_and_parts_of_snapshots() {
         }
         if let Some(word) = word {
             assert!(Word::decode(&word.encode()).is_some());
+        }
+        if let Some(safe) = &safe {
+            assert_eq!(SafeWord::decode(&safe.encode()).as_ref(), Some(safe));
         }
         found.contains(&true)
     });

@@ -12,6 +12,7 @@ mod storage;
 
 pub(crate) use storage::{Exported, from_entry, from_hard_state};
 
+use crate::apply::LOG_START;
 use crate::error::{Error, Result};
 use crate::hibernate::Position;
 use crate::log_store::{HardState, LogStore};
@@ -21,6 +22,7 @@ use damask_types::{Peer, PeerId, Region, RegionId};
 use parking_lot::Mutex;
 use raft::eraftpb::{self, ConfChangeV2, Entry, Message, MessageType, Snapshot};
 use raft::{Progress, ProgressState, RaftState, RawNode, Ready, SnapshotStatus, StateRole};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use storage::{Cell, GroupStorage};
 
@@ -175,6 +177,31 @@ impl Group {
         self.settle();
     }
 
+    /// Leads in the term that the log of every replica starts with, without an election. False, and
+    /// nothing changed, if this one's log or term went on already, or it has no vote.
+    ///
+    /// The caller knows that no other replica does so, ever: elections are for later terms, so this
+    /// term has one leader. It has no lease before an entry of its own is committed: a replica that
+    /// starts again with an empty log may forget whom it heard, and is elected by nobody who has
+    /// that entry.
+    pub fn lead_first_term(&mut self) -> bool {
+        let raft = &mut self.raw.raft;
+        let untouched = (raft.term, raft.raft_log.last_index())
+            == (LOG_START.term, LOG_START.index)
+            && raft.raft_log.persisted == LOG_START.index;
+        if !untouched || !raft.promotable() || raft.state != StateRole::Follower {
+            return false;
+        }
+        if raft.prs().conf().voters().ids().len() == 1 {
+            raft.vote = raft.id; // as for any leader alone: after a restart it need not wait
+        }
+        raft.state = StateRole::Candidate; // raft-rs makes nobody else a leader
+        raft.become_leader();
+        raft.bcast_append();
+        self.settle();
+        true
+    }
+
     /// Takes a message from a peer; false if it was refused.
     pub fn step(&mut self, m: Message) -> bool {
         if !self.acceptable(&m) {
@@ -312,10 +339,11 @@ impl Group {
         }
     }
 
-    /// A leader knows the commit index only after it has committed in its own term.
+    /// A leader knows the commit index only after it has committed an entry of its own term.
     pub fn knows_commit(&self) -> bool {
-        let raft = &self.raw.raft;
-        raft.raft_log.term(raft.raft_log.committed).is_ok_and(|term| term == raft.term)
+        let log = &self.raw.raft.raft_log;
+        let own = log.term(log.committed).is_ok_and(|term| term == self.raw.raft.term);
+        own && log.committed > LOG_START.index
     }
 
     /// A change of the replicas is in the log and not applied.
@@ -374,6 +402,11 @@ impl Group {
         if index > self.raw.raft.raft_log.applied {
             self.raw.advance_apply_to(index);
         }
+    }
+
+    /// Do these voters decide, by the configuration that is applied here?
+    pub fn is_quorum(&self, voters: &BTreeSet<u64>) -> bool {
+        self.raw.raft.prs().has_quorum(&voters.iter().copied().collect())
     }
 
     pub fn is_leader(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::machine::Applied;
-use damask_types::{Epoch, Peer, Record, Region, RegionId, StoreId};
+use damask_types::{Epoch, Peer, Record, Region, RegionId, StoreId, Timestamp};
 use std::sync::Arc;
 
 /// Receives an answer, once.
@@ -22,20 +22,24 @@ pub struct Proposal {
     pub records: Vec<Record>,
 }
 
-/// How a read makes sure that it sees everything acknowledged before it was asked for. All are
-/// linearizable; what differs is the cost, and who may serve.
+/// How a read makes sure that it sees everything acknowledged before it was asked for. All but the
+/// last are linearizable; what differs is the cost, and who may serve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadMode {
     /// By an empty command in the log: one entry and one sync on a majority. The costly baseline.
     Log,
-    /// The leader asks a majority whether it still leads; no disk. Learners ask their leader.
+    /// The leader asks a majority whether it still leads; no disk.
     Index,
     /// The leader needs no question while its lease lasts, else as `Index`.
     #[default]
     Lease,
-    /// As `Index`, and any replica serves: it asks its leader for the index, and waits for it. It
-    /// may by then have applied more than the leader has, whose lease reads catch up with it.
+    /// As `Index`, and any replica serves, learners too: it asks its leader for the index, and waits
+    /// for it. It may by then have applied more than the leader has, whose lease reads catch up
+    /// with it. Only for who does not rely on what leaders keep in memory, as locks of transactions.
     Follower,
+    /// Any replica serves whose safe timestamp is at or above this one, and nobody is asked: for
+    /// reads of versions at or below it, which sees nothing that was acknowledged later.
+    Stale(Timestamp),
 }
 
 /// "Everything acknowledged before you asked is applied here": take a snapshot now, and drop the
@@ -48,7 +52,7 @@ pub struct ReadPermit {
     pub term: u64,
     /// A position in the log at or above everything acknowledged before: another replica that has
     /// applied it may serve the same read. By a lease it may be ahead of what is applied here, by
-    /// entries that nobody was told of.
+    /// entries that nobody was told of. By a safe timestamp: the position that came with it.
     pub applied: Applied,
 }
 

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!            StoreHandle: propose, read, split, change_peer, receive
-//!                 │           └─ local_read: by the leader's lease, on the caller's thread
+//!                 │           └─ on the caller's thread: by the leader's lease (local_read), by
+//!                 │              any replica at a safe timestamp (resolved_read)
 //!  ┌ driver ──────▼──────────────────────────────────────────────────────────────┐
 //!  │ raft thread   store_core ─ replica ─ group ─ raft-rs                        │
 //!  │                 │ append (visible)     │ messages                           │
@@ -26,6 +27,9 @@
 //!   gives no vote, restarted or not; a term whose leader has told another to take over has none;
 //! * no log entry is removed above what the machine has made durable;
 //! * what a split makes is durable before anything of a new region leaves the store;
+//! * who led a region in the term of its split leads the parts at once, in the term their logs
+//!   start with, in which nobody is ever elected;
+//! * a timestamp is safe on a replica once that has applied what its leader had, and for ever;
 //! * a removed peer stays removed: its tombstone outlives late messages;
 //! * a snapshot comes in parts, and changes nothing until all are here: it is put in place in one
 //!   write;
@@ -33,6 +37,8 @@
 //!   the voters before and one of those after decide together;
 //! * a group in which nothing happens sleeps: one word per pair of stores says that all of a store's
 //!   sleeping leaders still are, and whoever misses it stands for election as if awake;
+//! * what is asked of regions is counted beside the requests, and a key at which to cut a busy one
+//!   is named only to whoever asks: nothing is split here without being told to;
 //! * a merge is decided by the target's log: until that has taken the region in, or never can any
 //!   more, the region neither serves nor is served elsewhere.
 //!
@@ -59,7 +65,10 @@ mod rocks_log;
 mod answer;
 mod group;
 mod lease;
+mod load;
 mod local_read;
+mod resolved;
+mod resolved_read;
 mod replica;
 
 mod apply;
@@ -80,14 +89,16 @@ pub use driver::{Store, StoreHandle, bootstrap};
 pub use error::{Error, Result};
 pub use file_log::{FileLogConfig, FileLogStore};
 pub use handle::*;
+pub use load::{LoadConfig, RegionLoad};
 pub use log_store::{
     EntryKind, GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore,
 };
 pub use machine::*;
 pub use merge::{Absorbed, MergeState, Prepared};
-pub use options::{OnChange, OnOpen, RaftConfig, StoreConfig, StoreOptions};
+pub use options::{OnChange, OnOpen, RaftConfig, StoreConfig, StoreOptions, Without};
 #[cfg(feature = "raft-engine")]
 pub use raft_engine_log::{RaftEngineLogConfig, RaftEngineLogStore};
+pub use resolved::Resolved;
 #[cfg(feature = "rocksdb")]
 pub use rocks_log::{RocksLogConfig, RocksLogStore};
 pub use row_machine::RowMachine;

@@ -33,6 +33,15 @@ pub struct RegionState {
     pub merge: MergeState,
 }
 
+/// An import that has begun, and not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// What the region is to be.
+    pub state: RegionState,
+    /// What goes with its old content.
+    pub replaced: Vec<RegionState>,
+}
+
 /// One committed entry, or what the store core made of it.
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -53,6 +62,18 @@ pub struct ApplyBatch {
     pub applied: Applied,
     /// In order; may be empty (an empty entry only moves `applied`).
     pub effects: Vec<Effect>,
+}
+
+/// How much a range holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeSize {
+    /// Rough bytes.
+    pub bytes: u64,
+    /// Rough number of records: versions of rows.
+    pub keys: u64,
+    /// User keys inside of the range, ascending, at which parts of about the same size begin: one
+    /// less than the parts that were asked for, or fewer where there are not enough keys.
+    pub cuts: Vec<Vec<u8>>,
 }
 
 /// A region's whole content at one applied index, as chunks of at most about 1 MiB:
@@ -102,18 +123,27 @@ pub trait StateMachine: Send + Sync + 'static {
         replaced: &[RegionState],
         chunks: SnapshotChunks,
     ) -> Result<()>;
-    /// As `import`, of chunks that were put aside as they came. A machine that has no better way
-    /// takes them all into memory first.
+    /// As `import`, of chunks that were put aside as they came. If they outlive a crash (`kept`) it
+    /// may take several writes: until the last one nobody may read the range, and after a crash
+    /// `unfinished` asks for all of it again. A machine that has no better way takes all chunks
+    /// into memory first.
     fn import_staged(
         &self,
         state: &RegionState,
         replaced: &[RegionState],
         chunks: &mut dyn Iterator<Item = Result<Vec<u8>>>,
+        _kept: bool,
     ) -> Result<()> {
         self.import(state, replaced, chunks.collect::<Result<SnapshotChunks>>()?)
     }
+    /// An import that a crash has cut short: it is to be done again before anything else is asked
+    /// of the machine.
+    fn unfinished(&self) -> Result<Option<Unfinished>> {
+        Ok(None)
+    }
     /// Removes the range's data and leaves the tombstone in `state`; durable on return.
     fn destroy(&self, state: &RegionState) -> Result<()>;
-    /// Rough bytes in a range, and a key near its middle: split checks.
-    fn size(&self, range: &KeyRange) -> Result<(u64, Option<Vec<u8>>)>;
+    /// Rough size of a range; and, for more than one part, where to cut it into so many. Only the
+    /// size is cheap.
+    fn size(&self, range: &KeyRange, parts: usize) -> Result<RangeSize>;
 }

@@ -4,11 +4,33 @@
 use crate::driver::StoreHandle;
 use crate::error::{Error, Result};
 use crate::handle::{ReadMode, ReplicaStatus};
+use crate::load::LoadConfig;
 use crate::store_core::CoreConfig;
 use damask_env::Disk;
 use damask_types::{Region, StoreId};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Optimisations of the write path that a store goes without, so that benches tell what each gains.
+/// It must never change what is promised, only when it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// One event a turn: nothing shares an append, a message or a sync.
+    pub batching: bool,
+    /// A leader's entries leave only after its own sync.
+    pub early_sends: bool,
+    /// The raft thread syncs, and does nothing else meanwhile.
+    pub log_thread: bool,
+    /// The raft thread applies, likewise.
+    pub apply_thread: bool,
+}
+
+impl Without {
+    /// The naive path: one request, one entry, one sync, applied before the next is looked at. A
+    /// group still sends on before it is answered: that is `RaftConfig::inflight_messages`.
+    pub const EVERYTHING: Without =
+        Without { batching: true, early_sends: true, log_thread: true, apply_thread: true };
+}
 
 /// How a store behaves.
 #[derive(Clone, Debug)]
@@ -19,9 +41,8 @@ pub struct StoreConfig {
     pub core: CoreConfig,
     /// How `read_index` reads.
     pub reads: ReadMode,
-    /// Nothing is batched and nothing overlaps: one event a turn, synced and applied before the
-    /// next. The baseline that benches compare with.
-    pub naive: bool,
+    /// What the write path leaves out. For benches.
+    pub without: Without,
     /// Largest command.
     pub command_bytes_max: usize,
     /// Commands taken and not yet answered, in bytes.
@@ -30,6 +51,8 @@ pub struct StoreConfig {
     pub messages_bytes_max: usize,
     /// Entries committed and not yet applied, in bytes, above which a follower takes no more.
     pub apply_bytes_max: usize,
+    /// When a busy region is to be cut, and how that is found out.
+    pub load: LoadConfig,
 }
 
 impl Default for StoreConfig {
@@ -38,11 +61,12 @@ impl Default for StoreConfig {
             tick: Duration::from_millis(100),
             core: CoreConfig::default(),
             reads: ReadMode::default(),
-            naive: false,
+            without: Without::default(),
             command_bytes_max: 8 << 20,
             requests_bytes_max: 64 << 20,
             messages_bytes_max: 128 << 20,
             apply_bytes_max: 128 << 20,
+            load: LoadConfig::default(),
         }
     }
 }
@@ -55,6 +79,8 @@ impl StoreConfig {
             "tick must not be zero"
         } else if raft.heartbeat_ticks == 0 || raft.election_ticks <= raft.heartbeat_ticks {
             "election_ticks must be above heartbeat_ticks, and those above zero"
+        } else if matches!(self.reads, ReadMode::Stale(_)) {
+            "reads must be linearizable"
         } else if self.core.compact_ticks == 0 {
             "compact_ticks must not be zero"
         } else if self.core.snapshot_chunk_bytes == 0 || self.core.snapshot_bytes_per_second == 0 {
@@ -63,6 +89,10 @@ impl StoreConfig {
             "snapshot_sends_max and snapshot_receives_max must not be zero"
         } else if self.core.hibernate_max_ticks == 0 {
             "hibernate_max_ticks must not be zero"
+        } else if self.core.log_max_bytes == 0 {
+            "log_max_bytes must not be zero"
+        } else if let Some(wrong) = self.load.wrong() {
+            wrong
         } else {
             return Ok(());
         };

@@ -12,6 +12,8 @@ use crate::local_read::View;
 use crate::log_store::HardState;
 use crate::machine::{Applied, RegionState};
 use crate::merge::MergeState;
+use crate::resolved::Safe;
+use crate::resolved_read::SafeView;
 use damask_env::{Mistake, mistaken};
 use damask_types::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use raft::{Ready, StateRole};
@@ -95,13 +97,18 @@ pub(crate) struct Replica {
     /// The ready with a term or vote that is not durable.
     pub vote_unpersisted: Option<u64>,
     pub hard: HardState,
+    /// About so many bytes of entries are in its log, of those that came since the store started:
+    /// what is cut off counts as much as what stays.
+    pub log_bytes: u64,
     pub incoming: Vec<Incoming>,
     pub importing: Option<Importing>,
     /// The ready that replaces the log by a snapshot's position.
     pub snapshot_persisting: Option<u64>,
     pub exporting: bool,
     pub exported_tick: Option<u64>,
-    pub sent_snapshots: HashMap<PeerId, u64>,
+    /// Who waits for a snapshot, and the tick at which that last moved; `None`: it could not be
+    /// sent, which raft-rs hears at the next tick.
+    pub sent_snapshots: HashMap<PeerId, Option<u64>>,
     /// Removed: what is left to do once nobody reads it any more, and since when.
     pub ending: Option<(RegionState, u64)>,
     pub destroying: bool,
@@ -125,6 +132,8 @@ pub(crate) struct Replica {
     pub frozen: bool,
     /// What readers see.
     pub published: Option<View>,
+    pub safe: Safe,
+    pub safe_published: Option<SafeView>,
     pub seen: (u64, StateRole, Option<PeerId>),
     pub deposed: u64,
     /// The last tick at which it was more than alive.
@@ -161,6 +170,7 @@ impl Replica {
             outstanding: 0,
             vote_unpersisted: None,
             hard,
+            log_bytes: 0,
             incoming: Vec::new(),
             importing: None,
             snapshot_persisting: None,
@@ -181,6 +191,8 @@ impl Replica {
             handed: applied.index,
             frozen: false,
             published: None,
+            safe: Safe::default(),
+            safe_published: None,
             seen,
             deposed: 0,
             busy_tick: 0,
@@ -248,6 +260,15 @@ impl Replica {
         let incoming = self.incoming.iter().map(|i| &i.state.region.range);
         let importing = self.importing.iter().map(|i| &i.state.region.range);
         own.into_iter().chain(incoming).chain(importing)
+    }
+
+    /// The youngest version of those ranges.
+    pub fn claimed_version(&self) -> u64 {
+        let own = self.initialised.then_some(&self.region);
+        let incoming = self.incoming.iter().map(|i| &i.state.region);
+        let importing = self.importing.iter().map(|i| &i.state.region);
+        let all = own.into_iter().chain(incoming).chain(importing);
+        all.map(|region| region.epoch.version).max().unwrap_or(0)
     }
 
     fn refusal(&self, why: &Refused) -> Error {
@@ -333,11 +354,11 @@ impl Replica {
             self.serve_by_lease(now);
         } else {
             self.renewing = false;
-            if self.peer.role.votes() {
-                let error = self.not_leader();
-                let others = self.waiting_reads.extract_if(.., |r| r.mode != ReadMode::Follower);
-                others.for_each(|r| r.answer.send(Err(error.clone())));
-            }
+            // Nor a learner, which may be where a client looks for the leader: whoever reads aside
+            // of it must know that he does, for a leader may keep in memory what decides a read.
+            let error = self.not_leader();
+            let others = self.waiting_reads.extract_if(.., |r| r.mode != ReadMode::Follower);
+            others.for_each(|r| r.answer.send(Err(error.clone())));
             if self.group.leader().is_none() {
                 return;
             }
@@ -430,7 +451,7 @@ impl Replica {
     }
 
     /// The description that permits share.
-    fn view(&mut self) -> Arc<Region> {
+    pub fn view(&mut self) -> Arc<Region> {
         let newest = self.views.last().and_then(Weak::upgrade);
         if let Some(view) = newest.filter(|view| **view == self.region) {
             return view;

@@ -6,25 +6,26 @@
 //!   "s" region id, big-endian   version u8 = 2, tombstone u8, region, merge state (wire.rs);
 //!                               version 1 has no merge state
 //!   "a" region id, big-endian   applied index, applied term: varints
+//!   "i"                         an import that is not finished (row_machine/import.rs)
 //! ```
 //! The engine runs without a log of its own: what a crash takes from it, the Raft log gives back
 //! from the applied index on.
 
-use crate::apply::LOG_START;
+mod import;
+mod size;
+
 use crate::error::{Error, Result};
 use crate::machine::{
-    Applied, ApplyBatch, Effect, RegionState, SnapshotChunks, SnapshotPiece, SnapshotSource,
-    StateMachine,
+    Applied, ApplyBatch, Effect, RangeSize, RegionState, SnapshotChunks, SnapshotPiece,
+    SnapshotSource, StateMachine, Unfinished,
 };
 use crate::merge::MergeState;
-use crate::snapshot::{CHUNK_BYTES, ChunkBuilder, ChunkReader, FAMILIES};
+use crate::snapshot::{CHUNK_BYTES, ChunkBuilder, FAMILIES};
 use crate::wire;
 use damask_env::{Mistake, mistaken};
 use damask_kv::gc::{Budget, sweep};
 use damask_kv::{Cf, Engine, Snapshot, WriteBatch, append_records};
-use damask_types::codec::{
-    decode_key, encode_key, put_var_u64, split_key_ts, take_u8, take_var_u64,
-};
+use damask_types::codec::{encode_key, put_var_u64, take_u8, take_var_u64};
 use damask_types::{KeyRange, Region, RegionId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -32,8 +33,6 @@ use std::sync::Arc;
 
 const VERSION: u8 = 2;
 const VERSION_WITHOUT_MERGE: u8 = 1;
-/// Keys visited at most when looking for the middle of a range.
-const MIDDLE_STEPS_MAX: u64 = 1 << 22;
 
 /// Rows over an engine.
 pub struct RowMachine {
@@ -43,12 +42,21 @@ pub struct RowMachine {
     replacing: Mutex<()>,
     /// Applied, as visible in the engine.
     applied: Mutex<BTreeMap<RegionId, Applied>>,
+    /// Bytes of one write of an import in several.
+    import_bytes: usize,
 }
 
 impl RowMachine {
     /// Rows in this engine.
     pub fn new(engine: Arc<dyn Engine>) -> RowMachine {
-        RowMachine { engine, replacing: Mutex::default(), applied: Mutex::default() }
+        let (replacing, applied) = Default::default();
+        RowMachine { engine, replacing, applied, import_bytes: import::WRITE_BYTES }
+    }
+
+    /// With so many bytes in one write of an import in several.
+    #[cfg(test)]
+    pub(crate) fn with_import_bytes(self, import_bytes: usize) -> RowMachine {
+        RowMachine { import_bytes, ..self }
     }
 
     /// Where the rows are.
@@ -66,11 +74,7 @@ impl RowMachine {
     ) -> Result<Option<Vec<u8>>> {
         let _alone = self.replacing.lock();
         let swept = sweep(&*self.engine.snapshot(), range, safe_point, budget)?;
-        if mistaken(Mistake::DeleteFirst) {
-            for op in swept.batch.ops.into_iter().rev() {
-                self.engine.write(WriteBatch { ops: vec![op] })?;
-            }
-        } else if !swept.batch.ops.is_empty() {
+        if !swept.batch.ops.is_empty() {
             self.engine.write(swept.batch)?;
         }
         Ok(swept.resume)
@@ -165,9 +169,6 @@ impl StateMachine for RowMachine {
                     Effect::Write(records) => append_records(&mut write, &records),
                     Effect::Regions(states) => {
                         for state in states {
-                            if mistaken(Mistake::ChildSeparately) && state.applied == LOG_START {
-                                self.engine.write(std::mem::take(&mut write))?;
-                            }
                             put_state(&mut write, &state);
                             changes.push(counted(&state));
                         }
@@ -218,7 +219,7 @@ impl StateMachine for RowMachine {
         replaced: &[RegionState],
         chunks: SnapshotChunks,
     ) -> Result<()> {
-        self.import_staged(state, replaced, &mut chunks.into_iter().map(Ok))
+        self.import_staged(state, replaced, &mut chunks.into_iter().map(Ok), false)
     }
 
     fn import_staged(
@@ -226,25 +227,14 @@ impl StateMachine for RowMachine {
         state: &RegionState,
         replaced: &[RegionState],
         chunks: &mut dyn Iterator<Item = Result<Vec<u8>>>,
+        kept: bool,
     ) -> Result<()> {
         let _alone = self.replacing.lock();
-        let mut batch = WriteBatch::default();
-        replaced.iter().chain([state]).for_each(|s| Self::clear(&mut batch, &s.region.range));
-        for chunk in chunks {
-            let chunk = chunk?;
-            let mut reader = ChunkReader::new(&chunk)?;
-            while let Some(pair) = reader.next_pair()? {
-                batch.put(pair.family, pair.key, pair.value);
-            }
-        }
-        // All in one: a crash must not leave the log of one with the content of the other.
-        for state in replaced.iter().chain([state]) {
-            put_state(&mut batch, state);
-        }
-        self.engine.write(batch)?;
-        self.engine.sync()?;
-        self.set_applied(replaced.iter().chain([state]).map(counted).collect());
-        Ok(())
+        import::import(self, state, replaced, chunks, kept)
+    }
+
+    fn unfinished(&self) -> Result<Option<Unfinished>> {
+        import::unfinished(self)
     }
 
     fn destroy(&self, state: &RegionState) -> Result<()> {
@@ -258,25 +248,8 @@ impl StateMachine for RowMachine {
         Ok(())
     }
 
-    fn size(&self, range: &KeyRange) -> Result<(u64, Option<Vec<u8>>)> {
-        let (start, end) = bounds(range);
-        let writes = self.engine.estimate(Cf::Write, &start, &end)?.bytes;
-        let values = self.engine.estimate(Cf::Default, &start, &end)?.bytes;
-        let snapshot = self.engine.snapshot();
-        let mut cursor = snapshot.cursor(Cf::Write, &start, &end)?;
-        let mut pair = cursor.seek(&start)?;
-        let (mut passed, mut steps) = (0, 0);
-        let mut middle = None;
-        while let Some((key, value)) = pair {
-            passed += (key.len() + value.len()) as u64;
-            steps += 1;
-            if passed * 2 >= writes || steps >= MIDDLE_STEPS_MAX {
-                middle = Some(decode_key(split_key_ts(key)?.0)?);
-                break;
-            }
-            pair = cursor.next()?;
-        }
-        Ok((writes + values, middle.filter(|key| *key > range.start)))
+    fn size(&self, range: &KeyRange, parts: usize) -> Result<RangeSize> {
+        size::size(self.engine.as_ref(), range, parts)
     }
 }
 
@@ -320,6 +293,7 @@ impl SnapshotSource for RowSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::ChunkReader;
     use damask_kv::MemoryEngine;
     use damask_types::{Epoch, Lock, LockKind, Record};
 
@@ -383,12 +357,12 @@ mod tests {
         };
         let other = self::machine();
         let mut chunks = pieces(source.as_ref(), 1).into_iter().map(Ok);
-        other.import_staged(&state, &[], &mut chunks).unwrap();
+        other.import_staged(&state, &[], &mut chunks, false).unwrap();
         assert_eq!(other.export(&region()).unwrap(), whole);
         // A damaged part changes nothing.
         let mut damaged = whole.clone();
         damaged[0][9] ^= 1;
-        let bad = machine.import_staged(&state, &[], &mut damaged.into_iter().map(Ok));
+        let bad = machine.import_staged(&state, &[], &mut damaged.into_iter().map(Ok), false);
         assert_eq!(bad.unwrap_err().kind(), damask_types::ErrorKind::Corrupt);
         assert_eq!(pairs(&machine.export(&region()).unwrap()).len(), 5);
     }

@@ -19,6 +19,7 @@ mod merges;
 mod membership;
 mod messages;
 mod readies;
+mod resolved;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use crate::machine::{Applied, RegionState};
 use crate::merge::MergeState;
 use crate::options::RaftConfig;
 use crate::replica::Replica;
+use crate::resolved_read::SafeView;
 use crate::wire;
 use damask_env::{Mistake, mistaken};
 use damask_types::{Epoch, Peer, PeerId, Region, RegionId, StoreId};
@@ -71,8 +73,12 @@ pub struct CoreConfig {
     pub compact_bytes: usize,
     /// Entries kept behind the compaction point, for followers that are a little late.
     pub log_keep_entries: u64,
-    /// With more entries than this, a late follower has to take a snapshot.
+    /// With more entries than this, a late follower has to take a snapshot, and one that is being
+    /// sent does not keep them.
     pub log_max_entries: u64,
+    /// Or with more bytes of them, about (TiKV's `raft-log-gc-size-limit`: 72 MiB for regions of
+    /// 96). What a log held when the store started is not counted.
+    pub log_max_bytes: u64,
     /// A merge begins only if no replica lacks more entries than this. At most as many count as
     /// every store keeps for certain: `log_keep_entries`, and never more than 16.
     pub merge_gap_entries: u64,
@@ -113,6 +119,7 @@ impl Default for CoreConfig {
             compact_bytes: 64 << 20,
             log_keep_entries: 1024,
             log_max_entries: 100_000,
+            log_max_bytes: 72 << 20,
             merge_gap_entries: 16,
             merge_wait_ticks: 100,
             hibernate_regions: false,
@@ -138,6 +145,8 @@ pub(crate) struct WriteTask {
 pub(crate) struct Turn {
     /// What may be read by a lease; readers must know before anything else of the turn is done.
     pub views: Vec<(RegionId, Option<View>)>,
+    /// What may be read at safe timestamps; as `views`.
+    pub safe: Vec<(RegionId, Option<SafeView>)>,
     /// May leave at once.
     pub sends: Vec<Envelope>,
     pub write: Option<WriteTask>,
@@ -218,6 +227,9 @@ pub(crate) struct StoreCore {
     unpersisted: VecDeque<(u64, Vec<Persisting>)>,
     persisting: Vec<Persisting>,
     snapshots: snapshots::Snapshots,
+    /// Taken by raft-rs; the apply thread gets them when nobody reads what they replace.
+    unread: Vec<messages::Unread>,
+    resolving: resolved::Resolving,
     appended_bytes: usize,
     out: Turn,
     /// The apply thread is behind: followers take no more entries.
@@ -262,6 +274,8 @@ impl StoreCore {
             unpersisted: VecDeque::new(),
             persisting: Vec::new(),
             snapshots: snapshots::Snapshots::default(),
+            unread: Vec::new(),
+            resolving: resolved::Resolving::default(),
             appended_bytes: 0,
             out: Turn::default(),
             overloaded: false,
@@ -278,10 +292,12 @@ impl StoreCore {
             }
         }
         // Neither may break a promise: who leads alone has voted for itself, and a log without an
-        // entry wins no vote against one with a committed entry.
+        // entry wins no vote against one with a committed entry. A region that was split off waits
+        // for its time like any other: its parent's leader may not have applied the split, and may
+        // still read its keys by the lease.
         let first = |r: &Replica| {
             let alone = r.region.voters().all(|p| p.id == r.peer.id) && r.hard.vote == r.peer.id.0;
-            let fresh = r.group.last_index() == LOG_START.index;
+            let fresh = r.group.last_index() == LOG_START.index && r.region.epoch.version == 1;
             alone || fresh && r.region.voters().next().is_some_and(|p| p.id == r.peer.id)
         };
         for (id, replica) in &mut core.replicas {
@@ -365,6 +381,15 @@ impl StoreCore {
         let vote = if hard.term >= at.term { hard.vote } else { 0 };
         let hard = HardState { term: hard.term.max(at.term), vote, commit: at.index };
         self.log.append(vec![(id, LogOp::Reset(at)), (id, LogOp::HardState(hard))])
+    }
+
+    /// What was decided of logs in this turn is seen by whoever looks at them next: a replica that
+    /// is opened must not find the log of the one that has just been destroyed.
+    fn append_ops(&mut self) -> Result<()> {
+        match self.ops.is_empty() {
+            true => Ok(()),
+            false => self.log.append(std::mem::take(&mut self.ops)),
+        }
     }
 
     fn open_replica(&mut self, state: RegionState, peer: Peer, quiet: usize) -> Result<()> {

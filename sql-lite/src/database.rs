@@ -17,9 +17,12 @@ use crate::variables::Globals;
 use damask_coprocessor::Dispatch;
 use damask_env::Clock;
 use damask_txn::Client;
-use damask_types::TableId;
 use damask_types::key::row_range;
+use damask_types::{TableId, Timestamp};
 use std::sync::Arc;
+
+/// Tells the timestamp up to which every replica is safe.
+pub type SafeTs = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What the SQL layer is given.
 pub struct Services {
@@ -33,6 +36,8 @@ pub struct Services {
     pub facts: Arc<dyn TableFacts>,
     /// Who waits for whose row locks.
     pub lock_waits: LockWaits,
+    /// Up to where every replica of rows may be read without asking its leader; ZERO: nowhere.
+    pub safe_ts: SafeTs,
     /// Runs queries.
     pub runtime: tokio::runtime::Handle,
     /// Tells the time of day.
@@ -57,6 +62,8 @@ pub struct Database {
     pub replicas: Arc<dyn ColumnReplicas>,
     /// Who waits for whose row locks.
     pub lock_waits: LockWaits,
+    /// As of [`Services`].
+    pub safe_ts: SafeTs,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
     /// Who is connected.
@@ -87,6 +94,7 @@ impl Database {
             query,
             replicas: services.replicas,
             lock_waits: services.lock_waits,
+            safe_ts: services.safe_ts,
             named_locks: Arc::new(NamedLocks::new(services.clock.clone())),
             clock: services.clock,
             connections: Connections::default(),

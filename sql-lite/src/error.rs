@@ -148,6 +148,8 @@ errors! {
     write_conflict = 9007, "HY000";
     /// TiDB's "GC life time is shorter than transaction duration".
     gc_too_early = 9006, "HY000";
+    /// TiDB's ErrAsOf.
+    as_of = 8135, "HY000";
     /// TiDB's "Region is unavailable".
     unavailable = 9005, "HY000";
 }

@@ -84,6 +84,7 @@ impl Server {
             replicas: Arc::new(NoColumns),
             facts: Arc::new(NoColumns),
             lock_waits: Arc::new(Vec::new),
+            safe_ts: Arc::new(damask_types::Timestamp::default),
             runtime: runtime.handle().clone(),
             clock: Arc::new(RealClock::default()),
             cores: 2,

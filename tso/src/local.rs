@@ -13,7 +13,7 @@ use crate::bound::{BoundStore, FileBound};
 use crate::error::Error;
 use crate::window::Window;
 use crate::{Oracle, check_count};
-use damask_env::{Clock, Disk, Mistake, mistaken};
+use damask_env::{Clock, Disk, Mistake, lock, mistaken};
 use damask_types::ts::{LOGICAL_BITS, LOGICAL_MAX};
 use damask_types::{ErrorKind, Timestamp};
 use parking_lot::Mutex;
@@ -82,7 +82,7 @@ impl LocalOracle {
 
     /// Makes everything below `end` servable, waiting for the store.
     fn extend_to(&self, end: u64) -> Result<(), Error> {
-        let _guard = self.saving.lock();
+        let _guard = lock(&self.saving);
         if end <= self.window.bound() { Ok(()) } else { self.save(end) }
     }
 

@@ -5,8 +5,8 @@ use crate::backoff::Closing;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
-use crate::options::Options;
-use crate::region::{Core, Services};
+use crate::options::{Options, ReadFrom};
+use crate::region::{Core, Services, StaleReads};
 use crate::resolve::Outcomes;
 use crate::snapshot::SnapshotReader;
 use crate::transaction::Transaction;
@@ -17,6 +17,7 @@ use damask_pd::Locate;
 use damask_tso::Oracle;
 use damask_types::{ErrorKind, KeyLock, Timestamp};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Runs of [`Client::run`] before a conflict is given to the caller.
@@ -62,6 +63,7 @@ impl Client {
             outcomes: Outcomes::default(),
             closing: Closing::default(),
             running: Arc::default(),
+            stale: StaleReads::default(),
         });
         let keeper = Keeper::new(Arc::clone(&core));
         Ok(Client { inner: Arc::new(Inner { core, background, parallel, keeper }) })
@@ -87,6 +89,35 @@ impl Client {
         Transaction::new(self.clone(), open, began, Options::default())
     }
 
+    /// A transaction that only reads, at a timestamp in the past, and from any replica that is safe
+    /// up to it; else from the leader. What it reads is not collected while it is open.
+    ///
+    /// # Errors
+    /// `Invalid`: the timestamp lies in the future.
+    pub fn begin_stale(&self, ts: Timestamp) -> Result<Transaction> {
+        // Counted first: the safe point stays below it from here on.
+        let open = self.core().running.at(ts);
+        let now = self.timestamp()?;
+        if ts == Timestamp::ZERO || ts > now {
+            return Err(Error::Invalid(format!("nothing can be read at {ts} yet: it is {now}")));
+        }
+        Ok(Transaction::stale(self.clone(), open, self.core().clock.monotonic()))
+    }
+
+    /// Requests that any replica could have answered: how many one did, and how many the leader had
+    /// to.
+    pub fn stale_reads(&self) -> (u64, u64) {
+        let stale = &self.core().stale;
+        (stale.served.load(Ordering::Relaxed), stale.refused.load(Ordering::Relaxed))
+    }
+
+    /// Of these locks' transactions, those that are over or will commit above `ts`: the living are
+    /// pushed, if they can be.
+    pub fn push_locks(&self, locks: &[KeyLock], ts: Timestamp) -> Result<Vec<Timestamp>> {
+        let core = self.core();
+        Ok(core.resolve(locks, ts, &mut core.brief_backoff())?.bypass)
+    }
+
     /// No transaction of this client that is open now began before it; `None`: none is open. A
     /// transaction that is just beginning counts.
     pub fn oldest_running(&self) -> Option<Timestamp> {
@@ -100,7 +131,7 @@ impl Client {
 
     /// The latest committed value of one key; needs no timestamp.
     pub fn get_latest(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.core().get(key, Timestamp::MAX)
+        self.core().get(key, Timestamp::MAX, ReadFrom::Leader)
     }
 
     /// Reads at a timestamp.

@@ -147,6 +147,15 @@ impl Manager {
         self.table.blocking_range(range, reading.0, bypass, LOCKS_MAX)
     }
 
+    /// Every unfinished prewrite that could commit at or below the read, and a version that is surely
+    /// below its commit.
+    pub fn unfinished(&self, reading: Reading) -> Vec<(Vec<u8>, Timestamp)> {
+        if self.table.is_empty() {
+            return Vec::new();
+        }
+        self.table.unfinished(reading.0)
+    }
+
     /// Waits, for a bounded time, until `is_clear`: asked now, and each time that a prewrite has
     /// left the table. Prewrites that come later commit above what was read, so few are met.
     pub fn wait_until(&self, patience: Duration, is_clear: impl Fn() -> bool) {

@@ -1,5 +1,7 @@
 //! Limits of the client, as plain data. Nothing here may depend on a cluster's state.
 
+use damask_types::StoreId;
+
 /// How a client behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -32,6 +34,9 @@ pub struct Config {
     pub async_keys_max: usize,
     /// Bytes of these keys (TiDB: 4 KiB).
     pub async_key_bytes_max: usize,
+    /// The store beside this client: asked first, where any replica may answer. Without it, and for
+    /// regions that have no voter there, they take turns.
+    pub nearest: Option<StoreId>,
     /// Threads for requests that go out side by side; 0: one after the other.
     pub parallel: usize,
     /// Threads that commit secondary keys after the answer.
@@ -56,6 +61,7 @@ impl Default for Config {
             async_commit: true,
             async_keys_max: 256,
             async_key_bytes_max: 4 << 10,
+            nearest: None,
             parallel: 4,
             background: 2,
             background_queue: 1_024,

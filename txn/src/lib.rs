@@ -21,6 +21,7 @@
 //!   its keys are locked; every other key follows it;
 //! * of two transactions that overlap in time and write one key, one fails or waits;
 //! * what was read at a timestamp stays so for ever: no commit at or below it comes later;
+//! * a safe timestamp is one below which nothing will be committed any more: any replica serves it;
 //! * who begins after a commit was answered sees it;
 //! * a rolled back transaction stays so, however late its commands arrive;
 //! * a command sent twice does what it does once;
@@ -33,7 +34,7 @@
 //! [`Gc`] and sweep the stores: the cluster drives both.
 //!
 //! Reading order: `request`, `percolator`, `latch`, `concurrency`, `replica`, `waits`, `deadlock`,
-//! `server`; then `client`, `options`, `transaction`, `buffer`, `held`, `snapshot`, `commit`,
+//! `resolved`, `server`; then `client`, `options`, `transaction`, `buffer`, `held`, `snapshot`, `commit`,
 //! `resolve`, `region`, `backoff`, `keeper`, `running`, `gc`; `history` checks what clients saw.
 
 pub mod concurrency;
@@ -60,6 +61,7 @@ pub mod local;
 pub mod options;
 mod region;
 mod resolve;
+mod resolved;
 mod running;
 pub mod snapshot;
 pub mod testing;
@@ -74,10 +76,11 @@ pub use deadlock::{Deadlocks, LocalDeadlocks};
 pub use error::{Error, Result};
 pub use gc::Gc;
 pub use local::LocalCluster;
-pub use options::{Isolation, Mode, Options, Reads, Wait};
+pub use options::{Isolation, Mode, Options, ReadFrom, Reads, Wait};
 pub use region::Services;
 pub use replica::{LocalReplica, Replica};
 pub use request::*;
+pub use resolved::Advance;
 pub use server::TxnServer;
 pub use snapshot::{Pair, SnapshotReader};
 pub use transaction::Transaction;

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::region::Services;
 use crate::replica::LocalReplica;
 use crate::request::Service;
+use crate::resolved::Advance;
 use crate::server::TxnServer;
 use crate::waits::Wait;
 use damask_env::{Clock, RealClock};
@@ -67,6 +68,20 @@ impl LocalCluster {
     pub fn restart(&self) {
         let server = serve(&self.replica, &self.engine, &self.oracle, &self.safe_point);
         *self.server.write() = server;
+    }
+
+    /// One round of its store's safe timestamps.
+    ///
+    /// # Errors
+    /// As [`TxnServer::advance`].
+    pub fn advance(&self) -> damask_raftstore::Result<Advance> {
+        let server = Arc::clone(&*self.server.read());
+        server.advance()
+    }
+
+    /// The store's server, in its present life.
+    pub fn server(&self) -> Arc<TxnServer> {
+        Arc::clone(&*self.server.read())
     }
 
     /// Who waits at the store for whose lock.

@@ -30,6 +30,16 @@ pub struct Options {
     pub isolation: Isolation,
 }
 
+/// Who answers reads at a timestamp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReadFrom {
+    /// The leader of each region.
+    #[default]
+    Leader,
+    /// Any replica that is safe up to the timestamp; else the leader.
+    Any,
+}
+
 /// Which version a statement reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reads {

@@ -126,8 +126,8 @@ pub fn decide(reader: &MvccReader, request: Request) -> Result<Decision> {
         Request::PessimisticRollback { keys, start_ts, for_update_ts } => {
             pessimistic::rollback(reader, keys, start_ts, for_update_ts)
         }
-        Request::ReadIndex { .. } => {
-            Err(Error::Invalid("a read index is the replica's to give".to_owned()))
+        Request::ReadIndex { .. } | Request::Stale(_) => {
+            Err(Error::Invalid("how fresh a view is is the replica's to say".to_owned()))
         }
     }
 }

@@ -14,6 +14,7 @@ use damask_raftstore::Error as RegionError;
 use damask_tso::Oracle;
 use damask_types::{ErrorKind, Peer, StoreId, Timestamp};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The stores that can be reached.
@@ -32,6 +33,17 @@ pub(crate) struct Core {
     pub outcomes: Outcomes,
     pub closing: Closing,
     pub running: Arc<Running>,
+    pub stale: StaleReads,
+}
+
+/// What became of requests that any replica could answer.
+#[derive(Default)]
+pub(crate) struct StaleReads {
+    /// Whose turn it is.
+    turn: AtomicU64,
+    pub served: AtomicU64,
+    /// The leader was asked after all.
+    pub refused: AtomicU64,
 }
 
 /// Why a request has no answer.
@@ -156,6 +168,29 @@ impl Core {
         }
     }
 
+    /// Asks one replica, whichever it is, for a read of a version; `None`: ask the leader.
+    pub fn ask_any(&self, route: &Route, request: Request) -> Result<Option<Response>> {
+        let region = &route.region;
+        let near = self.config.nearest.and_then(|store| region.peer_on(store));
+        let turn = self.stale.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = || region.voters().nth(turn as usize % region.voters().count().max(1));
+        let peer = near.filter(|peer| peer.role.votes()).or_else(in_turn);
+        let service = peer.and_then(|peer| self.services.service(peer.store));
+        let context = Context { region: region.id, epoch: region.epoch };
+        let request = Request::Stale(Box::new(request));
+        let answer = match service.map(|service| service.call(context, request)) {
+            Some(Ok(response)) => Some(response),
+            Some(Err(RequestError::BelowSafePoint(BelowSafePoint { ts, safe_point }))) => {
+                return Err(Error::BelowSafePoint { ts, safe_point });
+            }
+            // Whatever it is: the leader knows more of it.
+            Some(Err(_)) | None => None,
+        };
+        let count = if answer.is_some() { &self.stale.served } else { &self.stale.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(answer)
+    }
+
     /// What a region error means for the next attempt (`raftstore-txn-pd.md` §2.11).
     fn learn(
         &self,
@@ -185,7 +220,7 @@ impl Core {
                 self.locate.invalidate(id);
                 Wait::Region
             }
-            RegionError::Stopped => {
+            RegionError::Stopped | RegionError::DataIsNotReady { .. } => {
                 self.locate.set_leader(id, None);
                 Wait::Region
             }

@@ -5,9 +5,9 @@
 
 use damask_kv::{Engine, records_to_batch};
 use damask_raftstore::{
-    Applied, Done, Error, Proposal, ReadPermit, ReplicaStatus, Result, StoreHandle,
+    Applied, Done, Error, Proposal, ReadPermit, ReplicaStatus, Resolved, Result, StoreHandle,
 };
-use damask_types::{Epoch, Region, RegionId};
+use damask_types::{Epoch, Region, RegionId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +25,29 @@ pub trait Replica: Send + Sync + 'static {
     /// a read index.
     fn leads(&self, _region: RegionId, _epoch: Epoch) -> Option<ReadPermit> {
         None
+    }
+    /// Every region of which `leads` is true.
+    fn led(&self) -> Vec<ReadPermit> {
+        Vec::new()
+    }
+    /// Nothing will be committed in these regions any more at or below these timestamps that is not
+    /// in their logs now; true if the store leads them still, of which it makes sure before it tells
+    /// their replicas.
+    fn resolved(&self, _found: Vec<Resolved>) {}
+    /// Calls `take` for a snapshot that holds all that is ever committed at or below `ts`, on any
+    /// replica. By default none does.
+    fn read_stale(
+        &self,
+        region: RegionId,
+        _epoch: Epoch,
+        ts: Timestamp,
+        _take: &mut dyn FnMut(),
+    ) -> Result<ReadPermit> {
+        Err(Error::DataIsNotReady { region, ts, safe_ts: Timestamp::ZERO })
+    }
+    /// Up to where `read_stale` serves; ZERO: it does not.
+    fn safe_ts(&self, _region: RegionId) -> Timestamp {
+        Timestamp::ZERO
     }
 }
 
@@ -50,6 +73,14 @@ pub struct Life {
 struct Hosted {
     region: Arc<Region>,
     term: u64,
+    safe_ts: Timestamp,
+}
+
+impl Hosted {
+    fn permit(&self, index: u64) -> ReadPermit {
+        let (region, term) = (Arc::clone(&self.region), self.term);
+        ReadPermit { region, term, applied: Applied { index, term } }
+    }
 }
 
 impl LocalReplica {
@@ -60,7 +91,8 @@ impl LocalReplica {
 
     /// Leads this region from now on, in this term; replaces an older description of it.
     pub fn host(&self, region: Region, term: u64) {
-        let hosted = Hosted { region: Arc::new(region), term };
+        let safe_ts = Timestamp::ZERO;
+        let hosted = Hosted { region: Arc::new(region), term, safe_ts };
         self.state.lock().regions.insert(hosted.region.id, hosted);
     }
 
@@ -84,9 +116,10 @@ impl LocalReplica {
         left_part.id = left;
         left_part.range.end = key.to_vec();
         right_part.range.start = key.to_vec();
-        let term = hosted.term;
+        let (term, safe_ts) = (hosted.term, hosted.safe_ts);
         hosted.region = Arc::new(right_part.clone());
-        state.regions.insert(left, Hosted { region: Arc::new(left_part.clone()), term });
+        let region = Arc::new(left_part.clone());
+        state.regions.insert(left, Hosted { region, term, safe_ts });
         Some([left_part, right_part])
     }
 
@@ -108,7 +141,7 @@ impl LocalReplica {
         // One at a time, as a log applies; and no split between the check and the write.
         let mut state = self.state.lock();
         check_life(&state, life)?;
-        let (_, term) = check(&state, proposal.region, proposal.epoch)?;
+        let term = check(&state, proposal.region, proposal.epoch)?.term;
         if proposal.term.is_some_and(|expected| expected != term) {
             return Err(Error::Stale);
         }
@@ -120,8 +153,50 @@ impl LocalReplica {
     fn permit(&self, life: Option<u64>, region: RegionId, epoch: Epoch) -> Result<ReadPermit> {
         let state = self.state.lock();
         check_life(&state, life)?;
-        let (region, term) = check(&state, region, epoch)?;
-        Ok(ReadPermit { region, term, applied: Applied { index: state.index, term } })
+        Ok(check(&state, region, epoch)?.permit(state.index))
+    }
+
+    fn led(&self, life: Option<u64>) -> Vec<ReadPermit> {
+        let state = self.state.lock();
+        match check_life(&state, life) {
+            Ok(()) => state.regions.values().map(|hosted| hosted.permit(state.index)).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn resolved(&self, life: Option<u64>, found: Vec<Resolved>) {
+        let mut state = self.state.lock();
+        if check_life(&state, life).is_err() {
+            return;
+        }
+        for Resolved { region, epoch, term, ts } in found {
+            let same = |h: &&mut Hosted| h.term == term && h.region.epoch == epoch;
+            if let Some(hosted) = state.regions.get_mut(&region).filter(same) {
+                hosted.safe_ts = hosted.safe_ts.max(ts);
+            }
+        }
+    }
+
+    fn read_stale(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ts: Timestamp,
+        take: &mut dyn FnMut(),
+    ) -> Result<ReadPermit> {
+        let state = self.state.lock();
+        let hosted = check(&state, region, epoch)?;
+        let safe_ts = hosted.safe_ts;
+        if ts > safe_ts {
+            return Err(Error::DataIsNotReady { region, ts, safe_ts });
+        }
+        take();
+        Ok(hosted.permit(state.index))
+    }
+
+    fn safe_ts(&self, region: RegionId) -> Timestamp {
+        let state = self.state.lock();
+        state.regions.get(&region).map_or(Timestamp::ZERO, |hosted| hosted.safe_ts)
     }
 }
 
@@ -132,14 +207,14 @@ fn check_life(state: &State, life: Option<u64>) -> Result<()> {
     }
 }
 
-fn check(state: &State, id: RegionId, epoch: Epoch) -> Result<(Arc<Region>, u64)> {
+fn check(state: &State, id: RegionId, epoch: Epoch) -> Result<&Hosted> {
     let hosted = state.regions.get(&id).ok_or(Error::RegionNotFound(id))?;
     if hosted.region.epoch != epoch {
         // The regions that may overlap what the sender meant: all that a split can have made.
         let current = state.regions.values().map(|h| Region::clone(&h.region)).collect();
         return Err(Error::EpochNotMatch { current });
     }
-    Ok((Arc::clone(&hosted.region), hosted.term))
+    Ok(hosted)
 }
 
 impl Replica for LocalReplica {
@@ -154,6 +229,28 @@ impl Replica for LocalReplica {
     fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
         self.permit(None, region, epoch).ok()
     }
+
+    fn led(&self) -> Vec<ReadPermit> {
+        LocalReplica::led(self, None)
+    }
+
+    fn resolved(&self, found: Vec<Resolved>) {
+        LocalReplica::resolved(self, None, found);
+    }
+
+    fn read_stale(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ts: Timestamp,
+        take: &mut dyn FnMut(),
+    ) -> Result<ReadPermit> {
+        LocalReplica::read_stale(self, region, epoch, ts, take)
+    }
+
+    fn safe_ts(&self, region: RegionId) -> Timestamp {
+        LocalReplica::safe_ts(self, region)
+    }
 }
 
 impl Replica for Life {
@@ -167,6 +264,28 @@ impl Replica for Life {
 
     fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
         self.replica.permit(Some(self.number), region, epoch).ok()
+    }
+
+    fn led(&self) -> Vec<ReadPermit> {
+        LocalReplica::led(&self.replica, Some(self.number))
+    }
+
+    fn resolved(&self, found: Vec<Resolved>) {
+        LocalReplica::resolved(&self.replica, Some(self.number), found);
+    }
+
+    fn read_stale(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ts: Timestamp,
+        take: &mut dyn FnMut(),
+    ) -> Result<ReadPermit> {
+        LocalReplica::read_stale(&self.replica, region, epoch, ts, take)
+    }
+
+    fn safe_ts(&self, region: RegionId) -> Timestamp {
+        LocalReplica::safe_ts(&self.replica, region)
     }
 }
 
@@ -185,6 +304,34 @@ impl Replica for StoreHandle {
         let leads = is_leader && applied.term == term && region.epoch.version == epoch.version;
         leads.then(|| ReadPermit { region: Arc::new(region), term, applied })
     }
+
+    fn led(&self) -> Vec<ReadPermit> {
+        let own = |s: &ReplicaStatus| s.is_leader && s.applied.term == s.term && !s.merging;
+        let permit = |ReplicaStatus { region, term, applied, .. }| ReadPermit {
+            region: Arc::new(region),
+            term,
+            applied,
+        };
+        self.replicas().into_iter().filter(own).map(permit).collect()
+    }
+
+    fn resolved(&self, found: Vec<Resolved>) {
+        StoreHandle::resolved(self, found);
+    }
+
+    fn read_stale(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ts: Timestamp,
+        take: &mut dyn FnMut(),
+    ) -> Result<ReadPermit> {
+        StoreHandle::read_stale(self, region, epoch, ts, take).map(|(permit, ())| permit)
+    }
+
+    fn safe_ts(&self, region: RegionId) -> Timestamp {
+        StoreHandle::safe_ts(self, region)
+    }
 }
 
 impl<R: Replica + ?Sized> Replica for Arc<R> {
@@ -198,5 +345,27 @@ impl<R: Replica + ?Sized> Replica for Arc<R> {
 
     fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
         R::leads(self, region, epoch)
+    }
+
+    fn led(&self) -> Vec<ReadPermit> {
+        R::led(self)
+    }
+
+    fn resolved(&self, found: Vec<Resolved>) {
+        R::resolved(self, found);
+    }
+
+    fn read_stale(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ts: Timestamp,
+        take: &mut dyn FnMut(),
+    ) -> Result<ReadPermit> {
+        R::read_stale(self, region, epoch, ts, take)
+    }
+
+    fn safe_ts(&self, region: RegionId) -> Timestamp {
+        R::safe_ts(self, region)
     }
 }

@@ -176,6 +176,9 @@ pub enum Request {
         /// Version.
         ts: Timestamp,
     },
+    /// A `Get`, `BatchGet` or `Scan` of any replica, if its timestamp is safe there: nobody is asked,
+    /// and locks are no matter. Else `DataIsNotReady`: ask the leader, without this.
+    Stale(Box<Request>),
     /// Commit (or, with ZERO, roll back) locks of a transaction in this region.
     ResolveLock {
         /// The transaction.
@@ -464,7 +467,7 @@ pub enum RequestError {
     Keys(Vec<KeyError>),
 }
 
-/// The server end, on the store that leads the region: a wire when stores are processes.
+/// The server end, on the store that leads the region (but for [`Request::Stale`]): a wire when stores are processes.
 pub trait Service: Send + Sync + 'static {
     /// Blocks until answered.
     fn call(&self, context: Context, request: Request) -> Result<Response, RequestError>;

@@ -25,6 +25,7 @@ use crate::region::{Core, Failed};
 use crate::request::{KeyError, Request, Response, TxnStatus};
 use damask_types::{KeyLock, Lock, LockKind, Timestamp};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -51,6 +52,12 @@ impl Outcomes {
         {
             known.remove(&oldest);
         }
+    }
+
+    fn forget(&self, start_ts: Timestamp) {
+        let mut guard = self.known.lock();
+        guard.0.remove(&start_ts);
+        guard.1.retain(|other| *other != start_ts);
     }
 
     fn get(&self, start_ts: Timestamp) -> Option<Option<Timestamp>> {
@@ -249,11 +256,22 @@ impl Core {
     ) -> Result<()> {
         let keys = keys_of(locks);
         let whole_region = locks.iter().any(|lock| lock.lock.txn_size >= WHOLE_REGION_KEYS);
-        let commit_ts = commit_ts.unwrap_or(Timestamp::ZERO);
-        self.finish_keys(keys, backoff, |keys| {
+        let request = |keys| {
             let keys = if whole_region { Vec::new() } else { keys };
-            Request::ResolveLock { start_ts, commit_ts, keys }
-        })
+            Request::ResolveLock { start_ts, commit_ts: commit_ts.unwrap_or(Timestamp::ZERO), keys }
+        };
+        // The commit of its primary may have been collected since somebody met these locks. They
+        // have ended then: a safe point passes no transaction that holds any.
+        let collected = Cell::new(false);
+        self.finish_keys_but(keys, backoff, request, |error| {
+            let is = commit_ts.is_none() && matches!(error, KeyError::Committed { .. });
+            collected.set(collected.get() || is);
+            is
+        })?;
+        if collected.get() {
+            self.outcomes.forget(start_ts);
+        }
+        Ok(())
     }
 
     /// Sends a command that may be repeated to every region of these keys (sorted).
@@ -263,6 +281,17 @@ impl Core {
         backoff: &mut Backoff<'_>,
         request: impl Fn(Vec<Vec<u8>>) -> Request,
     ) -> Result<()> {
+        self.finish_keys_but(keys, backoff, request, |_| false)
+    }
+
+    /// The same, where some errors mean that nothing is left to do.
+    fn finish_keys_but(
+        &self,
+        keys: Vec<Vec<u8>>,
+        backoff: &mut Backoff<'_>,
+        request: impl Fn(Vec<Vec<u8>>) -> Request,
+        is_done: impl Fn(&KeyError) -> bool,
+    ) -> Result<()> {
         let mut work = self.group(keys, |key| key, Vec::len, backoff)?;
         while let Some(group) = work.pop() {
             match self.call(&group.route, request(group.items.clone()), backoff) {
@@ -271,6 +300,7 @@ impl Core {
                     work.extend(self.group(group.items, |key| key, Vec::len, backoff)?);
                 }
                 Err(Failed::Fatal(e)) => return Err(e),
+                Err(Failed::Keys(errors)) if errors.iter().all(&is_done) => {}
                 Err(Failed::Keys(errors)) => {
                     return Err(Error::unexpected("the end of a transaction", errors));
                 }

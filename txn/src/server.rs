@@ -8,7 +8,7 @@
 //!              └─ nothing to propose: a read index of that term ─► answer
 //!
 //!   read ─► max_ts ─► unfinished prewrites are over ─► read index ─► table of locks
-//!        ─► safe point ─► snapshot ─► safe point again
+//!        ─► safe point ─► snapshot ─► safe point again        (at a safe timestamp: `stale`)
 //! ```
 //!
 //! Why this is enough: within a term every decision on a key sees all records decided before it.
@@ -18,6 +18,7 @@
 
 mod locking;
 mod scope;
+mod stale;
 
 use crate::concurrency::{self, Manager};
 use crate::deadlock::{Deadlocks, LocalDeadlocks};
@@ -27,12 +28,14 @@ use crate::replica::Replica;
 use crate::request::{Context, KeyError, Request, RequestError, Response, SCAN_PAIRS_MAX, Service};
 use crate::waits::{Change, Wait, Waits};
 use damask_env::channel::{Receiver, bounded};
+use damask_env::mutation::be_overtaken;
 use damask_env::{Clock, Mistake, RealClock, mistaken};
 use damask_kv::{Engine, GcSafePoint, MvccReader};
 use damask_raftstore::{Done, Error as RegionError, Proposal, ReadPermit};
 use damask_tso::Oracle;
 use damask_types::{ErrorKind, KeyLock, KeyRange, Timestamp};
 use scope::{check_keys, keys_of, reads_of, starts_of, version_of};
+use stale::Rounds;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +55,7 @@ pub struct TxnServer {
     latches: Arc<Latches>,
     manager: Arc<Manager>,
     waits: Arc<Waits>,
+    rounds: Rounds,
     safe_point: GcSafePoint,
     clock: Arc<dyn Clock>,
     patience: Duration,
@@ -69,6 +73,7 @@ impl TxnServer {
             latches: Arc::default(),
             manager: Arc::new(Manager::new(None)),
             waits: Arc::new(Waits::new(deadlocks)),
+            rounds: Rounds::default(),
             safe_point: GcSafePoint::new(),
             clock,
             patience: PATIENCE,
@@ -191,7 +196,11 @@ impl TxnServer {
     /// the table now is either applied, and then below the index, or will commit above `ts`.
     fn read_index(&self, context: Context, range: &KeyRange, ts: Timestamp) -> Result<Response> {
         self.not_collected(ts)?;
-        let early = mistaken(Mistake::ReadIndexEarly).then(|| self.permit(context));
+        let early = mistaken(Mistake::ReadIndexEarly).then(|| {
+            let permit = self.permit(context);
+            be_overtaken();
+            permit
+        });
         let reading = self.manager.begin_read(ts)?;
         unlocked(self.manager.blocking_range(reading, range, &[]))?;
         let permit = early.unwrap_or_else(|| self.permit(context))?;
@@ -343,14 +352,15 @@ impl Service for TxnServer {
     fn call(&self, context: Context, request: Request) -> Result<Response> {
         match request {
             Request::Get { .. } | Request::BatchGet { .. } => self.read(context, request),
-            Request::Scan { limit, .. } | Request::ScanLocks { limit, .. } => {
-                if limit > SCAN_PAIRS_MAX {
-                    let detail = format!("a scan of {limit} pairs, above {SCAN_PAIRS_MAX}");
-                    return Err(RegionError::Invalid(detail).into());
-                }
+            Request::Scan { .. } | Request::ScanLocks { .. } => {
+                check_limit(&request)?;
                 self.read(context, request)
             }
             Request::ReadIndex { range, ts } => self.read_index(context, &range, ts),
+            Request::Stale(request) => {
+                check_limit(&request)?;
+                self.read_stale(context, *request)
+            }
             Request::ResolveLock { start_ts, commit_ts, ref keys } if keys.is_empty() => {
                 self.resolve_region(context, start_ts, commit_ts)
             }
@@ -372,6 +382,18 @@ fn request_error(error: percolator::Error) -> RequestError {
         percolator::Error::Keys(keys) => RequestError::Keys(keys),
         percolator::Error::Engine(e) => RequestError::Region(e.into()),
         percolator::Error::Invalid(detail) => RegionError::Invalid(detail).into(),
+    }
+}
+
+fn check_limit(request: &Request) -> Result<()> {
+    match request {
+        Request::Scan { limit, .. } | Request::ScanLocks { limit, .. }
+            if *limit > SCAN_PAIRS_MAX =>
+        {
+            let detail = format!("a scan of {limit} pairs, above {SCAN_PAIRS_MAX}");
+            Err(RegionError::Invalid(detail).into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::backoff::{Backoff, Wait};
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::options::ReadFrom;
 use crate::region::{Core, Failed};
 use crate::request::{Request, Response, SCAN_PAIRS_MAX};
 use crate::resolve::locks_of;
@@ -17,10 +18,17 @@ pub type Pair = (Vec<u8>, Vec<u8>);
 /// a write.
 const PUSH_AFTER: u32 = 2;
 
-/// What one read has learned about locks.
+/// What one read has learned about locks, and whom it may ask.
 #[derive(Clone, Default)]
 struct Seen {
     bypass: Vec<Timestamp>,
+    from: ReadFrom,
+}
+
+impl Seen {
+    fn new(from: ReadFrom) -> Seen {
+        Seen { bypass: Vec::new(), from }
+    }
 }
 
 /// Reads at one timestamp.
@@ -28,11 +36,18 @@ struct Seen {
 pub struct SnapshotReader {
     client: Client,
     ts: Timestamp,
+    from: ReadFrom,
 }
 
 impl SnapshotReader {
     pub(crate) fn new(client: Client, ts: Timestamp) -> SnapshotReader {
-        SnapshotReader { client, ts }
+        SnapshotReader { client, ts, from: ReadFrom::Leader }
+    }
+
+    /// The same reads, of whom is said. All replicas answer alike, or not at all.
+    pub fn from(mut self, from: ReadFrom) -> SnapshotReader {
+        self.from = from;
+        self
     }
 
     /// The timestamp.
@@ -42,7 +57,7 @@ impl SnapshotReader {
 
     /// A key's value.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.client.core().get(key, self.ts)
+        self.client.core().get(key, self.ts, self.from)
     }
 
     /// Several keys' values, in the order of the keys. Regions are asked side by side.
@@ -52,9 +67,10 @@ impl SnapshotReader {
         sorted.sort_unstable_by(|a, b| a.1.cmp(&b.1));
         let groups =
             core.group(sorted, |item| &item.1, |item| item.1.len(), &mut core.backoff())?;
-        let ts = self.ts;
+        let (ts, from) = (self.ts, self.from);
         let items = groups.into_iter().map(|group| group.items).collect();
-        let answers = self.client.side_by_side(items, move |core, items| core.batch_get(items, ts));
+        let read = move |core: &Core, items| core.batch_get(items, ts, from);
+        let answers = self.client.side_by_side(items, read);
         let mut values = vec![None; keys.len()];
         for answer in answers {
             for (at, value) in answer? {
@@ -71,7 +87,7 @@ impl SnapshotReader {
         // Ends: each page leaves less of the range.
         while pairs.len() < limit {
             let wanted = (limit - pairs.len()).min(SCAN_PAIRS_MAX);
-            let (page, left) = self.client.core().scan_page(&rest, self.ts, wanted, reverse)?;
+            let (page, left) = self.page(&rest, wanted, reverse)?;
             pairs.extend(page);
             match left {
                 Some(left) => rest = left,
@@ -89,19 +105,19 @@ impl SnapshotReader {
         reverse: bool,
     ) -> Result<(Vec<Pair>, Option<KeyRange>)> {
         let limit = limit.clamp(1, SCAN_PAIRS_MAX);
-        self.client.core().scan_page(range, self.ts, limit, reverse)
+        self.client.core().scan_page(range, self.ts, limit, reverse, self.from)
     }
 }
 
 impl Core {
-    pub fn get(&self, key: &[u8], ts: Timestamp) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, key: &[u8], ts: Timestamp, from: ReadFrom) -> Result<Option<Vec<u8>>> {
         let mut backoff = self.backoff();
-        let mut seen = Seen::default();
+        let mut seen = Seen::new(from);
         // Ends: every turn answers or takes time from the back-off.
         loop {
             let route = self.locate(key, &mut backoff)?;
             let request = Request::Get { key: key.to_vec(), ts, bypass: seen.bypass.clone() };
-            match self.call(&route, request, &mut backoff) {
+            match self.ask(&route, request, &mut seen, &mut backoff) {
                 Ok(Response::Value(value)) => return Ok(value),
                 Ok(other) => return Err(Error::unexpected("get", other)),
                 Err(failed) => self.read_failed(failed, ts, &mut seen, &mut backoff)?,
@@ -114,9 +130,10 @@ impl Core {
         &self,
         items: Vec<(usize, Vec<u8>)>,
         ts: Timestamp,
+        from: ReadFrom,
     ) -> Result<Vec<(usize, Option<Vec<u8>>)>> {
         let mut backoff = self.backoff();
-        let mut seen = Seen::default();
+        let mut seen = Seen::new(from);
         let mut values = Vec::with_capacity(items.len());
         let mut work = vec![items];
         while let Some(items) = work.pop() {
@@ -124,7 +141,7 @@ impl Core {
             for group in groups {
                 let keys = group.items.iter().map(|item| item.1.clone()).collect();
                 let request = Request::BatchGet { keys, ts, bypass: seen.bypass.clone() };
-                match self.call(&group.route, request, &mut backoff) {
+                match self.ask(&group.route, request, &mut seen, &mut backoff) {
                     Ok(Response::Values(found)) if found.len() == group.items.len() => {
                         let places = group.items.into_iter().map(|item| item.0);
                         values.extend(places.zip(found));
@@ -147,12 +164,13 @@ impl Core {
         ts: Timestamp,
         limit: usize,
         reverse: bool,
+        from: ReadFrom,
     ) -> Result<(Vec<Pair>, Option<KeyRange>)> {
         if range.is_empty() || limit == 0 {
             return Ok((Vec::new(), None));
         }
         let mut backoff = self.backoff();
-        let mut seen = Seen::default();
+        let mut seen = Seen::new(from);
         // Ends: every turn answers or takes time from the back-off.
         loop {
             let route = match reverse {
@@ -165,7 +183,7 @@ impl Core {
             };
             let bypass = seen.bypass.clone();
             let request = Request::Scan { range: part.clone(), ts, limit, reverse, bypass };
-            match self.call(&route, request, &mut backoff) {
+            match self.ask(&route, request, &mut seen, &mut backoff) {
                 Ok(Response::Pairs(pairs)) => {
                     let left = left_of(range, &part, &pairs, limit, reverse);
                     return Ok((pairs, left));
@@ -174,6 +192,24 @@ impl Core {
                 Err(failed) => self.read_failed(failed, ts, &mut seen, &mut backoff)?,
             }
         }
+    }
+
+    /// One request of a read: of any replica while that may do, else of the leader.
+    fn ask(
+        &self,
+        route: &damask_pd::Route,
+        request: Request,
+        seen: &mut Seen,
+        backoff: &mut Backoff<'_>,
+    ) -> std::result::Result<Response, Failed> {
+        if seen.from == ReadFrom::Any {
+            match self.ask_any(route, request.clone()) {
+                Ok(Some(response)) => return Ok(response),
+                Ok(None) => seen.from = ReadFrom::Leader,
+                Err(e) => return Err(Failed::Fatal(e)),
+            }
+        }
+        self.call(route, request, backoff)
     }
 
     /// The last region that overlaps the range.

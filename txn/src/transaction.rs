@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::commit::{self, Change};
 use crate::error::{Error, Result};
 use crate::held::{Ask, Held};
-use crate::options::{Isolation, Mode, Options, Reads, Wait};
+use crate::options::{Isolation, Mode, Options, ReadFrom, Reads, Wait};
 use crate::request::{Mutation, SCAN_PAIRS_MAX};
 use crate::running::Open;
 use crate::snapshot::{Pair, SnapshotReader};
@@ -34,6 +34,8 @@ pub struct Transaction {
     buffer: Buffer,
     /// When it began, on the client's monotonic clock.
     began: Duration,
+    /// It writes and locks nothing.
+    reads_only: bool,
     _open: Open,
 }
 
@@ -49,7 +51,22 @@ impl Transaction {
         let pessimistic = options.mode == Mode::Pessimistic;
         let held = pessimistic.then(|| Held::new(client.clone(), start_ts, began));
         let (reader, buffer) = (first.clone(), Buffer::default());
-        Transaction { held, client, options, first, reader, buffer, began, _open: open }
+        let reads_only = false;
+        Transaction { held, client, options, first, reader, buffer, began, reads_only, _open: open }
+    }
+
+    /// One that only reads, of any replica.
+    pub(crate) fn stale(client: Client, open: Open, began: Duration) -> Transaction {
+        let mut txn = Transaction::new(client, open, began, Options::default());
+        txn.first = txn.first.from(ReadFrom::Any);
+        txn.reader = txn.first.clone();
+        txn.reads_only = true;
+        txn
+    }
+
+    /// May it only read, because it looks into the past?
+    pub fn is_stale(&self) -> bool {
+        self.reads_only
     }
 
     /// How it behaves.
@@ -272,6 +289,9 @@ impl Transaction {
     }
 
     fn check_room(&self, entry: usize) -> Result<()> {
+        if self.reads_only {
+            return Err(Error::Invalid("the transaction only reads".to_owned()));
+        }
         let config = &self.client.core().config;
         if entry > config.entry_bytes_max {
             let (bytes, limit) = (entry, config.entry_bytes_max);

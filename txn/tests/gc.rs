@@ -2,14 +2,16 @@
 
 mod common;
 
-use common::{Spoil, brief, cluster, locks, prewrite_and_die, put_all, spoiled_client};
+use common::{
+    Spoil, brief, cluster, get, locks, prewrite_and_die, put_all, spoiled_client, two_phase,
+};
 use damask_env::{Fault, MemoryDisk};
-use damask_kv::GcSafePoint;
 use damask_kv::gc::{Budget, collect};
+use damask_kv::{GcSafePoint, MvccReader};
 use damask_tso::FileBound;
 use damask_txn::gc::{Publish, SavedSafePoint};
 use damask_txn::{Client, Error, Gc, Isolation, LocalCluster, Mode, Options, Reads, Request, Wait};
-use damask_types::{ErrorKind, KeyRange, Timestamp};
+use damask_types::{ErrorKind, KeyLock, KeyRange, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,6 +152,36 @@ fn it_ends_dead_transactions_and_stays_below_those_alive() {
     assert_eq!((advanced.held_back, locks(&cluster)), (None, 0));
     assert_eq!(client.get_latest(b"b").expect("read").as_deref(), Some(&b"alive"[..]));
     assert_eq!(client.get_latest(b"a").expect("read"), None);
+}
+
+/// Who met a lock and comes back late finds neither the lock nor, if it was a delete, the commit of
+/// its primary.
+#[test]
+fn a_lock_whose_primary_was_collected_meanwhile_has_ended() {
+    let cluster = cluster(&["m"]);
+    let client = cluster.client();
+    put_all(&client, &[("a", "1"), ("z", "1")]);
+    let keeps_secondaries = spoiled_client(&cluster, two_phase(), |request| match request {
+        Request::Commit { keys, .. } if keys[0] == b"z" => Spoil::LoseRequest,
+        _ => Spoil::Nothing,
+    });
+    let mut txn = keeps_secondaries.begin().expect("begins");
+    txn.delete("a").expect("fits");
+    txn.put("z", "2").expect("fits");
+    txn.commit().expect("its primary is committed");
+    let reader = MvccReader::new(cluster.engine().snapshot());
+    let lock = reader.load_lock(b"z").expect("read").expect("it stands");
+    let met = KeyLock { key: b"z".to_vec(), lock };
+    cluster.pass_ms(100_000);
+    let (gc, published) = gc(&cluster);
+    advance(&gc, &client);
+    assert_eq!(locks(&cluster), 0);
+    let everything = Budget::default();
+    collect(cluster.engine().as_ref(), &KeyRange::all(), &published, everything).expect("collects");
+    let late = cluster.client();
+    let now = late.timestamp().expect("a timestamp");
+    late.resolve_locks(&[met], now).expect("it has ended");
+    assert_eq!(get(&late, "z").as_deref(), Some("2"));
 }
 
 #[test]

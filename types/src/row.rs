@@ -179,13 +179,24 @@ pub enum Cell<'a> {
     Value(&'a [u8]),
 }
 
+/// Where a row has a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The row was written without it.
+    Missing,
+    /// It is NULL there.
+    Null,
+    /// It is the n-th value, counted from 0.
+    Value(usize),
+}
+
 /// A row's bytes, checked once and then read in place.
 #[derive(Clone, Copy, Debug)]
 pub struct RowView<'a> {
     large: bool,
     values: usize,
     nulls: usize,
-    ids: &'a [u8],
+    head: &'a [u8],
     ends: &'a [u8],
     body: &'a [u8],
 }
@@ -206,9 +217,9 @@ impl<'a> RowView<'a> {
         if rest.len() < ids_len + ends_len {
             return Err(DecodeError("row too short"));
         }
-        let (ids, rest) = rest.split_at(ids_len);
-        let (ends, body) = rest.split_at(ends_len);
-        let view = RowView { large, values, nulls, ids, ends, body };
+        let (ends, body) = rest[ids_len..].split_at(ends_len);
+        let head = &row[..HEADER + ids_len];
+        let view = RowView { large, values, nulls, head, ends, body };
         let mut last = 0;
         for i in 0..values {
             let end = view.end(i);
@@ -221,11 +232,12 @@ impl<'a> RowView<'a> {
     }
 
     fn id(&self, i: usize) -> i64 {
+        let ids = &self.head[HEADER..];
         if self.large {
-            let b = &self.ids[i * 4..i * 4 + 4];
+            let b = &ids[i * 4..i * 4 + 4];
             i64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
         } else {
-            i64::from(self.ids[i])
+            i64::from(ids[i])
         }
     }
 
@@ -253,13 +265,35 @@ impl<'a> RowView<'a> {
 
     /// The cell of a column.
     pub fn get(&self, id: ColumnId) -> Cell<'a> {
-        if let Some(i) = self.find(0, self.values, id.0) {
-            let start = if i == 0 { 0 } else { self.end(i - 1) };
-            return Cell::Value(&self.body[start..self.end(i)]);
+        self.at(self.place(id))
+    }
+
+    /// What says which columns the row holds, and which of them are NULL. Rows that are equal in
+    /// it have every column at the same place.
+    pub fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// Where the row has a column.
+    pub fn place(&self, id: ColumnId) -> Place {
+        match self.find(0, self.values, id.0) {
+            Some(at) => Place::Value(at),
+            None => match self.find(self.values, self.nulls, id.0) {
+                Some(_) => Place::Null,
+                None => Place::Missing,
+            },
         }
-        match self.find(self.values, self.nulls, id.0) {
-            Some(_) => Cell::Null,
-            None => Cell::Missing,
+    }
+
+    /// The cell at a place of this row, or of another one with the same head.
+    pub fn at(&self, place: Place) -> Cell<'a> {
+        match place {
+            Place::Missing => Cell::Missing,
+            Place::Null => Cell::Null,
+            Place::Value(at) => {
+                let start = if at == 0 { 0 } else { self.end(at - 1) };
+                Cell::Value(&self.body[start..self.end(at)])
+            }
         }
     }
 

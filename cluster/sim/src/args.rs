@@ -16,7 +16,7 @@ const USAGE: &str = "damask sim: the whole cluster from a seed\n\
     --keep 1,4    with --seed: only these faults of its plan, by number, or `none`\n\
     --keep-going  with --seeds: do not stop at the first that fails\n\
     --mutants     make each deliberate mistake until a seed finds it (needs the feature\n\
-    \x20             `mutations`); --only NAME: this one\n";
+    \x20             `mutations`); --only A,B: these\n";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -139,15 +139,15 @@ fn mutants(args: &Args) -> i32 {
 fn mutants(args: &Args) -> i32 {
     use damask_env::mutation::Mistake;
     let wanted = |mistake: &Mistake| match &args.only {
-        Some(only) => format!("{mistake:?}").eq_ignore_ascii_case(only),
+        Some(only) => only.split(',').any(|n| format!("{mistake:?}").eq_ignore_ascii_case(n)),
         None => true,
     };
     let mistakes: Vec<Mistake> = Mistake::ALL.into_iter().filter(wanted).collect();
-    let Sweep { seeds, storm_ms, jobs, .. } = args.sweep;
     println!("mistake                    seeds      took  found");
-    let fared = crate::mutants::mutants(&mistakes, seeds, storm_ms, jobs);
+    let fared = crate::mutants::mutants(&mistakes, &args.sweep);
     let found = fared.iter().filter(|one| one.seeds.is_some()).count();
-    println!("{found} of {} mistakes were found within {seeds} seeds", mistakes.len());
+    let (all, seeds) = (mistakes.len(), args.sweep.seeds);
+    println!("{found} of {all} mistakes were found within {seeds} seeds");
     i32::from(found < mistakes.len() || mistakes.is_empty())
 }
 

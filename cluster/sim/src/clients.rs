@@ -59,7 +59,7 @@ impl Session {
             ..Config::default()
         };
         let (oracle, services) = (Arc::new(wire.oracle()), Arc::new(wire.clone()));
-        let locate = Arc::new(RegionCache::new(world.placement.pd.clone()));
+        let locate = Arc::new(RegionCache::new(Arc::new(wire.placement())));
         let clock = Arc::new(kernel().clock(kernel().here()));
         let client = Client::new(oracle, locate, services, clock, config)
             .expect("the configuration is valid");
@@ -171,6 +171,7 @@ impl Recorded {
 
     /// Writes a row, with a cell of the newest column.
     pub fn put_row(&mut self, key: &[u8], value: &Value) -> Result<(), Error> {
+        // The last one is never dropped but for a later one.
         let added = self.world.columns_added.load(Ordering::Relaxed);
         let held = self.run.start_ts.0 as i64;
         self.put(key, encode(value, (added > 0).then_some((added, held))))

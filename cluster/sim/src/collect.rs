@@ -13,6 +13,7 @@ use damask_env::simulation::pause;
 use damask_kv::gc::Budget;
 use damask_raftstore::{ApplyBatch, Effect, RowMachine};
 use damask_txn::gc::Gc;
+use damask_types::key::Hex;
 use damask_types::{ErrorKind, KeyRange, Record, Timestamp, WriteKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,6 +89,13 @@ impl Journal {
                 }
             }
             all.0.insert(key.clone(), versions.values().cloned().collect());
+            let (was, is) = (all.at(key, safe_point), left.at(key, safe_point));
+            if was != is {
+                let key = Hex(key);
+                return Err(format!(
+                    "key {key} at the safe point {safe_point} was {was:?}, and is {is:?}"
+                ));
+            }
         }
         for (key, versions) in &left.0 {
             let known = self.versions.get(key);

@@ -18,6 +18,7 @@ use damask_types::key::row_range;
 use damask_types::{ErrorKind, KeyLock, KeyRange, TableId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A column store's answer is not waited for any longer.
@@ -45,7 +46,22 @@ pub fn read_some(session: &mut Session) {
 
 /// Reads a table at a timestamp; `None`: it cannot be read now.
 pub fn read(session: &mut Session, table: TableId, ts: Timestamp) -> Option<()> {
+    read_within(session, table, ts, ATTEMPTS_MAX)
+}
+
+/// Reads a table at a timestamp if that can be done at the first attempt.
+pub fn read_at_once(session: &mut Session, table: TableId, ts: Timestamp) -> Option<()> {
+    read_within(session, table, ts, 1)
+}
+
+fn read_within(
+    session: &mut Session,
+    table: TableId,
+    ts: Timestamp,
+    attempts_max: u32,
+) -> Option<()> {
     let whole = row_range(table);
+    let dropped = |session: &Session| session.world.columns_dropped.load(Ordering::Relaxed);
     let mut rows = BTreeMap::new();
     let mut rest = whole.clone();
     let mut attempts = 0;
@@ -53,13 +69,18 @@ pub fn read(session: &mut Session, table: TableId, ts: Timestamp) -> Option<()> 
     while !rest.is_empty() {
         let Some((part, found)) = read_first(session, table, ts, &rest) else {
             attempts += 1;
-            if attempts >= ATTEMPTS_MAX || !session.alive.get() || session.world.has_failed() {
+            if attempts >= attempts_max || !session.alive.get() || session.world.has_failed() {
                 return None;
             }
             session.think(20 << attempts.min(4));
             continue;
         };
-        rows.extend(found);
+        for (handle, row) in found {
+            if let Some(other) = rows.insert(handle, row.clone()) {
+                let why = format!("row {handle} comes twice, as {other:?} and as {row:?}");
+                session.world.fail(format!("columns of {table} at {ts}: {why}"));
+            }
+        }
         if part.end.is_empty() || part.end >= whole.end {
             break;
         }
@@ -68,12 +89,17 @@ pub fn read(session: &mut Session, table: TableId, ts: Timestamp) -> Option<()> 
     if !session.alive.get() {
         return None;
     }
-    let encoded = |(handle, (value, added))| (key(table, handle), encode(&value, added));
+    // Nobody asks for a column that is dropped meanwhile.
+    let dropped = dropped(session);
+    let encoded = |(handle, (value, added)): (i64, (Value, Added))| {
+        (key(table, handle), encode(&value, added.filter(|(number, _)| *number > dropped)))
+    };
     let pairs: Vec<_> = rows.into_iter().map(encoded).collect();
     session.world.counts.lock().column_scans += 1;
     check_table(session, table, ts, &pairs, "columns");
     let KeyRange { start, end } = whole;
-    session.world.history.lock().scans.push(Scan { start, end, ts, pairs, columns: true });
+    let scan = Scan { start, end, ts, pairs, columns: true, dropped };
+    session.world.history.lock().scans.push(scan);
     Some(())
 }
 
@@ -84,7 +110,7 @@ fn read_first(
     ts: Timestamp,
     rest: &KeyRange,
 ) -> Option<(KeyRange, Rows)> {
-    let route = session.world.placement.pd.route(&rest.start)?;
+    let route = session.wire.placement().route(&rest.start)?;
     let part = route.region.range.intersect(rest)?;
     let answer = ask(session, &route, table, ts, &part);
     match answer {
@@ -96,7 +122,10 @@ fn read_first(
             None
         }
         Err(Refused::Broken(why)) => {
-            session.world.fail(format!("columns of {table} at {ts}: {why}"));
+            let store = route.region.learners().next().map(|peer| peer.store);
+            if !store.is_some_and(|store| session.world.found_rot(store)) {
+                session.world.fail(format!("columns of {table} at {ts}: {why}"));
+            }
             None
         }
     }
@@ -112,6 +141,7 @@ fn ask(
     let learner = route.region.learners().next().ok_or(Refused::Later)?;
     let (id, epoch, part) = (route.region.id, route.region.epoch, part.clone());
     let safe_point = session.world.safe_point.clone();
+    let dropped = session.world.columns_dropped.load(Ordering::Relaxed);
     let work = move |life: &Life| -> Result<Rows, Refused> {
         let reader = life.reader.as_ref().ok_or(Refused::Later)?;
         let view = reader.view(id, epoch, std::slice::from_ref(&part), ts);
@@ -123,12 +153,12 @@ fn ask(
             ReadError::Store { detail, .. } => Refused::Broken(detail),
         })?;
         life.pace.hesitate();
-        let request = request(table, view.handles.clone(), ts);
+        let request = request(table, view.handles.clone(), ts, dropped);
         let parts = view.snapshot.scan(&request, 1).map_err(|e| Refused::Broken(e.to_string()))?;
         let mut rows = Vec::new();
         for batch in parts.into_iter().flatten() {
             let batch = batch.map_err(|e| Refused::Broken(e.to_string()))?;
-            take_rows(table, &batch, &mut rows).ok_or_else(|| {
+            take_rows(table, &batch, dropped, &mut rows).ok_or_else(|| {
                 Refused::Broken(format!("a batch of another form: {:?}", batch.schema()))
             })?;
         }
@@ -143,9 +173,9 @@ fn ask(
     }
 }
 
-fn request(table: TableId, ranges: Vec<HandleRange>, ts: Timestamp) -> ScanRequest {
+fn request(table: TableId, ranges: Vec<HandleRange>, ts: Timestamp, dropped: u64) -> ScanRequest {
     let mut fields = vec![Field::new("handle", DataType::Int64, true)];
-    let added: Vec<_> = (1..=COLUMNS_ADDED_MAX).map(added_column).collect();
+    let added: Vec<_> = (dropped + 1..=COLUMNS_ADDED_MAX).map(added_column).collect();
     let stored = storage_schema(std::iter::once(&column(table)).chain(&added));
     fields.extend(stored.fields().iter().map(|field| field.as_ref().clone()));
     let null = |field: &Field| -> ArrayRef { new_null_array(field.data_type(), 1) };
@@ -159,10 +189,11 @@ fn request(table: TableId, ranges: Vec<HandleRange>, ts: Timestamp) -> ScanReque
     }
 }
 
-/// The cell of a column that was added: a row has one at most.
-fn added(batch: &RecordBatch, at: usize) -> Option<Added> {
-    for number in 1..=COLUMNS_ADDED_MAX {
-        let cells = batch.column(1 + number as usize).as_any().downcast_ref::<Int64Array>()?;
+/// The cell of a column that was added and not dropped: a row has one at most.
+fn added(batch: &RecordBatch, dropped: u64, at: usize) -> Option<Added> {
+    for number in dropped + 1..=COLUMNS_ADDED_MAX {
+        let column = batch.column(1 + (number - dropped) as usize);
+        let cells = column.as_any().downcast_ref::<Int64Array>()?;
         if cells.is_valid(at) {
             return Some(Some((number, cells.value(at))));
         }
@@ -170,7 +201,7 @@ fn added(batch: &RecordBatch, at: usize) -> Option<Added> {
     Some(None)
 }
 
-fn take_rows(table: TableId, batch: &RecordBatch, rows: &mut Rows) -> Option<()> {
+fn take_rows(table: TableId, batch: &RecordBatch, dropped: u64, rows: &mut Rows) -> Option<()> {
     let handles = batch.column(0).as_any().downcast_ref::<Int64Array>()?;
     let values = batch.column(1).as_any();
     for at in 0..batch.num_rows() {
@@ -178,7 +209,7 @@ fn take_rows(table: TableId, batch: &RecordBatch, rows: &mut Rows) -> Option<()>
             true => Value::Text(values.downcast_ref::<StringArray>()?.value(at).to_owned()),
             false => Value::Number(values.downcast_ref::<Int64Array>()?.value(at)),
         };
-        rows.push((handles.value(at), (value, added(batch, at)?)));
+        rows.push((handles.value(at), (value, added(batch, dropped, at)?)));
     }
     Some(())
 }

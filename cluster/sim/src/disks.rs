@@ -3,6 +3,7 @@
 //! what is written.
 
 use crate::kernel::{Micros, kernel};
+use crate::rules::Ranges;
 use crate::world::World;
 use damask_deltatree::{
     ChangeBatch, ColumnSnapshot, ColumnStore, DeltaTree, HandleRange, Mark, RowsIter, TableStats,
@@ -14,8 +15,8 @@ use damask_kv::{
     Capabilities, Cf, Engine, Estimate, Ingestion, MemoryEngine, Snapshot, WriteBatch,
 };
 use damask_raftstore::{
-    ApplyBatch, FileLogStore, GroupLog, LogBatch, LogEntry, LogStore, RegionState, Result,
-    SnapshotChunks, StateMachine,
+    ApplyBatch, FileLogStore, GroupLog, LogBatch, LogEntry, LogStore, RangeSize, RegionState,
+    Result, SnapshotChunks, StateMachine,
 };
 use damask_types::{KeyRange, Region, RegionId, TableId, Timestamp};
 use parking_lot::Mutex;
@@ -39,14 +40,19 @@ pub struct Pace {
     hold_permille: u64,
     /// So many readers are held back next, for certain.
     hold_next: AtomicU64,
+    /// Until then rows of columns wait before they are stored.
+    rush_until: AtomicU64,
+    /// Nobody is held back any more.
+    calm: AtomicBool,
 }
 
 impl Pace {
     /// A disk of normal speed.
     pub fn new(hesitate_permille: u64, hold_permille: u64) -> Pace {
         let (times, until) = (AtomicU64::new(1), AtomicU64::new(0));
-        let hold_next = AtomicU64::new(0);
-        Pace { times, until, hesitate_permille, hold_permille, hold_next }
+        let (hold_next, rush_until) = (AtomicU64::new(0), AtomicU64::new(0));
+        let calm = AtomicBool::new(false);
+        Pace { times, until, hesitate_permille, hold_permille, hold_next, rush_until, calm }
     }
 
     /// The next readers of columns are held back.
@@ -54,10 +60,31 @@ impl Pace {
         self.hold_next.store(readers, Ordering::Relaxed);
     }
 
+    /// Rows of columns wait before they are stored, until then.
+    pub fn rush(&self, until: Micros) {
+        self.rush_until.store(until, Ordering::Relaxed);
+    }
+
+    /// The storm is over: everybody gets on.
+    pub fn calm(&self) {
+        self.slow(1, 0);
+        self.rush(0);
+        self.calm.store(true, Ordering::Relaxed);
+    }
+
+    fn wait_in_rush(&self) {
+        let kernel = kernel();
+        if kernel.time() < self.rush_until.load(Ordering::Relaxed) {
+            let time = kernel.draw(|chance| chance.between(300, 5_000));
+            pause(Duration::from_micros(time));
+        }
+    }
+
     fn holds(&self) -> bool {
         let next = self.hold_next.load(Ordering::Relaxed);
         self.hold_next.store(next.saturating_sub(1), Ordering::Relaxed);
-        next > 0 || kernel().draw(|chance| chance.permille(self.hold_permille))
+        let calm = self.calm.load(Ordering::Relaxed);
+        !calm && (next > 0 || kernel().draw(|chance| chance.permille(self.hold_permille)))
     }
 
     /// So many times slower until then.
@@ -141,29 +168,59 @@ pub struct SimMachine {
     pub inner: Arc<dyn StateMachine>,
     /// Its disk.
     pub pace: Arc<Pace>,
-    /// Where what is applied is written down, if it is collected later.
-    pub journal: Option<Arc<World>>,
+    /// Where what is applied is judged, and written down.
+    pub world: Arc<World>,
+    /// It holds rows.
+    pub rows: bool,
+    /// Where its regions are.
+    pub ranges: Mutex<Ranges>,
+    /// Its engine is to be made durable: see [`FlushedEngine`].
+    pub flushes: Arc<AtomicBool>,
+}
+
+impl SimMachine {
+    fn judge(&self, batches: &[ApplyBatch]) {
+        let outside = self.ranges.lock().note(batches);
+        let (mut broken, mut differs) = (None, None);
+        if self.rows {
+            let mut rules = self.world.rules.lock();
+            rules.collect_below(self.world.safe_point.get());
+            broken = rules.note(batches);
+            drop(rules);
+            differs = self.world.journal.lock().note(batches);
+        }
+        for why in [outside, broken, differs].into_iter().flatten() {
+            self.world.fail(why);
+        }
+    }
+
+    fn know<'a>(&self, states: impl IntoIterator<Item = &'a RegionState>) {
+        let mut ranges = self.ranges.lock();
+        states.into_iter().for_each(|state| ranges.set(state));
+    }
 }
 
 impl StateMachine for SimMachine {
     fn recover(&self) -> Result<Vec<RegionState>> {
-        self.inner.recover()
+        let states = self.inner.recover()?;
+        self.know(&states);
+        Ok(states)
     }
 
     fn apply(&self, batches: Vec<ApplyBatch>) -> Result<()> {
         self.pace.work(15, 900);
-        if let Some(world) = &self.journal
-            && let Some(differs) = world.journal.lock().note(&batches)
-        {
-            world.fail(differs);
-        }
+        self.judge(&batches);
         self.inner.apply(batches)?;
         self.pace.hesitate();
         Ok(())
     }
 
     fn sync(&self) -> Result<Vec<(RegionId, u64)>> {
-        self.pace.work(200, 20_000);
+        if self.rows {
+            self.flushes.store(true, Ordering::Relaxed);
+        } else {
+            self.pace.work(200, 20_000);
+        }
         self.inner.sync()
     }
 
@@ -179,16 +236,74 @@ impl StateMachine for SimMachine {
         chunks: SnapshotChunks,
     ) -> Result<()> {
         self.pace.work(100, 20_000);
-        self.inner.import(state, replaced, chunks)
+        self.inner.import(state, replaced, chunks)?;
+        self.know(replaced.iter().chain([state]));
+        Ok(())
     }
 
     fn destroy(&self, state: &RegionState) -> Result<()> {
         self.pace.work(100, 5_000);
-        self.inner.destroy(state)
+        self.inner.destroy(state)?;
+        self.know([state]);
+        Ok(())
     }
 
-    fn size(&self, range: &KeyRange) -> Result<(u64, Option<Vec<u8>>)> {
-        self.inner.size(range)
+    fn size(&self, range: &KeyRange, parts: usize) -> Result<RangeSize> {
+        self.inner.size(range, parts)
+    }
+}
+
+/// The engine as a store's machine writes it: when the machine makes all durable, that takes its
+/// time, and what is written towards the end of it is not in.
+pub struct FlushedEngine {
+    /// The engine.
+    pub inner: MemoryEngine,
+    /// How long it takes.
+    pub pace: Arc<Pace>,
+    /// The machine's own call is next. Others come with its locks held, and must not wait.
+    pub flushes: Arc<AtomicBool>,
+}
+
+impl Engine for FlushedEngine {
+    fn snapshot(&self) -> Arc<dyn Snapshot> {
+        self.inner.snapshot()
+    }
+
+    fn write(&self, batch: WriteBatch) -> damask_kv::Result<()> {
+        self.inner.write(batch)
+    }
+
+    fn sync(&self) -> damask_kv::Result<()> {
+        let waits = self.flushes.swap(false, Ordering::Relaxed);
+        if waits {
+            self.pace.work(100, 10_000);
+        }
+        self.inner.sync()?;
+        if waits {
+            let long = kernel().draw(|chance| chance.permille(100));
+            self.pace.work(100, if long { 80_000 } else { 10_000 });
+        }
+        Ok(())
+    }
+
+    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> damask_kv::Result<Estimate> {
+        self.inner.estimate(cf, start, end)
+    }
+
+    fn checkpoint(&self, into: &Path) -> damask_kv::Result<()> {
+        self.inner.checkpoint(into)
+    }
+
+    fn ingest(&self, cf: Cf) -> damask_kv::Result<Box<dyn Ingestion + '_>> {
+        self.inner.ingest(cf)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn statistics(&self) -> Vec<(String, u64)> {
+        self.inner.statistics()
     }
 }
 
@@ -327,6 +442,7 @@ impl SimColumns {
 impl ColumnStore for SimColumns {
     fn apply(&self, batch: &ChangeBatch) -> damask_deltatree::Result<()> {
         self.pace.work(10, 700);
+        self.pace.wait_in_rush();
         self.inner.apply(batch)?;
         self.pace.hesitate();
         Ok(())

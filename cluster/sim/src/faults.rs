@@ -1,25 +1,33 @@
 //! Faults as they strike, and their end. It must never destroy what was synced.
 
+use crate::chance::hash_bytes;
 use crate::kernel::{Micros, kernel};
-use crate::net::{NodeId, PLACEMENT};
+use crate::net::NodeId;
 use crate::nodes::{Life, crash, start};
+use crate::placement::Alone;
 use crate::plan::{Fault, FaultKind};
 use crate::tables::{BANK, ITEMS, LISTS, key};
 use crate::world::World;
 use damask_env::Fault as DiskFault;
 use damask_raftstore::PeerChange;
-use damask_types::{Region, StoreId};
+use damask_types::{Region, RegionId, StoreId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Regions above which none is split any more.
-const REGIONS_MAX: usize = 14;
+pub const REGIONS_MAX: usize = 14;
 /// Columns that may be added.
 pub const COLUMNS_ADDED_MAX: u64 = 6;
 /// Readers that are overtaken by a snapshot's import, and until the lag begins.
 const READERS_HELD: u64 = 4;
 /// See [`READERS_HELD`].
 const LAG_AFTER: Micros = 15_000;
+/// Until rows that shall be gone after a lag are in the columns.
+const FLEETING_TIME: Micros = 80_000;
+/// After a lag the columns catch up, and are not cut off again so soon.
+const LAG_REST: Micros = 500_000;
+/// A lag in which versions are collected lasts no longer.
+const LAG_MAX: Micros = 3_000_000;
 /// Threads of a store that may stand still alone.
 const STALLED: [&str; 3] = ["raft", "apply", "log"];
 
@@ -46,10 +54,11 @@ impl World {
     fn nodes(&self) -> Vec<NodeId> {
         let stores = self.store_ids().into_iter().map(|id| id.0);
         let clients = self.clients.lock().iter().map(|client| client.id).collect::<Vec<_>>();
-        stores.chain([PLACEMENT]).chain(clients).collect()
+        stores.chain(self.placement.nodes()).chain(clients).collect()
     }
 
-    fn later(self: &Arc<World>, time: Micros, what: impl FnOnce(&Arc<World>) + 'static) {
+    /// Does something at a later time.
+    pub fn later(self: &Arc<World>, time: Micros, what: impl FnOnce(&Arc<World>) + 'static) {
         let world = self.clone();
         kernel().after(time, move || what(&world));
     }
@@ -106,7 +115,7 @@ impl World {
                 self.pace(store).slow(5 + pick % 100, kernel().time() + time);
             }
             FaultKind::Jump => self.jump(pick, time),
-            FaultKind::OracleCrash => self.crash_oracle(time),
+            FaultKind::OracleCrash => self.crash_oracle(time, pick),
             FaultKind::ClientCrash => self.crash_client(pick, time),
             FaultKind::Split => {
                 for n in 0..=(pick >> 40) % 3 {
@@ -116,28 +125,70 @@ impl World {
             FaultKind::Transfer => self.transfer_some(pick),
             FaultKind::Merge => self.merge_some(pick),
             FaultKind::OldLeader => self.rival(&self.led(), time, pick),
-            FaultKind::PlacementCrash => {
-                self.placement.pd.crash();
-                self.crash_oracle(time);
-            }
-            FaultKind::ColumnLag => self.lag_columns(time, pick),
+            FaultKind::PlacementCrash => match &self.placement.alone {
+                Some(alone) => {
+                    alone.pd.crash();
+                    self.crash_oracle(time, pick);
+                }
+                None => self.crash_members(time, pick),
+            },
+            FaultKind::OldPlacement => self.old_placement(time, pick),
+            FaultKind::BitRot => self.rot(store, pick),
+            FaultKind::ColumnLag => self.lag(time, pick),
+            FaultKind::LateAnswers
+            | FaultKind::Forgetful
+            | FaultKind::SlowSplit
+            | FaultKind::EarlyVote
+            | FaultKind::LateMerge
+            | FaultKind::ColumnRush => self.aim(kind, time, pick),
             FaultKind::BadDisk => self.break_disk(store, time, pick),
             FaultKind::AddColumn => {
                 let added = self.columns_added.load(Ordering::Relaxed);
                 self.columns_added.store((added + 1).min(COLUMNS_ADDED_MAX), Ordering::Relaxed);
             }
+            FaultKind::DropColumn => {
+                let added = self.columns_added.load(Ordering::Relaxed);
+                if added < COLUMNS_ADDED_MAX {
+                    self.columns_dropped.store(added, Ordering::Relaxed);
+                    self.columns_added.store(added + 1, Ordering::Relaxed);
+                }
+            }
         }
     }
 
-    fn crash_oracle(self: &Arc<World>, time: Micros) {
-        *self.placement.oracle.lock() = None;
-        self.later(1 + time / 2, |world| {
-            if world.placement.oracle.lock().is_none()
-                && let Err(e) = world.placement.open_oracle()
-            {
-                world.fail(format!("the oracle does not start: {e}"));
+    fn crash_oracle(self: &Arc<World>, time: Micros, pick: u64) {
+        let Some(alone) = &self.placement.alone else { return self.crash_members(time, pick) };
+        *alone.oracle.lock() = None;
+        self.later(1 + time / 2, World::restart_oracle);
+    }
+
+    /// If it was alone and does not run.
+    fn restart_oracle(self: &Arc<World>) {
+        let down = |alone: &Alone| alone.oracle.lock().is_none();
+        if self.placement.alone.as_ref().is_some_and(down)
+            && let Err(e) = self.placement.open_oracle()
+        {
+            self.fail(format!("the oracle does not start: {e}"));
+        }
+    }
+
+    /// Bits of a store's disk change by themselves, of one store only: whoever holds the same must
+    /// not be met by the same. Mostly it is started again soon, and reads everything.
+    fn rot(self: &Arc<World>, store: StoreId, pick: u64) {
+        let Some(life) = self.life(store).filter(|_| self.may_rot(store)) else { return };
+        for n in 0..1 + (pick >> 30) % 3 {
+            if let Some((disk, file)) = life.rot(pick.rotate_right(5 * n as u32)) {
+                let file = hash_bytes(file.as_bytes()) % 1_000_000;
+                kernel().note("rots", store.0, disk as u64, file);
             }
-        });
+        }
+        if !(pick >> 33).is_multiple_of(4) {
+            self.later(1_000 + (pick >> 20) % 300_000, move |world| {
+                if !world.is_calm() {
+                    crash(world, store, 1 + pick % 100_000);
+                }
+            });
+        }
     }
 
     /// A disk that is full, or an operation of it that fails: the store stops, and is started
@@ -154,6 +205,29 @@ impl World {
             life.mend_disks();
             if life.alive.get() {
                 crash(world, store, 1 + time / 4);
+            }
+        });
+    }
+
+    /// Half of the lags in a run that collects are so long that nothing is left, when they end, of
+    /// rows that were deleted meanwhile.
+    fn lag(self: &Arc<World>, time: Micros, pick: u64) {
+        let life = self.plan.limits.life_ms * 1_000;
+        if life == 0 || (pick >> 12).is_multiple_of(2) {
+            let time = time.clamp(400_000, 1_200_000);
+            if self.takes_aim(time + LAG_REST) {
+                self.lag_columns(time, pick);
+            }
+            return;
+        }
+        let time = (life + 600_000 + pick % 500_000).min(LAG_MAX);
+        if !self.takes_aim(time + LAG_REST) {
+            return;
+        }
+        self.fleeting_rows(pick, FLEETING_TIME + LAG_AFTER + 5_000);
+        self.later(FLEETING_TIME, move |world| {
+            if !world.is_calm() {
+                world.lag_columns(time, pick);
             }
         });
     }
@@ -176,7 +250,6 @@ impl World {
             .for_each(|n| self.read_columns(pick.rotate_left(n as u32), &region.range));
         self.later(LAG_AFTER, move |world| {
             let others = world.store_ids().into_iter().filter(|other| *other != learner.store);
-            let time = time.clamp(400_000, 1_200_000);
             others.for_each(|other| world.cut(other.0, learner.store.0, time));
         });
     }
@@ -184,7 +257,7 @@ impl World {
     fn jump(self: &Arc<World>, pick: u64, time: Micros) {
         let groups: Vec<_> = self.lives().iter().map(|life| life.group).collect();
         let group = match pick % 2 {
-            0 => Some(self.placement.group),
+            0 => Some(self.placement.clock_of(pick >> 16)),
             _ => groups.get((pick >> 8) as usize % groups.len().max(1)).copied(),
         };
         let Some(group) = group else { return };
@@ -210,7 +283,7 @@ impl World {
     }
 
     /// Regions with their leaders.
-    fn led(&self) -> Vec<(Arc<Life>, Region)> {
+    pub fn led(&self) -> Vec<(Arc<Life>, Region)> {
         let mut led = Vec::new();
         for life in self.lives() {
             let leads = life.handle.replicas().into_iter().filter(|status| status.is_leader);
@@ -219,7 +292,8 @@ impl World {
         led
     }
 
-    fn split_some(self: &Arc<World>, pick: u64) {
+    /// Splits a region at one of the first rows of a table.
+    pub fn split_some(self: &Arc<World>, pick: u64) {
         let led = self.led();
         if led.is_empty() || led.len() > REGIONS_MAX {
             return;
@@ -264,6 +338,16 @@ impl World {
 
     /// Merges a region into a neighbour that is on the same stores.
     fn merge_some(self: &Arc<World>, pick: u64) {
+        let pairs = self.neighbours();
+        let Some((life, region, into)) = pairs.get(pick as usize % pairs.len().max(1)) else {
+            return;
+        };
+        self.merge(life, region, *into);
+        self.crash_soon(region, pick);
+    }
+
+    /// Regions with their leaders, each with a neighbour that is on the same stores.
+    pub fn neighbours(&self) -> Vec<(Arc<Life>, Region, RegionId)> {
         let led = self.led();
         let stores = |region: &Region| {
             let mut stores: Vec<_> = region.peers.iter().map(|p| (p.store, p.role)).collect();
@@ -278,11 +362,13 @@ impl World {
                 (right || left) && stores(one) == stores(other)
             };
             let others = led.iter().filter(|(_, other)| touches(other));
-            pairs.extend(others.map(|(_, other)| (life, one, other.id)));
+            pairs.extend(others.map(|(_, other)| (life.clone(), one.clone(), other.id)));
         }
-        let Some((life, region, into)) = pairs.get(pick as usize % pairs.len().max(1)) else {
-            return;
-        };
+        pairs
+    }
+
+    /// Has a leader merge its region into another one.
+    pub fn merge(self: &Arc<World>, life: &Life, region: &Region, into: RegionId) {
         kernel().note("merge", life.handle.id().0, region.id.0, into.0);
         let world = self.clone();
         let done = move |result: damask_raftstore::Result<Region>| {
@@ -290,16 +376,17 @@ impl World {
                 world.counts.lock().merges += 1;
             }
         };
-        life.handle.merge(region.id, region.epoch, *into, Box::new(done));
-        self.crash_soon(region, pick);
+        life.handle.merge(region.id, region.epoch, into, Box::new(done));
     }
 
     /// Ends all faults.
     pub fn heal(self: &Arc<World>) {
         self.calm();
         self.net.heal();
+        // What has not been found out by now might be when nobody looks after it any more.
+        self.rotten().into_iter().for_each(|id| self.retire(id));
         for id in self.store_ids() {
-            self.pace(id).slow(1, 0);
+            self.pace(id).calm();
             match self.life(id) {
                 Some(life) => {
                     kernel().wake_group(life.group);
@@ -311,11 +398,8 @@ impl World {
                 None => start(self, id),
             }
         }
-        if self.placement.oracle.lock().is_none()
-            && let Err(e) = self.placement.open_oracle()
-        {
-            self.fail(format!("the oracle does not start: {e}"));
-        }
+        self.restart_oracle();
+        self.heal_members();
         kernel().jump(self.placement.group, 0);
         let clients = self.clients.lock().len();
         (0..clients).for_each(|at| self.start_client(at));

@@ -10,6 +10,7 @@
 //!   order      who begins after an answer reads at or above it
 //! ```
 
+use crate::tables::without_dropped;
 use damask_types::Timestamp;
 use damask_types::key::Hex;
 use std::collections::BTreeMap;
@@ -70,6 +71,8 @@ pub struct Scan {
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
     /// From columns.
     pub columns: bool,
+    /// Columns up to this one that were added are dropped: they were not asked for.
+    pub dropped: u64,
 }
 
 /// A read of the newest version of one key.
@@ -239,10 +242,14 @@ impl Truth {
     }
 
     fn check_scan(&self, scan: &Scan) -> Result<(), String> {
-        let Scan { start, end, ts, pairs, columns } = scan;
+        let Scan { start, end, ts, pairs, columns, dropped } = scan;
         let range = self.0.range::<Vec<u8>, _>(start..end);
+        let without = |key: &[u8], value| without_dropped(key, value, *dropped);
+        let there = range.filter_map(|(key, _)| Some((key.as_slice(), self.at(key, *ts)?)));
+        let there: Vec<(&[u8], Vec<u8>)> =
+            there.map(|(key, value)| (key, without(key, value))).collect();
         let wanted: Vec<(&[u8], &[u8])> =
-            range.filter_map(|(key, _)| Some((key.as_slice(), self.at(key, *ts)?))).collect();
+            there.iter().map(|(key, value)| (*key, value.as_slice())).collect();
         let seen: Vec<(&[u8], &[u8])> =
             pairs.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect();
         if wanted == seen {
@@ -409,6 +416,7 @@ mod tests {
             ts: Timestamp(ts),
             pairs: pairs.iter().map(|(k, v)| (k.as_bytes().into(), v.as_bytes().into())).collect(),
             columns: true,
+            dropped: 0,
         };
         truth.check_scan(&scan(24, &[("k", "a")])).expect("it is there");
         truth.check_scan(&scan(25, &[])).expect("it is gone");

@@ -112,6 +112,8 @@ struct State {
     tasks: usize,
     trace: u64,
     notes: VecDeque<Note>,
+    /// How often a woken thread runs late, and by how much at most.
+    late: (u64, Micros),
 }
 
 /// Runs the tasks of one simulation.
@@ -167,12 +169,18 @@ impl Kernel {
             tasks: 0,
             trace: mix(seed),
             notes: VecDeque::new(),
+            late: (15, 1_500),
         };
         let kernel = Rc::new(Kernel { state: RefCell::new(state), next_place: Cell::new(1) });
         kernel.group(0, 1_000_000);
         KERNEL.with(|current| *current.borrow_mut() = Some(kernel.clone()));
         let running = Running { _entered: enter(kernel.clone()) };
         (kernel, running)
+    }
+
+    /// So many times in a thousand a thread that was woken runs by so much late, at most.
+    pub fn be_late(&self, permille: u64, most: Micros) {
+        self.state.borrow_mut().late = (permille, most);
     }
 
     /// A new process.
@@ -511,8 +519,9 @@ impl Scheduler for Kernel {
         }
         for (at, number) in woken {
             // A thread runs soon after it was woken, and now and then much later.
-            let late = state.chance.permille(15);
-            let delay = state.chance.between(1, if late { 1_500 } else { 25 });
+            let (permille, most) = state.late;
+            let late = state.chance.permille(permille);
+            let delay = state.chance.between(1, if late { most } else { 25 });
             state.push(delay, What::Resume(at, number));
         }
     }

@@ -7,7 +7,7 @@
 //!        │                                                (time, order); damask_env asks it for
 //!        ▼                                                every wait, channel, thread and clock
 //!   world ─► nodes: Store + TxnServer | LearnerRead      net: delay, loss, doubles, cuts, replays
-//!        ├─► placement: Pd, LocalOracle                  disks: synced image + part of the rest
+//!        ├─► placement: Pd, LocalOracle | members        disks: synced image + part of the rest
 //!        └─► clients: txn::Client ─► work ─► history
 //!                                              │
 //!   storm ─► calm ─► audit ─► silence ─► truth (every version in the stores) ─► check
@@ -19,14 +19,16 @@
 //! What is checked: every committed, aborted and unknown transaction against the versions in the
 //! stores (`history`), list-append histories by their cycles (`damask_txn::history`), the bank's
 //! total and index entries in every scan, columns against rows at the same timestamp, liveness
-//! after the storm, replicas at the end, threads that do not end, and every panic.
+//! after the storm, replicas at the end, threads that do not end, and every panic. After every step
+//! of a replica (`rules`): one leader a term, one term an index, no record outside of its region,
+//! one outcome on a key, and rollbacks that are protected stay. Each timestamp and id is given out
+//! once, timestamps in order (`given`).
 //!
-//! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own), the placement
-//! driver as a Raft group, bit rot.
+//! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own).
 //!
-//! Reading order: `plan`, `kernel`, `net`, `disks`, `driver`, `nodes`, `remote`, `placement`,
-//! `world`, `faults`, `rivals`, `collect`, `tables`, `work`, `clients`, `columns`, `history`, `run`,
-//! `sweep`, `mutants`.
+//! Reading order: `plan`, `kernel`, `net`, `disks`, `driver`, `nodes`, `remote`, `given`,
+//! `placement`, `members`, `world`, `collect`, `rules`, `faults`, `rivals`, `aimed`, `tables`,
+//! `work`, `clients`, `columns`, `history`, `run`, `sweep`, `mutants`.
 
 pub mod chance;
 pub mod plan;
@@ -36,12 +38,17 @@ pub mod net;
 
 mod disks;
 mod driver;
+mod given;
+mod members;
 mod nodes;
 mod placement;
 mod remote;
 mod world;
 
 mod collect;
+mod rules;
+
+mod aimed;
 mod faults;
 mod rivals;
 

@@ -3,6 +3,7 @@
 
 use crate::plan::Plan;
 use crate::run::run;
+use crate::sweep::Sweep;
 use damask_env::mutation::{Mistake, mutate};
 use damask_env::{Clock, RealClock, spawn};
 use parking_lot::Mutex;
@@ -20,18 +21,19 @@ pub struct Fared {
     pub reason: String,
 }
 
-/// Makes each mistake in turn, with seeds from 1 up to `seeds_max`, on so many threads.
-pub fn mutants(mistakes: &[Mistake], seeds_max: u64, storm_ms: u64, jobs: usize) -> Vec<Fared> {
+/// Makes each mistake in turn, until one of these seeds fails.
+pub fn mutants(mistakes: &[Mistake], sweep: &Sweep) -> Vec<Fared> {
     let next = Arc::new(AtomicUsize::new(0));
     let all: Arc<Vec<Mistake>> = Arc::new(mistakes.to_vec());
     let fared = Arc::new(Mutex::new(Vec::new()));
-    let tasks: Vec<_> = (0..jobs.max(1))
+    let tasks: Vec<_> = (0..sweep.jobs.max(1))
         .map(|_| {
             let (next, all, fared) = (next.clone(), all.clone(), fared.clone());
+            let sweep = sweep.clone();
             spawn("mutants", move || {
                 while let Some(mistake) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let clock = RealClock::default();
-                    let one = hunt(*mistake, seeds_max, storm_ms);
+                    let one = hunt(*mistake, &sweep);
                     let (name, time) = (format!("{mistake:?}"), clock.monotonic().as_secs_f64());
                     let seeds = one.seeds.map_or_else(|| "missed".to_owned(), |n| n.to_string());
                     let reason = one.reason.lines().next().unwrap_or_default();
@@ -50,9 +52,9 @@ pub fn mutants(mistakes: &[Mistake], seeds_max: u64, storm_ms: u64, jobs: usize)
     std::mem::take(&mut *fared.lock())
 }
 
-fn hunt(mistake: Mistake, seeds_max: u64, storm_ms: u64) -> Fared {
-    for seed in 1..=seeds_max {
-        let plan = Plan::new(seed, storm_ms, None);
+fn hunt(mistake: Mistake, sweep: &Sweep) -> Fared {
+    for seed in sweep.from..sweep.from + sweep.seeds {
+        let plan = Plan::new(seed, sweep.storm_ms, sweep.kinds.as_deref());
         mutate(Some(mistake));
         let result = run(&plan);
         mutate(None);
@@ -60,7 +62,8 @@ fn hunt(mistake: Mistake, seeds_max: u64, storm_ms: u64) -> Fared {
         if run(&plan).is_err() {
             continue; // it says nothing of the mistake
         }
-        return Fared { mistake, seeds: Some(seed), reason: failure.reason };
+        let seeds = Some(seed - sweep.from + 1);
+        return Fared { mistake, seeds, reason: failure.reason };
     }
     Fared { mistake, seeds: None, reason: String::new() }
 }

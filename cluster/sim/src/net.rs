@@ -4,15 +4,17 @@
 use crate::chance::Chance;
 use crate::kernel::{Micros, kernel};
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A node: stores by their id, then the placement driver, then clients.
+/// A node: stores by their id, then the placement driver or its members, then clients.
 pub type NodeId = u64;
 
 /// The placement driver and the oracle.
 pub const PLACEMENT: NodeId = 900;
+/// The first member of its group, if it is one.
+pub const FIRST_MEMBER: NodeId = 901;
 /// The first client.
 pub const FIRST_CLIENT: NodeId = 1000;
 /// Old messages kept to be replayed.
@@ -33,8 +35,10 @@ struct State {
     delays: bool,
     doubles: bool,
     keeps_old: bool,
-    /// Whom a node does not hear, and until when.
-    cut: BTreeSet<(NodeId, NodeId)>,
+    /// Whom a node does not hear, and for how many reasons.
+    cut: BTreeMap<(NodeId, NodeId), u32>,
+    /// What takes longer than usual, and by how much.
+    late: BTreeMap<(NodeId, NodeId), Micros>,
     old: Vec<(NodeId, NodeId, Delivery)>,
 }
 
@@ -46,14 +50,29 @@ impl Net {
         state.keeps_old = keeps_old;
     }
 
-    /// `to` does not hear `from`.
+    /// `to` does not hear `from`, until this is mended as often as it was cut.
     pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.state.lock().cut.insert((from, to));
+        *self.state.lock().cut.entry((from, to)).or_default() += 1;
     }
 
-    /// It does again.
+    /// It does again, if nothing else forbids it.
     pub fn mend(&self, from: NodeId, to: NodeId) {
-        self.state.lock().cut.remove(&(from, to));
+        let mut state = self.state.lock();
+        if let Some(reasons) = state.cut.get_mut(&(from, to)) {
+            *reasons -= 1;
+            if *reasons == 0 {
+                state.cut.remove(&(from, to));
+            }
+        }
+    }
+
+    /// What `from` sends to `to` from now on takes so much longer.
+    pub fn delay(&self, from: NodeId, to: NodeId, time: Micros) {
+        let late = &mut self.state.lock().late;
+        match time {
+            0 => late.remove(&(from, to)),
+            _ => late.insert((from, to), time),
+        };
     }
 
     /// Everything works.
@@ -64,7 +83,7 @@ impl Net {
 
     /// Does `to` hear `from`?
     pub fn is_open(&self, from: NodeId, to: NodeId) -> bool {
-        !self.state.lock().cut.contains(&(from, to))
+        !self.state.lock().cut.contains_key(&(from, to))
     }
 
     /// A message on its way.
@@ -100,6 +119,7 @@ impl Net {
             }
         }
         let copies = if state.doubles && chance.permille(60) { 2 } else { 1 };
+        let late = state.late.get(&(from, to)).copied().unwrap_or_default();
         let mut times = Vec::with_capacity(copies);
         for _ in 0..copies {
             if state.loses && chance.permille(40) {
@@ -112,7 +132,7 @@ impl Net {
                 (true, _) => 100_000,
                 _ => 900,
             };
-            times.push(chance.between(60, most));
+            times.push(late + chance.between(60, most));
         }
         drop(state);
         drop(forgotten);

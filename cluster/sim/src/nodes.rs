@@ -1,8 +1,9 @@
 //! Stores as processes: started from what a crash left, ended by one at any moment. It must never
-//! give a later life anything of an earlier one but what was durable.
+//! give a later life anything of an earlier one but what was durable, nor start one again whose
+//! disk was found to be damaged.
 
 use crate::collect;
-use crate::disks::{ColumnDisk, Pace, SimColumns, SimEngine, SimLog, SimMachine};
+use crate::disks::{ColumnDisk, FlushedEngine, Pace, SimColumns, SimEngine, SimLog, SimMachine};
 use crate::kernel::{Group, Micros, kernel};
 use crate::remote::{Wire, ask_leader};
 use crate::tables::Schemas;
@@ -13,14 +14,14 @@ use damask_env::simulation::pause;
 use damask_env::{Clock, Disk, Fault as DiskFault, MemoryDisk};
 use damask_kv::MemoryEngine;
 use damask_learner::{ColumnMachine, LearnerRead, StoreReads};
-use damask_pd::Placement;
+use damask_pd::{Placement, StoreInfo, StoreKind};
 use damask_raftstore::{
     CoreConfig, Envelope, FileLogConfig, FileLogStore, RowMachine, StateMachine, Store,
     StoreConfig, StoreHandle, StoreOptions, Transport,
 };
 use damask_txn::deadlock::Circle;
 use damask_txn::{Deadlocks, TxnServer};
-use damask_types::{ErrorKind, StoreId, Timestamp};
+use damask_types::{ErrorKind, Region, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,8 @@ const SERVER_PATIENCE: Duration = Duration::from_millis(1_200);
 const LEARNER_PATIENCE: Duration = Duration::from_millis(1_500);
 /// A store that starts looks for the placement driver so often, microseconds.
 const PLACEMENT_WAIT: Micros = 40_000;
+/// And asks it for so long.
+const PLACEMENT_PATIENCE: Micros = 120_000_000;
 /// Between two rounds of a column store's background work.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(150);
 
@@ -120,6 +123,16 @@ impl Life {
         files.iter().map(|(_, bytes)| *bytes as u64).sum()
     }
 
+    /// Flips a bit of what one of its disks holds: which one, and the file.
+    pub fn rot(&self, pick: u64) -> Option<(usize, String)> {
+        let at = pick as usize % self.disks.len();
+        let mut files = self.disks[at].files();
+        files.retain(|(_, bytes)| *bytes > 0);
+        let (name, bytes) = files.get((pick >> 4) as usize % files.len().max(1))?;
+        let offset = (pick >> 12) as usize % bytes;
+        self.disks[at].flip(name, offset, (pick >> 1) as u8).then(|| (at, name.clone()))
+    }
+
     /// Its disks are whole again.
     pub fn mend_disks(&self) {
         self.disks.iter().for_each(|disk| disk.set_fault(DiskFault::default()));
@@ -150,7 +163,7 @@ impl Node {
 /// Starts a store from its image, if it does not run; as soon as the placement driver does, which
 /// must say whether it ever held data.
 pub fn start(world: &Arc<World>, id: StoreId) {
-    if !world.placement.pd.runs() {
+    if !world.placement.is_ready() {
         let world = world.clone();
         return kernel().after(PLACEMENT_WAIT, move || start(&world, id));
     }
@@ -163,12 +176,16 @@ pub fn start(world: &Arc<World>, id: StoreId) {
     kernel.note("starts", id.0, 0, 0);
     let world = world.clone();
     kernel.spawn_in(group, &format!("start-{id}"), move || match open(&world, id, group, image) {
+        Ok(life) if world.is_retired(id) => bury(Arc::new(life)),
         Ok(life) => {
             if let Some(node) = world.stores.lock().get_mut(&id) {
                 node.life = Some(Arc::new(life));
             }
         }
-        Err(e) => world.fail(format!("store {id} does not start: {e}")),
+        Err(e) if !world.found_rot(id) => {
+            world.fail(format!("store {id} does not start: {e}"));
+        }
+        Err(_) => {}
     });
 }
 
@@ -184,8 +201,12 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
     };
     let inner = FileLogStore::open(Arc::new(log_disk.clone()), LOG, log_config())?;
     let log = Arc::new(SimLog { inner, pace: pace.clone() });
-    let rows = rest.as_ref().map(|engine| Arc::new(RowMachine::new(Arc::new(engine.clone()))));
-    let rows = rows.ok();
+    let flushes = Arc::new(AtomicBool::new(false));
+    let flushed = |inner: &MemoryEngine| {
+        let (inner, pace, flushes) = (inner.clone(), pace.clone(), flushes.clone());
+        Arc::new(RowMachine::new(Arc::new(FlushedEngine { inner, pace, flushes })))
+    };
+    let rows = rest.as_ref().ok().map(flushed);
     let (machine, columns): (Arc<dyn StateMachine>, _) = match &rest {
         Ok(_) => (rows.clone().ok_or("rows without a machine")?, None),
         Err(disk) => {
@@ -195,19 +216,25 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
                 Arc::new(ColumnDisk { inner, pace: pace.clone(), merges: merging });
             let tree = Arc::new(DeltaTree::open(disk, damask_deltatree::Config::small())?);
             let columns = Arc::new(SimColumns::new(tree, pace, merges));
-            let schemas = Arc::new(Schemas::new(world.columns_added.clone()));
+            let schemas = Arc::new(schemas(world));
             let machine = Arc::new(ColumnMachine::open(columns.clone(), schemas)?);
             (machine.clone(), Some((machine, columns)))
         }
     };
-    bootstrap(world, id, machine.as_ref())?;
-    let journal = (rows.is_some() && world.plan.limits.life_ms > 0).then(|| world.clone());
-    let machine = Arc::new(SimMachine { inner: machine, pace: pace.clone(), journal });
+    let wire = Wire::new(world.clone(), id.0, alive.clone());
+    let held_data = bootstrap(world, &wire, id, machine.as_ref())?;
+    let machine = Arc::new(SimMachine {
+        inner: machine,
+        pace: pace.clone(),
+        world: world.clone(),
+        rows: rows.is_some(),
+        ranges: Mutex::default(),
+        flushes,
+    });
     let transport = Arc::new(SimTransport { world: world.clone(), id, alive: alive.clone() });
-    let options = options(world, id, &alive);
+    let options = options(world, id, &alive, held_data);
     let store = Store::start(options, log, machine, transport, clock.clone())?;
     let handle = store.handle();
-    let wire = Wire::new(world.clone(), id.0, alive.clone());
     let mut disks = vec![log_disk];
     let (mut server, mut reader, mut engine) = (None, None, None);
     let maintain = match (rest, columns) {
@@ -226,16 +253,20 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
         }
         (Err(disk), Some((machine, columns))) => {
             disks.push(disk);
-            let ask = ask_leader(world.placement.pd.clone(), Arc::new(wire));
+            let ask = ask_leader(wire.placement(), Arc::new(wire));
             let reads = Arc::new(StoreReads::new(handle.clone(), ask));
             reader = Some(LearnerRead::new(reads, machine, LEARNER_PATIENCE));
-            Some(start_maintenance(world, &alive, columns))
+            Some(start_maintenance(world, id, &alive, columns))
         }
         (Err(_), None) => return Err("columns without a tree".into()),
     };
     let (store, maintain) = (Mutex::new(Some(store)), Mutex::new(maintain));
     let faulty = AtomicBool::new(false);
     Ok(Life { group, alive, handle, pace, server, reader, engine, store, disks, maintain, faulty })
+}
+
+fn schemas(world: &World) -> Schemas {
+    Schemas::new(world.columns_added.clone(), world.columns_dropped.clone())
 }
 
 /// Small files, so that they are closed, moved and removed.
@@ -248,18 +279,28 @@ fn log_config() -> FileLogConfig {
     }
 }
 
-/// Its part of the first region, the first time it starts.
-fn bootstrap(world: &World, id: StoreId, machine: &dyn StateMachine) -> Opened<()> {
-    let pd = &world.placement.pd;
-    let first = pd.bootstrapped().filter(|first| first.peer_on(id).is_some());
-    if let Some(first) = first.filter(|_| !pd.is_initialised(id)) {
-        damask_raftstore::bootstrap(machine, id, first)?;
-        pd.set_initialised(id)?;
+/// Its part of the first region, the first time it starts. Has it ever held data?
+fn bootstrap(world: &World, wire: &Wire, id: StoreId, machine: &dyn StateMachine) -> Opened<bool> {
+    let pd = wire.placement();
+    // Whoever does not hear from the driver must not take itself for a new store.
+    let mut known: Option<(Option<Region>, bool)> = None;
+    let ask = || {
+        known = pd.ask(move |pd| (pd.bootstrapped(), pd.is_initialised(id))).ok();
+        known.is_some() || world.has_ended()
+    };
+    wait_until(PLACEMENT_PATIENCE, ask);
+    let (first, held_data) = known.ok_or("the placement driver does not answer")?;
+    let first = first.filter(|first| first.peer_on(id).is_some() && !held_data);
+    let Some(first) = first else { return Ok(held_data) };
+    damask_raftstore::bootstrap(machine, id, first)?;
+    let note = || pd.set_initialised(id).is_ok() || world.has_ended();
+    match wait_until(PLACEMENT_PATIENCE, note) {
+        true => Ok(true),
+        false => Err("the placement driver does not note the store".into()),
     }
-    Ok(())
 }
 
-fn options(world: &Arc<World>, id: StoreId, alive: &Alive) -> StoreOptions {
+fn options(world: &Arc<World>, id: StoreId, alive: &Alive, held_data: bool) -> StoreOptions {
     let limits = &world.plan.limits;
     let mut options = StoreOptions::new(id);
     let mut core = CoreConfig {
@@ -276,7 +317,7 @@ fn options(world: &Arc<World>, id: StoreId, alive: &Alive) -> StoreOptions {
     core.raft.seed = world.plan.seed;
     options.config =
         StoreConfig { tick: Duration::from_millis(limits.tick_ms), core, ..StoreConfig::default() };
-    options.held_data = world.placement.pd.is_initialised(id);
+    options.held_data = held_data;
     let (reports, lives) = (world.clone(), alive.clone());
     options.on_change = Some(Arc::new(move |status| {
         if lives.get() {
@@ -287,9 +328,14 @@ fn options(world: &Arc<World>, id: StoreId, alive: &Alive) -> StoreOptions {
 }
 
 /// Merges deltas in the background until the sender is dropped.
-fn start_maintenance(world: &World, alive: &Alive, columns: Arc<SimColumns>) -> Sender<()> {
+fn start_maintenance(
+    world: &Arc<World>,
+    id: StoreId,
+    alive: &Alive,
+    columns: Arc<SimColumns>,
+) -> Sender<()> {
     let (stop, stopped) = channel::bounded(1);
-    let (safe_point, lives) = (world.safe_point.clone(), alive.clone());
+    let (safe_point, lives, world) = (world.safe_point.clone(), alive.clone(), world.clone());
     let body = move || {
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(MAINTAIN_EVERY) {
             // A disk that fails is found by the log's threads too, and ends the store there.
@@ -297,7 +343,8 @@ fn start_maintenance(world: &World, alive: &Alive, columns: Arc<SimColumns>) -> 
                 && lives.get()
                 && e.kind() == ErrorKind::Corrupt
             {
-                panic!("columns: {e}");
+                assert!(world.found_rot(id), "columns: {e}");
+                return;
             }
         }
     };
@@ -324,19 +371,22 @@ pub fn crash(world: &Arc<World>, id: StoreId, downtime: Micros) {
     kernel().after(downtime, move || start(&world, id));
 }
 
+/// What a crash leaves of so much that was not synced: a part, or all but the last few writes.
+pub fn crash_part(n: usize) -> usize {
+    kernel().draw(|chance| match chance.permille(500) {
+        true => n * chance.below(5) as usize / 4,
+        false => n.saturating_sub(chance.below(6) as usize),
+    })
+}
+
 fn image_of(life: &Life) -> damask_kv::Result<Image> {
-    // A part of it, or all but the last few writes.
-    let part = |n: usize| {
-        kernel().draw(|chance| match chance.permille(500) {
-            true => n * chance.below(5) as usize / 4,
-            false => n.saturating_sub(chance.below(6) as usize),
-        })
-    };
-    let disk = |at: usize| life.disks[at].crash_image(part);
+    let disk = |at: usize| life.disks[at].crash_image(crash_part);
     Ok(match &life.engine {
         // The engine first: it is never ahead of the durable log.
         Some(engine) => {
-            let engine = engine.crash(part(engine.unsynced()))?;
+            let nothing = kernel().draw(|chance| chance.permille(300));
+            let unsynced = engine.unsynced();
+            let engine = engine.crash(if nothing { 0 } else { crash_part(unsynced) })?;
             Image::Rows(disk(0), engine)
         }
         None => Image::Columns(disk(0), disk(1)),
@@ -364,6 +414,56 @@ pub fn stop_all(world: &World) {
         if let Some(life) = node.life.take() {
             bury(life);
         }
+    }
+}
+
+/// The store that takes the place of one of this kind which is gone for good.
+pub fn spare_of(world: &World, id: StoreId) -> StoreId {
+    let limits = &world.plan.limits;
+    match id.0 >= FIRST_COLUMN_STORE {
+        true => StoreId(FIRST_COLUMN_STORE + limits.columns),
+        false => StoreId(limits.stores + 1),
+    }
+}
+
+impl World {
+    /// A store meets something that cannot be right. Is it the one whose disk has changed by
+    /// itself? Then it leaves for good.
+    pub fn found_rot(self: &Arc<World>, id: StoreId) -> bool {
+        if !self.is_rotten(id) {
+            return false;
+        }
+        if !self.is_retired(id) {
+            kernel().note("rot found", id.0, 0, 0);
+            self.counts.lock().rot_found += 1;
+            self.retire(id);
+        }
+        true
+    }
+
+    /// A store leaves for good, with all that it holds; another one is started in its place, and
+    /// the placement driver moves replicas there.
+    pub fn retire(self: &Arc<World>, id: StoreId) {
+        let spare = spare_of(self, id);
+        let life = {
+            let mut stores = self.stores.lock();
+            let Some(node) = stores.get_mut(&id).filter(|_| self.note_retired(id)) else { return };
+            node.image = None;
+            let life = node.life.take();
+            let offset = kernel().draw(|chance| chance.below(1 << 36));
+            stores.insert(spare, Node::new(spare, (offset, 1_000_000)));
+            life
+        };
+        kernel().note("retired", id.0, spare.0, 0);
+        life.into_iter().for_each(bury);
+        let kind = match id.0 >= FIRST_COLUMN_STORE {
+            true => StoreKind::Column,
+            false => StoreKind::Row,
+        };
+        let register = move |pd: &damask_pd::Pd| {
+            pd.register_store(StoreInfo { id: spare, kind, address: format!("store-{spare}") })
+        };
+        self.arrange(register, move |world| start(world, spare));
     }
 }
 

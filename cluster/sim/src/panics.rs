@@ -43,5 +43,6 @@ pub fn take() -> Option<String> {
 /// raft-rs knows no other answer to a log that a disk with a fault does not let it read. The store
 /// stops then, and has to say that it is for the disk: `Life::failed` looks at that.
 fn is_unreadable_log(panic: &str) -> bool {
-    panic.contains("raft_log.rs") && panic.contains("injected fault")
+    let fault = panic.contains("injected fault") || panic.contains("a bad entry in this record");
+    panic.contains("raft_log.rs") && fault
 }

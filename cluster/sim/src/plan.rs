@@ -5,6 +5,20 @@
 use crate::chance::Chance;
 use crate::kernel::Micros;
 
+/// So many seeds in a thousand have only two kinds of faults that strike at some time, one of which
+/// is a chain of events that others would break.
+const FEW_PERMILLE: u64 = 400;
+/// See [`FEW_PERMILLE`].
+const AIMED: [FaultKind; 7] = [
+    FaultKind::LateAnswers,
+    FaultKind::Forgetful,
+    FaultKind::SlowSplit,
+    FaultKind::EarlyVote,
+    FaultKind::LateMerge,
+    FaultKind::ColumnRush,
+    FaultKind::ColumnLag,
+];
+
 /// A kind of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
@@ -55,11 +69,30 @@ pub enum FaultKind {
     BadDisk,
     /// The tables with columns get one more.
     AddColumn,
+    /// Answers to a leader take long, and then nobody hears it; it is read from.
+    LateAnswers,
+    /// Who has promised a leader not to vote restarts while another one stands for election.
+    Forgetful,
+    /// A leader is the last to apply a split of its region.
+    SlowSplit,
+    /// A store is asked for its vote in a region that it does not have yet, and restarts.
+    EarlyVote,
+    /// A replica misses the last writes of a region that is merged.
+    LateMerge,
+    /// Columns are stored slowly while many read them.
+    ColumnRush,
+    /// Columns that were added are dropped, and one of the same name is added.
+    DropColumn,
+    /// The leader of the placement driver's group stands still, or is cut off from the others,
+    /// while it is asked; or its disk is slow, or fails.
+    OldPlacement,
+    /// Bits of one store's disk change by themselves.
+    BitRot,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 23] = [
+    pub const ALL: [FaultKind; 32] = [
         FaultKind::Loss,
         FaultKind::Delay,
         FaultKind::Duplicate,
@@ -83,6 +116,15 @@ impl FaultKind {
         FaultKind::ColumnLag,
         FaultKind::BadDisk,
         FaultKind::AddColumn,
+        FaultKind::LateAnswers,
+        FaultKind::Forgetful,
+        FaultKind::SlowSplit,
+        FaultKind::EarlyVote,
+        FaultKind::LateMerge,
+        FaultKind::ColumnRush,
+        FaultKind::DropColumn,
+        FaultKind::OldPlacement,
+        FaultKind::BitRot,
     ];
 
     /// In force from the beginning to the end of the storm.
@@ -135,6 +177,8 @@ pub struct Limits {
     pub stores: u64,
     /// Column stores.
     pub columns: u64,
+    /// Placement drivers: one alone, or the members of a group.
+    pub pds: u64,
     /// Clients.
     pub clients: u64,
     /// Raft tick.
@@ -147,6 +191,10 @@ pub struct Limits {
     pub log_max: u64,
     /// Ticks between two compactions.
     pub compact_ticks: u64,
+    /// So many times in a thousand a thread that was woken runs late.
+    pub late_permille: u64,
+    /// And then by so many microseconds at most.
+    pub late_most: Micros,
     /// So many times in a thousand a thread is overtaken where it matters.
     pub hesitate_permille: u64,
     /// Of a hundred transactions, how many are pessimistic.
@@ -194,10 +242,15 @@ impl Plan {
         let on: Vec<FaultKind> =
             FaultKind::ALL.into_iter().filter(|kind| half(kind, &mut chance)).collect();
         let storm = storm_ms * 1000;
-        let (constant, timed): (Vec<_>, Vec<_>) = on.into_iter().partition(|k| k.is_constant());
+        let (constant, mut timed): (Vec<_>, Vec<_>) = on.into_iter().partition(|k| k.is_constant());
+        // Now and then two strike again and again.
+        if kinds.is_none() && chance.permille(FEW_PERMILLE) {
+            let aims = AIMED[chance.below(AIMED.len() as u64) as usize];
+            timed = chance.pick(&timed).copied().into_iter().chain([aims]).collect();
+        }
         let whole = |kind| Fault { number: 0, at: 0, kind, time: storm, pick: 0 };
         let mut faults: Vec<Fault> = constant.into_iter().map(whole).collect();
-        let pause = chance.between(60, 500) * 1000;
+        let pause = chance.between(50, 400) * 1000;
         let mut at = chance.between(300_000, 800_000);
         while at < storm && !timed.is_empty() {
             let kind = *chance.pick(&timed).expect("there are some");
@@ -241,12 +294,15 @@ fn limits(chance: &mut Chance) -> Limits {
     Limits {
         stores: chance.between(3, 4),
         columns: u64::from(chance.permille(700)),
+        pds: if chance.permille(500) { 3 } else { 1 },
         clients: chance.between(3, 5),
         tick_ms: chance.between(20, 60),
         election_ticks: chance.between(5, 10),
-        log_keep: chance.below(12),
+        log_keep: if chance.permille(300) { 0 } else { chance.below(12) },
         log_max: if chance.permille(400) { 20 } else { chance.between(20, 400) },
         compact_ticks: chance.between(3, 30),
+        late_permille: [15, 15, 150][chance.below(3) as usize],
+        late_most: [1_500, 5_000][chance.below(2) as usize],
         hesitate_permille: [0, 20, 100][chance.below(3) as usize],
         pessimistic_percent: [0, 30, 100][chance.below(3) as usize],
         one_phase: chance.permille(500),
@@ -254,7 +310,11 @@ fn limits(chance: &mut Chance) -> Limits {
         ttl_ms: chance.between(300, 2_000),
         think_ms: [5, 30, 150][chance.below(3) as usize],
         patience_ms: [200, 700, 1_800][chance.below(3) as usize],
-        life_ms: if chance.permille(500) { chance.between(300, 2_500) } else { 0 },
+        life_ms: match chance.below(4) {
+            0 => chance.between(300, 2_500),
+            1 => chance.between(500, 900),
+            _ => 0,
+        },
         hold_permille: [0, 40, 200][chance.below(3) as usize],
         mix,
     }

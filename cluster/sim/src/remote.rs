@@ -1,8 +1,8 @@
 //! Requests between processes: sent, answered or not, over the simulated network. It must never say
 //! that nothing happened when nobody answered.
 
-use crate::driver::SimPd;
-use crate::kernel::kernel;
+use crate::driver::RemotePd;
+use crate::kernel::{Group, kernel};
 use crate::net::{NodeId, PLACEMENT};
 use crate::nodes::{Alive, Life};
 use crate::world::World;
@@ -10,6 +10,7 @@ use damask_env::channel;
 use damask_env::simulation::pause;
 use damask_learner::{AskLeader, ReadError};
 use damask_pd::Placement;
+use damask_pd_group::Led;
 use damask_raftstore::Error as RegionError;
 use damask_tso::Oracle;
 use damask_txn::{Context, KeyError, LockWait, Request, RequestError, Response, Service, Services};
@@ -21,17 +22,47 @@ use std::time::Duration;
 
 /// How long a caller of the oracle waits before it gives up.
 const ORACLE_PATIENCE: Duration = Duration::from_millis(300);
+/// The same, where it has to find who leads.
+const GROUP_PATIENCE: Duration = Duration::from_millis(700);
 /// Until a refused connection is known to be refused.
 const REFUSED: Duration = Duration::from_micros(400);
 /// Leaders that one learner read asks.
 const LEADERS_ASKED_MAX: usize = 3;
 
+/// A process that can be asked something.
+pub trait Process: Send + Sync + 'static {
+    /// Its threads.
+    fn group(&self) -> Group;
+    /// Does it still live?
+    fn is_alive(&self) -> bool;
+    /// Others may overtake.
+    fn hesitate(&self);
+}
+
+impl Process for Life {
+    fn group(&self) -> Group {
+        self.group
+    }
+
+    fn is_alive(&self) -> bool {
+        self.alive.get()
+    }
+
+    fn hesitate(&self) {
+        self.pace.hesitate();
+    }
+}
+
 /// One process's way to others.
 #[derive(Clone)]
 pub struct Wire {
-    world: Arc<World>,
+    /// The cluster.
+    pub world: Arc<World>,
     from: NodeId,
-    alive: Alive,
+    /// The process.
+    pub alive: Alive,
+    /// The member of the placement driver that answered last; 0: none.
+    pub hint: Arc<AtomicU64>,
     /// A request's answer is not waited for any longer than this, microseconds.
     patience: Arc<AtomicU64>,
 }
@@ -40,7 +71,7 @@ impl Wire {
     /// Of this process.
     pub fn new(world: Arc<World>, from: NodeId, alive: Alive) -> Wire {
         let patience = Arc::new(AtomicU64::new(world.plan.limits.patience_ms * 1_000));
-        Wire { world, from, alive, patience }
+        Wire { world, from, alive, hint: Arc::default(), patience }
     }
 
     /// Waits for answers no longer than this.
@@ -53,45 +84,61 @@ impl Wire {
         RemoteOracle(self.clone())
     }
 
-    /// Has work done in another process, as often as the request arrives there; the first answer
-    /// that comes back, `Err(false)` if nobody was there to be asked, `Err(true)` if nobody has
-    /// answered.
+    /// The placement driver, as this process reaches it.
+    pub fn placement(&self) -> RemotePd {
+        RemotePd::new(self.clone())
+    }
+
+    /// Has work done in a store's process: see [`Wire::call`].
     pub fn ask<T: Send + 'static>(
         &self,
         to: StoreId,
         patience: Duration,
         work: impl Fn(&Life) -> T + Send + Sync + 'static,
     ) -> Result<T, bool> {
+        self.call(to.0, patience, move |world| world.life(to), work)
+    }
+
+    /// Has work done in another process, as often as the request arrives there; the first answer
+    /// that comes back, `Err(false)` if nobody was there to be asked, `Err(true)` if nobody has
+    /// answered.
+    pub fn call<P: Process, T: Send + 'static>(
+        &self,
+        to: NodeId,
+        patience: Duration,
+        find: impl Fn(&World) -> Option<Arc<P>> + Send + Sync + 'static,
+        work: impl Fn(&P) -> T + Send + Sync + 'static,
+    ) -> Result<T, bool> {
         if !self.alive.get() {
             pause(patience);
             return Err(true);
         }
-        if !self.world.runs(to) {
+        if find(&self.world).is_none() {
             pause(REFUSED);
             return Err(false);
         }
         let (sender, receiver) = channel::bounded(1);
         let (world, from, work) = (self.world.clone(), self.from, Arc::new(work));
         let serve = move || {
-            let Some(life) = world.life(to) else { return };
-            let (group, world) = (life.group, world.clone());
+            let Some(process) = find(&world) else { return };
+            let (group, world) = (process.group(), world.clone());
             let (work, sender) = (work.clone(), sender.clone());
             let body = move || {
-                life.pace.hesitate();
-                let answer = Mutex::new(Some(work(&life)));
+                process.hesitate();
+                let answer = Mutex::new(Some(work(&process)));
                 let back = move || {
                     // Nobody waits any more, or another copy was first.
                     if let Some(answer) = answer.lock().take() {
                         drop(sender.try_send(answer));
                     }
                 };
-                if life.alive.get() {
-                    world.net.send(to.0, from, Arc::new(back));
+                if process.is_alive() {
+                    world.net.send(to, from, Arc::new(back));
                 }
             };
             kernel().spawn_in(group, "rpc", body);
         };
-        self.world.net.send(self.from, to.0, Arc::new(serve));
+        self.world.net.send(self.from, to, Arc::new(serve));
         receiver.recv_timeout(patience).map_err(|_| true)
     }
 }
@@ -136,25 +183,48 @@ impl Service for RemoteService {
 /// The oracle, behind the network.
 pub struct RemoteOracle(Wire);
 
-impl Oracle for RemoteOracle {
-    fn get(&self, n: u32) -> Result<Timestamp, damask_tso::Error> {
+impl RemoteOracle {
+    fn take(&self, n: u32) -> Result<Timestamp, damask_tso::Error> {
         let Wire { world, from, alive, .. } = &self.0;
+        let silent = || damask_tso::Error::new(ErrorKind::Retry, "the oracle does not answer");
+        let Some(alone) = &world.placement.alone else {
+            let ask = move |led: &Led| match led.oracle.get(n) {
+                Err(e) if e.kind() == ErrorKind::Reroute => None,
+                answer => Some(answer),
+            };
+            let answer = self.0.placement().ask_leader(GROUP_PATIENCE, ask);
+            return answer.unwrap_or_else(|| Err(silent()));
+        };
         let lost = || {
             pause(ORACLE_PATIENCE);
-            Err(damask_tso::Error::new(ErrorKind::Retry, "the oracle does not answer"))
+            Err(silent())
         };
         if !alive.get() || !world.net.travel(*from, PLACEMENT) {
             return lost();
         }
-        let oracle = world.placement.oracle.lock().clone();
+        let oracle = alone.oracle.lock().clone();
         let Some(oracle) = oracle else { return lost() };
         let ts = oracle.get(n)?;
         if world.net.travel(PLACEMENT, *from) { Ok(ts) } else { lost() }
     }
 }
 
+impl Oracle for RemoteOracle {
+    fn get(&self, n: u32) -> Result<Timestamp, damask_tso::Error> {
+        let Wire { world, alive, .. } = &self.0;
+        let floor = world.placement.given.lock().floor();
+        let ts = self.take(n)?;
+        if alive.get()
+            && let Some(why) = world.placement.given.lock().timestamps(floor, ts, n)
+        {
+            world.fail(why);
+        }
+        Ok(ts)
+    }
+}
+
 /// Announces learners' reads to the leaders of their regions.
-pub fn ask_leader(pd: Arc<SimPd>, services: Arc<dyn Services>) -> AskLeader {
+pub fn ask_leader(pd: RemotePd, services: Arc<dyn Services>) -> AskLeader {
     Box::new(move |region, epoch, ranges, ts| {
         let Some(range) = hull(ranges) else { return Ok(0) }; // nothing of it is read
         let nobody = || ReadError::Region(RegionError::Busy("no leader to ask for a read index"));

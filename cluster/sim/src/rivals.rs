@@ -25,7 +25,7 @@ const WARM_UP: Micros = 25_000;
 /// Shorter than this, no successor is elected.
 const RIVALRY_MIN: Micros = 900_000;
 /// A writer goes on to the next leader after this time.
-const WRITER_PATIENCE: Duration = Duration::from_millis(120);
+const WRITER_PATIENCE: Duration = Duration::from_millis(60);
 
 impl World {
     /// Makes one of these leaders an old one, with witnesses.
@@ -92,7 +92,8 @@ impl World {
         });
     }
 
-    fn witness(
+    /// Somebody does something for a while.
+    pub fn witness(
         self: &Arc<World>,
         pick: u64,
         end: Micros,
@@ -108,17 +109,19 @@ impl World {
         });
     }
 
-    fn witnessed(&self, end: Micros) -> bool {
+    /// Has a witness seen enough?
+    pub fn witnessed(&self, end: Micros) -> bool {
         kernel().time() >= end || self.is_calm() || self.has_failed()
     }
 }
 
-fn open(world: &Arc<World>, pick: u64) -> Session {
+/// A witness's own client.
+pub fn open(world: &Arc<World>, pick: u64) -> Session {
     Session::open(world, FIRST_WITNESS + pick % 64, Alive::new(), 800 + pick % 4_096)
 }
 
 /// Reads by the way that was right at first.
-fn read(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
+pub fn read(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
     let mut session = open(world, pick);
     while !world.witnessed(end) {
         let begun = world.history.lock().place();
@@ -133,7 +136,7 @@ fn read(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
 }
 
 /// Writes by a way that is asked for anew each time.
-fn write(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
+pub fn write(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
     let mut round = pick;
     while !world.witnessed(end) {
         round = round.wrapping_add(0x9E37_79B9);

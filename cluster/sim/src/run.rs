@@ -3,6 +3,7 @@
 //! leave a task behind that could go on.
 
 use crate::clients::Session;
+use crate::driver::RemotePd;
 use crate::history::{Truth, Version};
 use crate::kernel::{Kernel, Micros, kernel};
 use crate::net::FIRST_CLIENT;
@@ -139,7 +140,11 @@ fn live(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
     world.advance_safe_point();
     go(kernel, world, world.plan.storm, || false)?;
     world.heal();
-    let gets_on = || world.clients.lock().iter().all(|client| client.in_calm >= CALM_COMMITS);
+    let gets_on = || {
+        world.clients.lock().iter().all(|client| client.in_calm >= CALM_COMMITS)
+            && kernel.events().is_multiple_of(LOOK_EVERY)
+            && is_replaced(world)
+    };
     if !go(kernel, world, CALM, gets_on)? {
         let commits: Vec<u64> = world.clients.lock().iter().map(|c| c.in_calm).collect();
         let told = describe(world);
@@ -161,6 +166,15 @@ fn live(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
         None => Ok(()),
         Some(anomaly) => Err(format!("lists: {anomaly:?} (and {} more)", found.len() - 1)),
     }
+}
+
+/// Has every region a leader, and other replicas instead of those that are gone for good?
+fn is_replaced(world: &World) -> bool {
+    let retired = world.retired();
+    let is_whole = |(region, _): &(Region, Arc<Life>)| {
+        region.peers.iter().all(|peer| !retired.contains(&peer.store))
+    };
+    retired.is_empty() || leaders(&world.lives()).is_ok_and(|led| led.values().all(is_whole))
 }
 
 /// Does something in a client's process of its own, until it holds.
@@ -189,8 +203,10 @@ fn with_client(
 }
 
 fn set_up(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
-    world.set_column_rules()?;
-    let body = |session: &mut Session| work::set_up(session).is_ok();
+    let body = |session: &mut Session| {
+        let rules = session.world.set_column_rules(&session.wire.placement());
+        rules.is_ok() && work::set_up(session).is_ok()
+    };
     if with_client(kernel, world, 0, SET_UP, body)? {
         return Ok(());
     }
@@ -220,6 +236,7 @@ fn silence(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
 }
 
 fn settled(world: &World) -> Result<(), String> {
+    world.members_settled()?;
     let lives = world.lives();
     let regions = leaders(&lives)?;
     for (region, leader) in regions.values() {
@@ -287,10 +304,7 @@ fn truth(world: &World) -> Result<Truth, String> {
         }
         truth.0.extend(found.0);
     }
-    match world.plan.limits.life_ms {
-        0 => Ok(truth),
-        _ => world.journal.lock().judge(&truth, safe_point),
-    }
+    world.journal.lock().judge(&truth, safe_point)
 }
 
 /// Locks, and records without a value: they are the same on every replica too.
@@ -387,13 +401,14 @@ fn describe(world: &World) -> String {
 
 /// Ends all tasks.
 fn end(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
-    world.over();
+    world.end();
     for client in world.clients.lock().iter_mut() {
         if let Some(alive) = client.alive.take() {
             alive.end();
         }
     }
     stop_all(world);
+    world.stop_members();
     kernel.run_until(kernel.time() + END, || kernel.tasks() == 0);
     drop(panics::take());
     match kernel.tasks() {
@@ -404,7 +419,7 @@ fn end(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
 
 impl World {
     /// Asks for columns of the tables that shall have some.
-    fn set_column_rules(&self) -> Result<(), String> {
+    fn set_column_rules(&self, pd: &RemotePd) -> Result<(), String> {
         use damask_pd::{ColumnRule, Placement};
         if self.plan.limits.columns == 0 {
             return Ok(());
@@ -412,7 +427,7 @@ impl World {
         for table in crate::tables::WITH_COLUMNS {
             let range = damask_types::key::row_range(table);
             let rule = ColumnRule { range, replicas: 1 };
-            self.placement.pd.set_column_rule(rule).map_err(|e| e.to_string())?;
+            pd.set_column_rule(rule).map_err(|e| e.to_string())?;
         }
         kernel().note("column rules", 0, 0, 0);
         Ok(())

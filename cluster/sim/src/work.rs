@@ -132,6 +132,16 @@ fn register(session: &mut Session) {
     }
 }
 
+/// One transaction that writes to this table.
+pub fn write_some(session: &mut Session, table: TableId) {
+    match table {
+        BANK => transfer(session),
+        LISTS => append(session),
+        ITEMS => item(session),
+        _ => register(session),
+    }
+}
+
 fn entry(value: i64, handle: i64) -> Vec<u8> {
     index_key(ITEMS, INDEX, &[Datum::Int(value)], Some(handle))
 }
@@ -140,19 +150,38 @@ fn item(session: &mut Session) {
     let handle = session.chance.below(ITEM_KEYS as u64) as i64;
     let value = session.chance.below(50) as i64;
     let removes = session.chance.permille(300);
-    session.transact(|txn: &mut Recorded| {
-        let row = key(ITEMS, handle);
-        let before = txn.get(&row)?;
-        if let Some(bytes) = before {
-            let old = number(ITEMS, Some(bytes))?;
-            txn.delete(&entry(old, handle))?;
-            if removes {
-                return txn.delete(&row);
-            }
+    session.transact(|txn| change_item(txn, handle, value, removes));
+}
+
+/// Items that come and go as a whole: behind all others, where no region ends.
+pub fn fleeting(pick: u64) -> std::ops::Range<i64> {
+    let first = 20 + 4 * (pick % 64) as i64;
+    first..first + 4
+}
+
+/// Gives an item a value, or removes it; true: it has been done.
+pub fn set_item(session: &mut Session, handle: i64, value: Option<i64>) -> bool {
+    let change = |txn: &mut Recorded| match value {
+        Some(value) => change_item(txn, handle, value, false),
+        None if txn.get(&key(ITEMS, handle))?.is_none() => Ok(()),
+        None => change_item(txn, handle, 0, true),
+    };
+    matches!(session.transact(change), Some(crate::history::Outcome::Committed(_)))
+}
+
+/// Puts an item with its entry; or removes it, if it is there.
+fn change_item(txn: &mut Recorded, handle: i64, value: i64, removes: bool) -> Result<(), Error> {
+    let row = key(ITEMS, handle);
+    let before = txn.get(&row)?;
+    if let Some(bytes) = before {
+        let old = number(ITEMS, Some(bytes))?;
+        txn.delete(&entry(old, handle))?;
+        if removes {
+            return txn.delete(&row);
         }
-        txn.put_row(&row, &Value::Number(value))?;
-        txn.put(&entry(value, handle), vec![b'0'])
-    });
+    }
+    txn.put_row(&row, &Value::Number(value))?;
+    txn.put(&entry(value, handle), vec![b'0'])
 }
 
 /// A timestamp to read at: a new one, or one at which somebody has begun before.
@@ -203,7 +232,7 @@ fn scan_range(session: &Session, range: &KeyRange, ts: Timestamp, reverse: bool)
         return None;
     }
     let (start, end) = (range.start.clone(), range.end.clone());
-    let scan = Scan { start, end, ts, pairs: pairs.clone(), columns: false };
+    let scan = Scan { start, end, ts, pairs: pairs.clone(), columns: false, dropped: 0 };
     session.world.history.lock().scans.push(scan);
     Some(pairs)
 }

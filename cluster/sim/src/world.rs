@@ -9,6 +9,7 @@ use crate::net::{FIRST_CLIENT, Net, NodeId};
 use crate::nodes::{Alive, FIRST_COLUMN_STORE, Life, Node, start};
 use crate::placement::PlacementNode;
 use crate::plan::{FaultKind, Plan};
+use crate::rules::Rules;
 use damask_kv::GcSafePoint;
 use damask_raftstore::Envelope;
 use damask_txn::{Client, Deadlocks, LocalDeadlocks};
@@ -41,6 +42,8 @@ pub struct Counts {
     pub changes: u64,
     /// Faults.
     pub faults: u64,
+    /// Stores that found their disk changed, and left for good.
+    pub rot_found: u64,
 }
 
 impl Counts {
@@ -56,12 +59,14 @@ impl Counts {
         self.merges += other.merges;
         self.changes += other.changes;
         self.faults += other.faults;
+        self.rot_found += other.rot_found;
     }
 }
 
 const STORM: u8 = 0;
 const CALM: u8 = 1;
 const OVER: u8 = 2;
+const ENDED: u8 = 3;
 
 /// A client's process.
 pub struct ClientNode {
@@ -97,15 +102,25 @@ pub struct World {
     pub history: Mutex<History>,
     /// Below it versions may be gone.
     pub safe_point: GcSafePoint,
-    /// Everything that was applied, in runs that collect.
+    /// Everything that was applied.
     pub journal: Mutex<Journal>,
+    /// What must hold of every replica.
+    pub rules: Mutex<Rules>,
     /// Clients that run, with their lives.
     pub running: Mutex<Vec<(Alive, Client)>>,
     /// How often a column was added to the tables.
     pub columns_added: Arc<AtomicU64>,
+    /// Until then no fault aims that would cut what another one needs.
+    pub aimed_until: AtomicU64,
+    /// Of those, how many were dropped: the first ones.
+    pub columns_dropped: Arc<AtomicU64>,
     /// What happened.
     pub counts: Mutex<Counts>,
     paces: BTreeMap<StoreId, Arc<Pace>>,
+    /// The one store whose disk has changed by itself.
+    rotten: Mutex<Option<StoreId>>,
+    /// Stores that are gone for good.
+    retired: Mutex<Vec<StoreId>>,
     stage: AtomicU8,
     failure: Mutex<Option<String>>,
 }
@@ -118,11 +133,16 @@ impl World {
     pub fn new(plan: &Plan) -> Result<Arc<World>, String> {
         let kernel = kernel();
         let limits = &plan.limits;
+        kernel.be_late(limits.late_permille, limits.late_most);
         let rows: Vec<StoreId> = (1..=limits.stores).map(StoreId).collect();
         let columns: Vec<StoreId> =
             (0..limits.columns).map(|n| StoreId(FIRST_COLUMN_STORE + n)).collect();
-        let placement = PlacementNode::new(&rows, &columns)?;
-        let drifts = plan.faults.iter().any(|fault| fault.kind == FaultKind::Drift);
+        let pace = || Pace::new(limits.hesitate_permille, limits.hold_permille);
+        let placement = PlacementNode::new(limits.pds, pace, &rows, &columns)?;
+        let has = |kind| plan.faults.iter().any(|fault| fault.kind == kind);
+        let (drifts, rots) = (has(FaultKind::Drift), has(FaultKind::BitRot));
+        let spares = [StoreId(limits.stores + 1), StoreId(FIRST_COLUMN_STORE + limits.columns)];
+        let spares = spares.into_iter().filter(|_| rots);
         let draw_clock = || {
             kernel.draw(|chance| {
                 let rate = chance.between(970_000, 1_030_000);
@@ -137,7 +157,6 @@ impl World {
             ClientNode { id: FIRST_CLIENT + n, group, alive: None, lives: 0, in_calm: 0 }
         });
         let clients = clients.collect();
-        let pace = || Arc::new(Pace::new(limits.hesitate_permille, limits.hold_permille));
         let clock = Arc::new(kernel.clock(placement.group));
         Ok(Arc::new(World {
             plan: plan.clone(),
@@ -150,10 +169,15 @@ impl World {
             history: Mutex::default(),
             safe_point: GcSafePoint::new(),
             journal: Mutex::default(),
+            rules: Mutex::default(),
             running: Mutex::default(),
             columns_added: Arc::default(),
+            aimed_until: AtomicU64::new(0),
+            columns_dropped: Arc::default(),
             counts: Mutex::default(),
-            paces: all().map(|id| (id, pace())).collect(),
+            paces: all().chain(spares).map(|id| (id, Arc::new(pace()))).collect(),
+            rotten: Mutex::default(),
+            retired: Mutex::default(),
             stage: AtomicU8::new(STORM),
             failure: Mutex::default(),
         }))
@@ -164,25 +188,23 @@ impl World {
         self.paces.get(&id).cloned().unwrap_or_default()
     }
 
-    /// Ids of all stores.
+    /// Ids of all stores, those that take another's place included.
     pub fn store_ids(&self) -> Vec<StoreId> {
         self.paces.keys().copied().collect()
     }
 
     /// Starts every store and the reports.
     pub fn start(self: &Arc<World>) {
-        self.store_ids().into_iter().for_each(|id| start(self, id));
+        let ids: Vec<StoreId> = self.stores.lock().keys().copied().collect();
+        let (rows, columns) = ids.iter().partition(|id| id.0 < FIRST_COLUMN_STORE);
+        self.start_members(rows, columns);
+        ids.into_iter().for_each(|id| start(self, id));
         self.rounds();
     }
 
     /// A store that runs.
     pub fn life(&self, id: StoreId) -> Option<Arc<Life>> {
         self.stores.lock().get(&id).and_then(|node| node.life.clone())
-    }
-
-    /// Does it run?
-    pub fn runs(&self, id: StoreId) -> bool {
-        self.stores.lock().get(&id).is_some_and(|node| node.life.is_some())
     }
 
     /// All that run.
@@ -218,6 +240,51 @@ impl World {
         self.stage.store(OVER, Ordering::Relaxed);
     }
 
+    /// Does everything end?
+    pub fn has_ended(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) >= ENDED
+    }
+
+    /// Everything ends.
+    pub fn end(&self) {
+        self.stage.store(ENDED, Ordering::Relaxed);
+    }
+
+    /// May this store's disk change by itself? Only one's ever does.
+    pub fn may_rot(&self, id: StoreId) -> bool {
+        *self.rotten.lock().get_or_insert(id) == id
+    }
+
+    /// Has this store's disk changed by itself?
+    pub fn is_rotten(&self, id: StoreId) -> bool {
+        *self.rotten.lock() == Some(id)
+    }
+
+    /// The store whose disk has changed by itself.
+    pub fn rotten(&self) -> Option<StoreId> {
+        *self.rotten.lock()
+    }
+
+    /// Is it gone for good?
+    pub fn is_retired(&self, id: StoreId) -> bool {
+        self.retired.lock().contains(&id)
+    }
+
+    /// Stores that are.
+    pub fn retired(&self) -> Vec<StoreId> {
+        self.retired.lock().clone()
+    }
+
+    /// It is, from now on; false: it was before.
+    pub fn note_retired(&self, id: StoreId) -> bool {
+        let mut retired = self.retired.lock();
+        let is_new = !retired.contains(&id);
+        if is_new {
+            retired.push(id);
+        }
+        is_new
+    }
+
     /// Keeps the first failure.
     pub fn fail(&self, why: String) {
         self.failure.lock().get_or_insert(why);
@@ -226,10 +293,14 @@ impl World {
     /// The first failure.
     pub fn failure(&self) -> Option<String> {
         let stopped = self.lives().into_iter().find_map(|life| {
-            let e = life.failed()?;
-            Some(format!("store {} stopped: {e}", life.handle.id()))
+            let (id, e) = (life.handle.id(), life.failed()?);
+            (!self.is_rotten(id)).then(|| format!("store {id} stopped: {e}"))
         });
-        self.failure.lock().clone().or(stopped)
+        let members = || {
+            let failed = self.placement.lives().into_iter().find_map(|life| life.failed());
+            failed.map(|e| format!("a member of the placement driver stopped: {e}"))
+        };
+        self.failure.lock().clone().or(stopped).or_else(members)
     }
 
     /// Has anything failed?

@@ -65,17 +65,14 @@ impl Group {
     }
 
     /// Asks who was elected last; `Err`: it leads no more.
-    fn once<T>(&self, ask: impl FnOnce(&Led) -> T) -> std::result::Result<T, String> {
+    fn once<T>(&self, ask: impl FnOnce(&Pd) -> T) -> std::result::Result<T, String> {
         let led = self.latest().ok_or("nobody has been elected yet")?;
-        let answer = ask(&led);
-        match led.line.may_serve() {
-            Ok(()) => Ok(answer),
-            Err(e) => Err(format!("member {} of term {} led last: {e}", led.member, led.term)),
-        }
+        led.answer(ask)
+            .map_err(|e| format!("member {} of term {} led last: {e}", led.member, led.term))
     }
 
     /// Asks until somebody leads.
-    fn ask<T>(&self, ask: impl Fn(&Led) -> T) -> std::result::Result<T, String> {
+    fn ask<T>(&self, ask: impl Fn(&Pd) -> T) -> std::result::Result<T, String> {
         let deadline = self.now() + self.setup.patience;
         let mut pause = PAUSE_MIN;
         loop {
@@ -91,11 +88,11 @@ impl Group {
     }
 
     fn change<T>(&self, ask: impl Fn(&Pd) -> Result<T>) -> Result<T> {
-        self.ask(|led| ask(&led.pd)).unwrap_or_else(|why| Err(Error::Unavailable(why)))
+        self.ask(ask).unwrap_or_else(|why| Err(Error::Unavailable(why)))
     }
 
     fn report<T>(&self, ask: impl FnOnce(&Pd) -> Result<T>) -> Result<T> {
-        self.once(|led| ask(&led.pd)).unwrap_or_else(|why| Err(Error::Unavailable(why)))
+        self.once(ask).unwrap_or_else(|why| Err(Error::Unavailable(why)))
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use damask_env::{MemoryDisk, RealClock};
 use damask_pd::{ColumnRule, Mark, Pd, Placement};
 use damask_tso::Oracle;
-use damask_types::ErrorKind;
+use damask_types::{ErrorKind, KeyRange, Region};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 

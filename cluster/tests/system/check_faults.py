@@ -8,6 +8,7 @@ The disk is a tmpfs of its own; where none may be mounted, that fault is left ou
 
 import argparse
 import collections
+import json
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pymysql
 
@@ -22,9 +24,14 @@ from check_kill import ACCOUNTS, BALANCE, Client, verify
 from damask import Playground, wait_for_columns
 
 CLIENTS = 3
-LISTS = 6
+LISTS = 6  # of each round
 DISK_MB = 1024
 RESERVE_BYTES = 64 << 20
+# Lists are long, and written whole: older versions would fill the disk.
+GC_LIFE_TIME_MS = 30_000
+# What is left for a burst of rows where nothing is kept in reserve.
+BURST_BYTES = 30 << 20
+BURST_ROW_BYTES = 200_000
 # Nothing was written: conflicts, deadlocks, waits that took too long, a full disk.
 REFUSED = (9007, 8002, 1213, 1205, 8028, 9005, 1021)
 DEADLINE = 120
@@ -111,9 +118,9 @@ class Teller(Client):
 class Writer(threading.Thread):
     """Optimistic transactions that read lists and append to them, as list-append wants them."""
 
-    def __init__(self, server, seed, stop, port):
+    def __init__(self, server, seed, stop, port, lists):
         super().__init__(daemon=True)
-        self.server, self.stop, self.port = server, stop, port
+        self.server, self.stop, self.port, self.lists = server, stop, port, lists
         self.random = random.Random(seed)
         self.history = []
         self.errors = collections.Counter()
@@ -135,7 +142,7 @@ class Writer(threading.Thread):
         try:
             cursor.execute("BEGIN OPTIMISTIC")
             for _ in range(self.random.randint(1, 4)):
-                row = self.random.randrange(LISTS)
+                row = self.random.choice(self.lists)
                 if row not in run["appends"] and row not in run["reads"]:
                     cursor.execute("SELECT elements FROM list WHERE id = %s", (row,))
                     run["reads"][row] = elements(cursor.fetchone()[0])
@@ -237,7 +244,7 @@ def reaches(edges, order, start, goal):
 class Server(Playground):
     """On a file system of its own, if one may be mounted."""
 
-    def __init__(self):
+    def __init__(self, reserve_bytes=RESERVE_BYTES):
         super().__init__()
         self.folder = os.path.join(self.data, "cluster")
         self.ballast = os.path.join(self.folder, "ballast")
@@ -246,7 +253,8 @@ class Server(Playground):
         self.mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
         config = os.path.join(self.data, "config.toml")
         with open(config, "w") as f:
-            f.write(f"reserve_bytes = {RESERVE_BYTES}\n")
+            f.write(f"reserve_bytes = {reserve_bytes}\n")
+            f.write(f"[gc]\nlife_time_ms = {GC_LIFE_TIME_MS}\ninterval_ms = 10000\n")
         self.options = ["--config", config]
 
     def fill(self, leave):
@@ -298,13 +306,15 @@ def swallow(server, proxy, chance, seconds):
 
 
 def fill(server, proxy, chance, seconds):
-    """First below the reserve, where rows are refused; then to the last byte, where stores stop."""
+    """First below the reserve, where rows are refused; then to the last byte, where stores stop,
+    and go on by themselves once there is room, if the process lives."""
     server.fill(RESERVE_BYTES // 2)
     time.sleep(seconds)
-    if chance.random() < 0.6:
+    if chance.random() < 0.7:
         server.fill(0)
         time.sleep(seconds)
-        server.kill()
+        if chance.random() < 0.5:
+            server.kill()
     server.free()
     if server.process.poll() is not None:
         server.start()
@@ -322,7 +332,6 @@ def set_up(server):
     cursor.execute("CREATE TABLE list (id BIGINT PRIMARY KEY, elements TEXT NOT NULL)")
     cursor.executemany("INSERT INTO account VALUES (%s, %s)",
                        [(i, BALANCE) for i in range(ACCOUNTS)])
-    cursor.executemany("INSERT INTO list VALUES (%s, '')", [(i,) for i in range(LISTS)])
     connection.commit()
     for table in ("account", "transfer", "list"):
         cursor.execute(f"ALTER TABLE {table} SET COLUMN REPLICA 1")
@@ -357,11 +366,22 @@ def until(what, body):
             time.sleep(0.1)
 
 
-def round_of(server, kind, chance, seconds, acknowledged, history):
+def new_lists(server, number):
+    """The round's own, empty."""
+    lists = range(number * LISTS, (number + 1) * LISTS)
+    connection = server.connect()
+    connection.cursor().executemany("REPLACE INTO list VALUES (%s, '')", [(i,) for i in lists])
+    connection.commit()
+    connection.close()
+    return lists
+
+
+def round_of(server, number, kind, chance, seconds, acknowledged, finals):
+    lists = until("new lists", lambda: new_lists(server, number))
     proxy, stop = Proxy(server.port), threading.Event()
-    make = lambda kind: [kind(server, chance.getrandbits(64), stop, proxy.port)  # noqa: E731
-                         for _ in range(CLIENTS)]
-    tellers, writers = make(Teller), make(Writer)
+    make = lambda kind, *more: [  # noqa: E731
+        kind(server, chance.getrandbits(64), stop, proxy.port, *more) for _ in range(CLIENTS)]
+    tellers, writers = make(Teller), make(Writer, lists)
     for client in tellers + writers:
         client.start()
     time.sleep(seconds / 2)
@@ -375,12 +395,59 @@ def round_of(server, kind, chance, seconds, acknowledged, history):
     proxy.close()
     for teller in tellers:
         acknowledged.update(teller.acknowledged)
-    for writer in writers:
-        history.extend(writer.history)
+    history = [run for writer in writers for run in writer.history]
     there = until("the bank", lambda: verify(server, acknowledged))
-    check_lists(history, until("the lists", lambda: read_lists(server)))
+    found = until("the lists", lambda: read_lists(server))
+    check_lists(history, {row: found[row] for row in lists})
+    for row, elements_then in finals.items():
+        assert found[row] == elements_then, f"list {row} of an earlier round has changed"
+    finals.update(found)
     errors = sum((writer.errors for writer in writers), collections.Counter())
-    return there, dict(errors)
+    return there, sum(run["outcome"] == "committed" for run in history), dict(errors)
+
+
+def overflow():
+    """Without a reserve a burst of rows to the last byte stops stores; room starts them again."""
+    server, acknowledged = Server(reserve_bytes=1), set()
+    try:
+        server.start()
+        connection = server.connect(read_timeout=2, autocommit=True)
+        cursor = connection.cursor()
+        cursor.execute("CREATE TABLE burst (id BIGINT PRIMARY KEY, data LONGBLOB NOT NULL)")
+        server.fill(BURST_BYTES)
+        try:
+            for row in range(2 * BURST_BYTES // BURST_ROW_BYTES):
+                cursor.execute("INSERT INTO burst VALUES (%s, %s)",
+                               (row, random.randbytes(BURST_ROW_BYTES)))
+                acknowledged.add(row)
+            raise AssertionError("there was room for everything")
+        except (pymysql.MySQLError, OSError):
+            pass
+        url = f"http://127.0.0.1:{server.status}/status"
+        stores = json.load(urllib.request.urlopen(url))["stores"]
+        stopped = [store for store in stores if store["state"] == "failed"]
+        assert stopped, f"no store has stopped: {stores}"
+        server.free()
+
+        def rows():
+            connection = server.connect(autocommit=True)
+            cursor = connection.cursor()
+            cursor.execute("SELECT id FROM burst")
+            found = {row for row, in cursor.fetchall()}
+            cursor.execute("REPLACE INTO burst VALUES (-1, 'there is room')")
+            connection.close()
+            return found
+
+        found = until("rows again", rows)
+        assert acknowledged <= found, f"lost: {acknowledged - found}"
+        server.stop()
+    except BaseException:
+        print(server.log_tail())
+        raise
+    finally:
+        server.remove()
+    print(f"overflow: {len(stopped)} stores stopped, and went on with {len(acknowledged)} rows",
+          flush=True)
 
 
 def main():
@@ -397,18 +464,20 @@ def main():
     if not server.mounted and "fill" in kinds:
         print("no tmpfs may be mounted here: the disk is not filled", flush=True)
         kinds.remove("fill")
-    acknowledged, history = set(), []
+    if "fill" in kinds:
+        overflow()
+    acknowledged, finals, committed = set(), {}, 0
     try:
         server.start()
         set_up(server)
         for number in range(options.rounds):
             # Each kind once, then any.
             kind = kinds[number] if number < len(kinds) else chance.choice(kinds)
-            there, errors = round_of(
-                server, kind, chance, options.seconds, acknowledged, history)
+            there, lists, errors = round_of(
+                server, number, kind, chance, options.seconds, acknowledged, finals)
+            committed += lists
             print(f"round {number + 1}, {kind}: {len(acknowledged)} acknowledged, {there} there, "
-                  f"{len(history)} list transactions, errors {errors}", flush=True)
-        committed = sum(run["outcome"] == "committed" for run in history)
+                  f"{lists} list transactions, errors {errors}", flush=True)
         assert len(acknowledged) > options.rounds < committed, "almost nothing was acknowledged"
         server.stop()
     except BaseException:

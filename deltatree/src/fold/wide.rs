@@ -1,6 +1,6 @@
 //! Loops over whole columns and masks that wide registers make faster: compiled once for any
-//! processor and again for those that have them. It must never run an instruction that the
-//! processor does not have.
+//! processor and again for those that have them; and what asks memory for data ahead of its use.
+//! It must never run an instruction that the processor does not have.
 #![allow(unsafe_code)] // calls of functions compiled for a feature that was found, vector loads
 
 #[cfg(target_arch = "x86_64")]
@@ -84,6 +84,28 @@ fn sum_plain<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u
     sums
 }
 
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+
+/// Asks memory for values that will be read soon; nothing waits for them.
+#[inline(always)]
+pub fn prefetch<T>(values: &[T]) {
+    prefetch_from(values.as_ptr(), size_of_val(values));
+}
+
+/// Asks memory for bytes that will be read soon, if they are there; nothing waits for them.
+#[inline(always)]
+pub fn prefetch_from<T: ?Sized>(start: *const T, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..bytes).step_by(LINE_BYTES) {
+        let line = start.cast::<i8>().wrapping_add(at);
+        // SAFETY: a prefetch reads nothing that a program can see and fails at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, bytes, LINE_BYTES);
+}
+
 /// Eight values in one register.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
@@ -95,38 +117,89 @@ fn load<T: Copy>(eight: &[T; 8]) -> __m512i {
     unsafe { _mm512_loadu_si512(std::ptr::from_ref(eight).cast()) }
 }
 
+/// Groups of 64 values between the one that is added and the one that is asked for: a page and more,
+/// since the processor's own look ahead ends where a page does.
+#[cfg(target_arch = "x86_64")]
+const AHEAD_GROUPS: usize = 10;
+
+/// Magnitudes of eight values, in one word each; none if they do not matter.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn magnitudes<T: Word>(lanes: __m512i) -> __m512i {
+    match T::SIGNED {
+        true => _mm512_xor_si512(lanes, _mm512_slli_epi64::<1>(lanes)),
+        false => lanes,
+    }
+}
+
+/// Of every value.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn sum_all_avx512<T: Word, const SMALL: bool>(values: &[T]) -> (u64, u64) {
+    let (whole, rest) = values.as_chunks::<64>();
+    let mut sums = [_mm512_setzero_si512(); 4];
+    let mut seen = _mm512_setzero_si512();
+    for (at, values) in whole.iter().enumerate() {
+        if let Some(later) = whole.get(at + AHEAD_GROUPS) {
+            prefetch(later);
+        }
+        for (at, eight) in values.as_chunks::<8>().0.iter().enumerate() {
+            let lanes = load(eight);
+            sums[at % 4] = _mm512_add_epi64(sums[at % 4], lanes);
+            if !SMALL {
+                seen = _mm512_or_si512(seen, magnitudes::<T>(lanes));
+            }
+        }
+    }
+    let [a, b, c, d] = sums;
+    let sum = _mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d));
+    let mut sums = (_mm512_reduce_add_epi64(sum) as u64, _mm512_reduce_or_epi64(seen) as u64);
+    add_all(rest, SMALL, &mut sums);
+    sums
+}
+
 /// Under a mask: no branch depends on it, save that words without a bit are passed over.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn sum_avx512<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
-    let Some(words) = words else {
-        return match is_small {
-            true => sum_plain(values, None, true),
-            false => sum_plain(values, None, false),
-        };
-    };
+fn sum_some_avx512<T: Word, const SMALL: bool>(values: &[T], words: &[u64]) -> (u64, u64) {
     let (whole, rest) = values.as_chunks::<64>();
-    let (mut sum, mut seen) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    for (values, bits) in whole.iter().zip(words) {
+    let mut sums = [_mm512_setzero_si512(); 4];
+    let mut seen = _mm512_setzero_si512();
+    for (at, (values, bits)) in whole.iter().zip(words).enumerate() {
+        if let Some(later) = whole.get(at + AHEAD_GROUPS) {
+            prefetch(later);
+        }
         if *bits == 0 {
             continue;
         }
         for (at, eight) in values.as_chunks::<8>().0.iter().enumerate() {
             let lanes = load(eight);
             let mask = (*bits >> (8 * at)) as __mmask8;
-            sum = _mm512_mask_add_epi64(sum, mask, sum, lanes);
-            let magnitudes = match T::SIGNED {
-                true => _mm512_xor_si512(lanes, _mm512_slli_epi64::<1>(lanes)),
-                false => lanes,
-            };
-            seen = _mm512_mask_or_epi64(seen, mask, seen, magnitudes);
+            sums[at % 4] = _mm512_mask_add_epi64(sums[at % 4], mask, sums[at % 4], lanes);
+            if !SMALL {
+                seen = _mm512_mask_or_epi64(seen, mask, seen, magnitudes::<T>(lanes));
+            }
         }
     }
+    let [a, b, c, d] = sums;
+    let sum = _mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d));
     let mut sums = (_mm512_reduce_add_epi64(sum) as u64, _mm512_reduce_or_epi64(seen) as u64);
     if let Some(bits) = words.get(whole.len()) {
         add_some(rest, *bits, &mut sums);
     }
     sums
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn sum_avx512<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
+    match (words, is_small) {
+        (None, true) => sum_all_avx512::<T, true>(values),
+        (None, false) => sum_all_avx512::<T, false>(values),
+        (Some(words), true) => sum_some_avx512::<T, true>(values, words),
+        (Some(words), false) => sum_some_avx512::<T, false>(values, words),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

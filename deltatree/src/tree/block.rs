@@ -15,11 +15,17 @@
 
 use super::bytes::{ALIGN, Put, Reader, corrupt};
 use crate::error::{Error, Result};
+use crate::fold::wide::prefetch_from;
 use arrow::array::{Array, ArrayData, ArrayRef, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{DataType, TimeUnit};
 use damask_types::ErrorKind;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+
+/// Bytes of a column that are asked for before it is read: behind them a loop looks ahead itself.
+const EXPECTED_BYTES: usize = 2048;
+/// About the bytes of an array without its values.
+const ARRAY_BYTES: usize = 128;
 
 const VALIDITY: u8 = 1;
 const ABSENT: u8 = 2;
@@ -236,6 +242,14 @@ impl Block {
     /// Not opened yet.
     pub fn new(descriptor: Descriptor) -> Block {
         Block { descriptor, opened: OnceLock::new() }
+    }
+
+    /// Asks memory for an opened column's array and first bytes, which will be read soon.
+    pub fn expect(&self, bytes: &Buffer) {
+        let Some(column) = self.opened.get() else { return };
+        prefetch_from(Arc::as_ptr(&column.array), ARRAY_BYTES);
+        let first = bytes.as_ptr().wrapping_add(self.descriptor.offset as usize);
+        prefetch_from(first, EXPECTED_BYTES.min(self.descriptor.len as usize));
     }
 
     /// The column; wrong bytes are an error each time, never an array.

@@ -1,6 +1,7 @@
 //! What the delta did to a stable pack: which rows ended, and when. It must never bring back a
 //! row that was physically removed.
 
+use crate::fold::wide::prefetch;
 use arrow::buffer::{BooleanBuffer, Buffer};
 
 /// Changes laid over one immutable pack. Copied when a snapshot still holds the old one.
@@ -108,6 +109,11 @@ impl Overlay {
     /// Does it hide any row from a read at `ts`?
     pub fn hides(&self, ts: u64) -> bool {
         self.killed.is_some() || ts >= self.min_until
+    }
+
+    /// Asks memory for the mask, which will be read soon.
+    pub fn expect(&self) {
+        prefetch(&self.latest);
     }
 
     /// Which of `rows` rows from `first` on a read at `ts` sees as far as the delta is concerned:

@@ -7,6 +7,7 @@ use super::segment::View;
 use super::stable::Stable;
 use super::unit::{Unit, Visible, covers, touches};
 use crate::error::Result;
+use crate::fold::wide::prefetch;
 use crate::predicate::{Filter, Rough, same_type};
 use crate::store::{HandleRange, Masked, Prune, ScanRequest};
 use crate::values::invalid;
@@ -293,6 +294,37 @@ impl Plan {
             };
         }
         Ok(visible)
+    }
+
+    /// Asks memory for what the next units begin with, step by step, so that nothing waits: each
+    /// step looks at what the step before it, a unit earlier, has asked for.
+    pub fn look_ahead(&self, next: &[Unit]) {
+        let pack = |at: usize| {
+            let unit = next.get(at).filter(|unit| !unit.is_chunk)?;
+            let view = &self.views[unit.view];
+            Some((unit, view, view.stable.as_deref()?))
+        };
+        let columns = |unit: &Unit| {
+            self.places[unit.view].iter().filter_map(|place| match place {
+                Place::Column(column) => Some(*column),
+                Place::Handle | Place::Missing => None,
+            })
+        };
+        if let Some((unit, _, stable)) = pack(2) {
+            stable.expect_pack(unit.index);
+        }
+        if let Some((unit, view, stable)) = pack(1) {
+            columns(unit).for_each(|column| stable.expect_column(unit.index, column));
+            if let Some(overlay) = &view.overlays[unit.index] {
+                prefetch(std::slice::from_ref(&**overlay));
+            }
+        }
+        if let Some((unit, view, stable)) = pack(0) {
+            columns(unit).for_each(|column| stable.expect_values(unit.index, column));
+            if let Some(overlay) = &view.overlays[unit.index] {
+                overlay.expect();
+            }
+        }
     }
 
     /// A column of a unit; without a copy, unless rows without the column need its default.

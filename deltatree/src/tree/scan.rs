@@ -111,9 +111,10 @@ impl ColumnSnapshot for Snapshot {
                 false => Ok(None),
             };
         }
-        let folders: Vec<_> = (0..threads).map(|_| folder()).collect::<Result<_>>()?;
+        let folders: Vec<_> = (1..threads).map(|_| folder()).collect::<Result<_>>()?;
         let done = Mutex::new(Vec::with_capacity(threads));
-        std::thread::scope(|scope| {
+        let mut all = folder()?;
+        let own = std::thread::scope(|scope| {
             for mut folder in folders {
                 let (work, done) = (&work, &done);
                 scope.spawn(move || {
@@ -121,10 +122,13 @@ impl ColumnSnapshot for Snapshot {
                     done.lock().push(complete.map(|complete| complete.then_some(folder)));
                 });
             }
+            work.run(&mut all) // one thread is here already
         });
-        let mut all = folder()?;
         // an error first: the others have stopped because of it
         let folders = done.into_inner().into_iter().collect::<Result<Vec<_>>>()?;
+        if !own? {
+            return Ok(None);
+        }
         for folder in folders {
             let Some(folder) = folder else { return Ok(None) };
             if !all.merge(folder)? {
@@ -151,8 +155,11 @@ impl Work<'_> {
             if first >= units.len() {
                 return Ok(true);
             }
-            let mut morsel = units[first..units.len().min(first + MORSEL_UNITS)].iter();
-            let whole = morsel.try_fold(true, |whole, unit| Ok(whole & self.fold(unit, folder)?));
+            let mut morsel = first..units.len().min(first + MORSEL_UNITS);
+            let whole = morsel.try_fold(true, |whole, at| {
+                self.plan.look_ahead(&units[at + 1..]);
+                Ok(whole & self.fold(&units[at], folder)?)
+            });
             if !matches!(whole, Ok(true)) {
                 self.stop.store(true, Ordering::Relaxed);
                 return whole;

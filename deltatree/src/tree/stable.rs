@@ -22,6 +22,7 @@ use super::block::{Block, Column, Descriptor, put_type};
 use super::bounds::Bounds;
 use super::bytes::{ALIGN, Put, Reader, corrupt, io_error};
 use crate::error::{Error, Result};
+use crate::fold::wide::prefetch;
 use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
@@ -218,6 +219,23 @@ impl Stable {
         match &pack.columns[column] {
             Some(column) => self.read(&column.block, pack.rows).map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Asks memory for a pack's description, which will be read soon.
+    pub fn expect_pack(&self, pack: usize) {
+        prefetch(std::slice::from_ref(&self.packs[pack]));
+    }
+
+    /// The same of a column's description; the pack's was asked for before.
+    pub fn expect_column(&self, pack: usize, column: usize) {
+        prefetch(std::slice::from_ref(&self.packs[pack].columns[column]));
+    }
+
+    /// The same of a column's first values; its description was asked for before.
+    pub fn expect_values(&self, pack: usize, column: usize) {
+        if let Some(column) = &self.packs[pack].columns[column] {
+            column.block.expect(&self.bytes);
         }
     }
 

@@ -5,6 +5,7 @@ use super::{GcSafePoint, KeyGc, Verdict};
 use crate::engine::{Cf, Engine, Snapshot, WriteBatch};
 use crate::error::Result;
 use crate::mvcc::encoded_bounds;
+use damask_env::{Mistake, mistaken};
 use damask_types::codec::{self, decode_key, put_ts_desc, split_key_ts};
 use damask_types::{KeyRange, Timestamp, WriteKind, WriteRef};
 
@@ -96,7 +97,11 @@ pub fn sweep(
         let write = WriteRef::decode(value)?;
         let long = write.kind == WriteKind::Put && write.short_value.is_none();
         let long = long.then_some(write.start_ts);
-        match key_open.gc.visit(commit_ts, &write) {
+        let verdict = match key_open.gc.visit(commit_ts, &write) {
+            Verdict::RemoveLast if mistaken(Mistake::DeleteFirst) => Verdict::Remove,
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Keep if commit_ts > safe_point => {
                 key_open.newer += 1;
                 if key_open.newer > NEAR {

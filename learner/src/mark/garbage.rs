@@ -72,7 +72,7 @@ impl Chance {
             let start_ts = Timestamp(self.number());
             let mut lock = Lock::new(LockKind::Put, self.bytes(), start_ts, self.number());
             lock.short_value = (self.below(2) == 0).then(|| self.bytes());
-            locks.insert(self.bytes(), lock);
+            locks.insert(self.bytes(), Box::new(lock));
         }
         let mut hidden = Hidden::default();
         for _ in 0..self.below(3) {

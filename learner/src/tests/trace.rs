@@ -2,14 +2,15 @@
 
 use super::fixture::*;
 use super::regions::snapshot;
-use crate::trace::{Recorder, Replay, ReplayPlan, checksum, replay};
+use crate::trace::{OnEnd, Recorder, Replay, ReplayPlan, checksum, replay};
 use crate::{ColumnMachine, SchemaSource};
 use damask_deltatree::rivals::{LsmColumns, LsmConfig};
 use damask_deltatree::{ColumnStore, Config, DeltaTree, MemoryColumnStore};
-use damask_env::{Clock, Disk, MemoryDisk, RealClock};
+use damask_env::{Clock, Disk, Fault, MemoryDisk, RealClock};
 use damask_raftstore::{Applied, ApplyBatch, Effect, StateMachine};
 use damask_types::key::row_range;
 use damask_types::*;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,6 +24,8 @@ struct Listened {
     store: Arc<Journal>,
     recorder: Arc<Recorder>,
     machine: Arc<dyn StateMachine>,
+    /// What was said of the recorder's end.
+    told: Arc<Mutex<Vec<String>>>,
 }
 
 fn source() -> Arc<dyn SchemaSource> {
@@ -33,10 +36,20 @@ fn source() -> Arc<dyn SchemaSource> {
 
 fn listened(store: Arc<Journal>, bytes_max: u64) -> Listened {
     let disk = Arc::new(MemoryDisk::default());
-    let recorder = Recorder::create(&*disk, NAME, bytes_max).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = told.clone();
+    let on_end: OnEnd = Box::new(move |why| telling.lock().push(why.to_owned()));
+    let recorder = Recorder::create(&*disk, NAME, bytes_max, on_end).unwrap();
     let machine = ColumnMachine::open(store.clone(), recorder.schemas(source())).unwrap();
     let machine = recorder.machine(Arc::new(machine)).unwrap();
-    Listened { disk, store, recorder, machine }
+    Listened { disk, store, recorder, machine, told }
+}
+
+impl Listened {
+    fn trace(&self) -> Vec<u8> {
+        self.recorder.flush();
+        self.disk.map(NAME).unwrap().to_vec()
+    }
 }
 
 fn regions(region: RegionId, index: u64, states: Vec<damask_raftstore::RegionState>) -> ApplyBatch {
@@ -113,7 +126,7 @@ fn every_store_ends_with_the_rows_of_the_one_that_was_listened_to() {
             go_on(&*listened.machine);
         }
         assert_eq!(listened.recorder.ended(), None);
-        let trace = listened.disk.map(NAME).unwrap();
+        let trace = listened.trace();
         for (name, store) in stores() {
             let done = told(&trace, &store).unwrap();
             assert!(!done.incomplete && done.rows > 40, "{name}: {done:?}");
@@ -133,7 +146,7 @@ fn every_store_ends_with_the_rows_of_the_one_that_was_listened_to() {
 fn a_damaged_record_is_named_and_a_short_file_ends_early() {
     let listened = listened(Arc::default(), 1 << 20);
     begin(&*listened.machine);
-    let trace = listened.disk.map(NAME).unwrap().to_vec();
+    let trace = listened.trace();
     let whole = told(&trace, &stores()[0].1).unwrap();
     for at in [3, 20, trace.len() / 2, trace.len() - 1] {
         let mut damaged = trace.clone();
@@ -154,6 +167,8 @@ fn a_full_tape_ends_but_the_learner_goes_on() {
     let listened = listened(Arc::default(), 2000);
     begin(&*listened.machine);
     assert!(listened.recorder.ended().is_some());
+    let told_of_it = listened.told.lock().clone();
+    assert!(told_of_it.len() == 1 && told_of_it[0].contains("2000 bytes"), "{told_of_it:?}");
     let trace = listened.disk.map(NAME).unwrap();
     assert!(trace.len() <= 2000);
     let short = told(&trace, &stores()[0].1).unwrap();
@@ -163,17 +178,34 @@ fn a_full_tape_ends_but_the_learner_goes_on() {
 }
 
 #[test]
+fn a_full_disk_ends_the_tape_and_not_the_learner() {
+    let listened = listened(Arc::default(), 1 << 20);
+    begin(&*listened.machine);
+    let before = listened.trace();
+    listened.disk.set_fault(Fault { capacity: Some(0), ..Fault::default() });
+    go_on(&*listened.machine);
+    assert_eq!(listened.told.lock().len(), 1, "{:?}", listened.told.lock());
+    assert!(listened.recorder.ended().is_some());
+    let snapshot = listened.store.snapshot(T).unwrap();
+    let after = damask_deltatree::HandleRange { first: 100, last: 119 };
+    assert_eq!(scan(&*snapshot, after, 95).len(), 20);
+    listened.disk.set_fault(Fault::default());
+    let short = told(&listened.trace()[..before.len()], &stores()[0].1).unwrap();
+    assert!(!short.incomplete && short.rows > 40);
+}
+
+#[test]
 fn a_region_of_before_is_left_out_until_its_snapshot() {
     let first = listened(Arc::default(), 1 << 20);
     begin(&*first.machine);
     first.machine.sync().unwrap();
     let second = listened(first.store.clone(), 1 << 20);
     second.machine.apply(vec![batch(R, 99, prewrite(1, 70, None))]).unwrap();
-    let empty = told(&second.disk.map(NAME).unwrap(), &stores()[0].1).unwrap();
+    let empty = told(&second.trace(), &stores()[0].1).unwrap();
     assert_eq!(empty.rows, 0);
     go_on(&*second.machine);
     for (name, store) in stores() {
-        let done = told(&second.disk.map(NAME).unwrap(), &store).unwrap();
+        let done = told(&second.trace(), &store).unwrap();
         let sum = |store: &dyn ColumnStore| checksum(store, &done.tables, Timestamp::MAX).unwrap();
         assert_eq!(sum(&*store), sum(&*second.store), "{name}");
     }
@@ -197,7 +229,7 @@ impl Clock for Ticks {
 fn a_rate_is_kept() {
     let listened = listened(Arc::default(), 1 << 20);
     begin(&*listened.machine);
-    let trace = listened.disk.map(NAME).unwrap();
+    let trace = listened.trace();
     let plan = ReplayPlan { rows_per_second: Some(200), ..ReplayPlan::default() };
     let store = &stores()[0].1;
     let done = replay(&trace, store, &plan, &Ticks::default()).unwrap();

@@ -15,6 +15,7 @@ use damask_raftstore::StateMachine;
 use damask_types::{TableId, TableSchema, Timestamp};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,28 @@ pub struct Replay {
     pub incomplete: bool,
     /// The newest schema of each table that was not dropped.
     pub tables: BTreeMap<TableId, Arc<TableSchema>>,
+}
+
+impl fmt::Display for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.taken.as_secs_f64();
+        let rate = self.rows as f64 / seconds.max(f64::MIN_POSITIVE);
+        let Replay { records, rows, written, .. } = self;
+        writeln!(f, "{records} records, {rows} rows in {seconds:.3} s: {rate:.0} rows/s")?;
+        let Written { applied, log, flush, compaction, merge, manifest } = written;
+        write!(
+            f,
+            "bytes: {applied} applied; written {log} log, {flush} flush, {compaction} compaction, \
+             {merge} merge, {manifest} manifest"
+        )?;
+        if let Some(amplification) = written.amplification() {
+            write!(f, ": {amplification:.2} for each")?;
+        }
+        match self.incomplete {
+            true => write!(f, "\nthe file ends in the middle of a record"),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The schemas of the trace, as far as it has been told.

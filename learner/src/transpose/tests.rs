@@ -169,6 +169,47 @@ fn a_refused_row_leaves_nothing_behind() {
 }
 
 #[test]
+fn rows_of_other_columns_may_follow_each_other() {
+    let text = ColumnType::VarChar { len: 9 };
+    let columns =
+        [column(1, int(), None), column(2, text, None), column(3, int(), Some(Datum::Int(7)))];
+    let mut decoder = RowDecoder::new(&columns).unwrap().with_newest(ColumnId(9));
+    let word = Datum::Text("word".into());
+    let rows: [&[(ColumnId, &Datum)]; 6] = [
+        &[(ColumnId(1), &Datum::Int(1)), (ColumnId(2), &word), (ColumnId(3), &Datum::Int(3))],
+        &[(ColumnId(2), &word), (ColumnId(3), &Datum::Int(3)), (ColumnId(8), &Datum::Int(1))],
+        &[(ColumnId(1), &Datum::Int(1)), (ColumnId(2), &Datum::Null), (ColumnId(3), &Datum::Null)],
+        &[(ColumnId(1), &Datum::Null), (ColumnId(2), &word), (ColumnId(3), &Datum::Int(3))],
+        &[],
+        &[(ColumnId(1), &Datum::Int(1)), (ColumnId(2), &word), (ColumnId(300), &Datum::Int(1))],
+    ];
+    // every pair of neighbours, in both orders
+    let order = [0, 1, 2, 3, 4, 0, 2, 4, 1, 3, 0, 4, 3, 2, 1, 0, 3, 1, 4, 2, 0];
+    for (handle, row) in order.into_iter().enumerate() {
+        decoder.append_row(handle as i64, &encode_row(rows[row])).unwrap();
+        let newer = decoder.append_row(-1, &encode_row(rows[5])).unwrap_err();
+        assert_eq!(newer, RowError::UnknownColumn(ColumnId(300)), "nor is it learnt");
+    }
+    let finished = decoder.finish().unwrap();
+    assert_eq!(finished.handles.len(), order.len());
+    for (at, row) in order.into_iter().enumerate() {
+        for (column, schema) in columns.iter().enumerate() {
+            let array = finished.columns.column(column);
+            let written = rows[row].iter().find(|(id, _)| *id == schema.id).map(|(_, d)| *d);
+            let expected = match (written, column) {
+                (Some(datum), _) => datum.clone(),
+                (None, 2) => Datum::Int(7),
+                (None, _) => Datum::Null,
+            };
+            assert_eq!(array.is_null(at), expected.is_null(), "row {row} column {column}");
+            if !expected.is_null() {
+                assert_eq!(datum_at(array, at, &expected), expected, "row {row} column {column}");
+            }
+        }
+    }
+}
+
+#[test]
 fn text_must_be_utf8() {
     let mut decoder = RowDecoder::new(&[column(1, ColumnType::VarChar { len: 9 }, None)]).unwrap();
     decoder.append_row(1, &encode_row(&[(ColumnId(1), &Datum::Bytes(vec![0xFF]))])).unwrap();

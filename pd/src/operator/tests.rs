@@ -162,11 +162,11 @@ fn splits_and_merges_end_when_the_range_has_changed() {
     let mut world = World::new(&[]);
     let left = region(1, b"", b"m", 1);
     let split = Region { range: KeyRange::new("f", "m"), ..region(1, b"", b"", 2) };
-    assert_eq!(world.say(&left, &[Step::Split], &left, &[]), Progress::Do(Step::Split));
-    assert_eq!(world.say(&left, &[Step::Split], &split, &[]), Progress::Done);
+    assert_eq!(world.say(&left, &[Step::Split(2)], &left, &[]), Progress::Do(Step::Split(2)));
+    assert_eq!(world.say(&left, &[Step::Split(2)], &split, &[]), Progress::Done);
     let whole = RegionFacts { unsplittable: true, ..RegionFacts::default() };
     world.with(|view| {
-        let operator = Operator::new(view, &left, OperatorKind::SplitBySize, vec![Step::Split]);
+        let operator = Operator::new(view, &left, OperatorKind::SplitBySize, vec![Step::Split(2)]);
         assert!(matches!(operator.progress(view, &left, &whole), Progress::Stale(_)));
     });
     let merge = [Step::Merge(RegionId(2))];
@@ -191,6 +191,20 @@ fn splits_and_merges_end_when_the_range_has_changed() {
     let elsewhere = Region { id: RegionId(2), range: KeyRange::new("m", ""), ..elsewhere };
     world.regions.put(elsewhere, RegionFacts::default()).expect("as new");
     assert!(matches!(world.say(&left, &merge, &left, &[]), Progress::Stale(_)));
+}
+
+#[test]
+fn a_merge_does_not_wait_for_a_store_that_is_down() {
+    let mut world = World::new(&[]);
+    let (left, right) = (region(1, b"", b"m", 1), region(2, b"m", b"", 1));
+    let facts = RegionFacts { pending: vec![right.peers[2].id], ..RegionFacts::default() };
+    world.regions.put(right.clone(), facts).expect("the first");
+    let merge = [Step::Merge(RegionId(2))];
+    assert!(matches!(world.say(&left, &merge, &left, &[]), Progress::Wait(_)), "it is pending");
+    let (_, report) = world.reports.get_mut(&right.peers[2].store).expect("it has reported");
+    report.failed = true;
+    let said = world.say(&left, &merge, &left, &[]);
+    assert!(matches!(said, Progress::Stale(why) if why.contains("down")), "{said:?}");
 }
 
 #[test]

@@ -18,7 +18,9 @@ pub(super) fn neighbours(draft: &mut Draft<'_>, regions: &[Known<'_>]) {
         if !draft.has_room(Group::Merge) {
             return;
         }
-        if facts.bytes > draft.view.config.merge_bytes() || !is_calm(draft, region, facts) {
+        let config = draft.view.config;
+        let is_large = facts.bytes > config.merge_bytes() || facts.keys > config.merge_keys();
+        if is_large || !is_calm(draft, region, facts) {
             continue;
         }
         let before = at.checked_sub(1).and_then(|i| regions.get(i));
@@ -55,6 +57,7 @@ fn fits(draft: &Draft<'_>, (region, facts): (&Region, &RegionFacts), other: Know
     left.range.end == right.range.start
         && is_calm(draft, target, target_facts)
         && facts.bytes.saturating_add(target_facts.bytes) <= config.region_bytes_max / 2
+        && facts.keys.saturating_add(target_facts.keys) <= config.region_keys_max / 2
         && flow(facts).saturating_add(flow(target_facts)) < config.hot_flow / 2
         && rule_edges(rules, &whole).is_empty()
         && column_replicas(rules, &region.range) == column_replicas(rules, &target.range)

@@ -1,5 +1,6 @@
 //! Where a region is cut: at the edges of column rules, when it is too large, when it is too busy.
-//! It must never choose the middle key: only the store can.
+//! It must never make a key up: where parts of one size begin, and which key parts what is asked of
+//! a region, only its store knows.
 
 use crate::operator::OperatorKind;
 use crate::values::{ColumnRule, Step};
@@ -15,18 +16,25 @@ pub(super) fn at_rules(view: &View<'_>, region: &Region) -> Option<(OperatorKind
     (!edges.is_empty()).then(|| (OperatorKind::SplitAtRule, vec![Step::SplitAt(edges)]))
 }
 
-/// Too many bytes, or too much traffic; unless the store has found no key to split at.
-pub(super) fn check(view: &View<'_>, facts: &RegionFacts) -> Option<(OperatorKind, Vec<Step>)> {
+/// Too many bytes or keys, unless the store has found none to split at; or too much to do, and
+/// the store has found a key that parts that.
+pub(super) fn check(
+    view: &View<'_>,
+    region: &Region,
+    facts: &RegionFacts,
+) -> Option<(OperatorKind, Vec<Step>)> {
     let config = view.config;
-    if facts.unsplittable {
-        return None;
+    let times = (facts.bytes / config.region_bytes_max).max(facts.keys / config.region_keys_max);
+    let too_large = facts.bytes > config.region_bytes_max;
+    if (too_large || facts.keys > config.region_keys_max) && !facts.unsplittable {
+        let kind = if too_large { OperatorKind::SplitBySize } else { OperatorKind::SplitByKeys };
+        // As many as leave each part below the limits, in one command.
+        let parts = usize::try_from(times).unwrap_or(usize::MAX).saturating_add(1);
+        return Some((kind, vec![Step::Split(parts.clamp(2, config.split_parts_max))]));
     }
-    let flow = facts.flow.read.saturating_add(facts.flow.write);
-    if facts.bytes > config.region_bytes_max {
-        return Some((OperatorKind::SplitBySize, vec![Step::Split]));
-    }
-    let busy = config.split_flow > 0 && flow > config.split_flow;
-    busy.then(|| (OperatorKind::SplitByLoad, vec![Step::Split]))
+    let inside = |key: &&Vec<u8>| **key > region.range.start && region.range.contains(key);
+    let key = facts.split_key.as_ref().filter(|_| config.split_by_load).filter(inside)?;
+    Some((OperatorKind::SplitByLoad, vec![Step::SplitAt(vec![key.clone()])]))
 }
 
 /// Edges of rules strictly inside of `range`, ascending.

@@ -73,7 +73,8 @@ impl World {
                 "voters" => config.voters = number(value) as usize,
                 "bytes" => config.region_bytes_max = number(value),
                 "merge_bytes" => config.merge_bytes_max = number(value),
-                "split_flow" => config.split_flow = number(value),
+                "keys" => config.region_keys_max = number(value),
+                "by_load" => config.split_by_load = value == "true",
                 "hot" => config.hot_flow = number(value),
                 "leaders" => config.leader_tolerance = number(value),
                 "pending" => config.pending_max = number(value) as usize,
@@ -114,6 +115,8 @@ impl World {
         for word in &words[2..] {
             match word.split_once('=') {
                 Some(("bytes", n)) => facts.bytes = number(n),
+                Some(("keys", n)) => facts.keys = number(n),
+                Some(("split", key)) => facts.split_key = Some(key.as_bytes().to_vec()),
                 Some(("read", n)) => facts.flow.read = number(n),
                 Some(("write", n)) => facts.flow.write = number(n),
                 Some(("since", seconds)) => facts.since_ms = NOW_MS - number(seconds) * 1000,

@@ -43,6 +43,8 @@ pub struct ModelRegion {
     pub term: u64,
     /// Bytes of its rows.
     pub bytes: u64,
+    /// Versions of its rows.
+    pub keys: u64,
     /// How busy it is.
     pub flow: Flow,
     /// Rounds until replicas have caught up.
@@ -61,6 +63,9 @@ pub struct Model {
     pub steps: u64,
     /// Stores that are down.
     pub down: HashSet<StoreId>,
+    /// Request units a second above which a store names the middle key to split a region at; 0 =
+    /// never.
+    pub busy_flow: u64,
     /// No fault has happened: nothing may go to and fro, no quorum may be lost.
     pub faultless: bool,
     stores: BTreeMap<StoreId, StoreKind>,
@@ -79,6 +84,7 @@ impl Model {
             now_ms: 0,
             steps: 0,
             down: HashSet::new(),
+            busy_flow: 0,
             faultless: true,
             stores,
             seen: HashSet::new(),
@@ -87,7 +93,7 @@ impl Model {
     }
 
     /// Adds a region with voters on these stores; the first leads.
-    pub fn add(&mut self, range: KeyRange, voters: &[u64], bytes: u64, flow: Flow) {
+    pub fn add(&mut self, range: KeyRange, voters: &[u64], (bytes, keys): (u64, u64), flow: Flow) {
         let n = voters.len() as u64 + 1;
         let first = self.pd.alloc_ids(n).expect("ids").start;
         let peer = |(id, store): (u64, &u64)| Peer {
@@ -100,7 +106,7 @@ impl Model {
         let (id, epoch) = (RegionId(first), Epoch { conf_ver: 1, version: 1 });
         let (leader, region) = (Some(peers[0]), Region { id, range, epoch, peers });
         let lagging = HashMap::new();
-        self.regions.push(ModelRegion { region, leader, term: 5, bytes, flow, lagging });
+        self.regions.push(ModelRegion { region, leader, term: 5, bytes, keys, flow, lagging });
     }
 
     /// One round: stores report, time passes, leaders report and do what they are told. How many
@@ -155,12 +161,15 @@ impl Model {
         }
         region.lagging.retain(|peer, rounds| *rounds > 0 && stores.contains_key(peer));
         let Some(leader) = region.leader else { return };
+        let busy = self.busy_flow > 0 && region.flow.read + region.flow.write > self.busy_flow;
         let report = RegionReport {
             region: region.region.clone(),
             leader,
             term: region.term,
             bytes: region.bytes,
+            keys: region.keys,
             flow: region.flow,
+            split_key: busy.then(|| middle(&region.region.range)),
             pending: region.lagging.keys().copied().collect(),
             merging: false,
             unsplittable: false,
@@ -262,9 +271,9 @@ impl Model {
                 }
                 return;
             }
-            Step::Split => {
-                let key = middle(&region.region.range);
-                return self.split(at, vec![key]);
+            Step::Split(parts) => {
+                let keys = cuts(&region.region.range, parts);
+                return self.split(at, keys);
             }
             Step::SplitAt(keys) => return self.split(at, keys),
             Step::Merge(target) => return self.merge(at, target),
@@ -279,7 +288,7 @@ impl Model {
         let mut rest = self.regions[at].clone();
         let parts = keys.len() as u64 + 1;
         let ids = self.pd.ask_split(&rest.region, keys.len()).expect("ids of a split");
-        rest.bytes /= parts;
+        (rest.bytes, rest.keys) = (rest.bytes / parts, rest.keys / parts);
         rest.flow = Flow { read: rest.flow.read / parts, write: rest.flow.write / parts };
         rest.region.epoch.version += parts - 1;
         for (key, ids) in keys.into_iter().zip(ids) {
@@ -316,6 +325,7 @@ impl Model {
             }
         }
         target.bytes += source.bytes;
+        target.keys += source.keys;
         target.flow.read += source.flow.read;
         target.flow.write += source.flow.write;
         let version = target.region.epoch.version.max(source.region.epoch.version);
@@ -327,8 +337,12 @@ fn is_in_flight(operator: &OperatorStatus) -> bool {
     !operator.state.starts_with("given up") && operator.state != "done"
 }
 
-/// A key near the middle of a range whose keys are short.
 fn middle(range: &KeyRange) -> Vec<u8> {
+    cuts(range, 2).remove(0)
+}
+
+/// Keys that part a range, whose keys are short, evenly.
+fn cuts(range: &KeyRange, parts: usize) -> Vec<Vec<u8>> {
     let number = |key: &[u8]| {
         let mut bytes = [0; 16];
         let n = key.len().min(16);
@@ -337,5 +351,6 @@ fn middle(range: &KeyRange) -> Vec<u8> {
     };
     let end = if range.end.is_empty() { u128::MAX } else { number(&range.end) };
     let start = number(&range.start);
-    (start + (end - start) / 2).to_be_bytes().to_vec()
+    let part = (end - start) / parts as u128;
+    (1..parts as u128).map(|i| (start + part * i).to_be_bytes().to_vec()).collect()
 }

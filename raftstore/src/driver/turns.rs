@@ -15,7 +15,7 @@ use crate::apply::{Applier, ApplyTask};
 use crate::error::Result;
 use crate::handle::Transport;
 use crate::log_store::LogStore;
-use crate::options::OnChange;
+use crate::options::{OnChange, Without};
 use crate::store_core::{Event, StoreCore, Turn, WriteTask};
 use crate::threads::{send_all, task_bytes, write};
 use damask_env::channel::{Receiver, RecvTimeoutError, Sender};
@@ -64,6 +64,7 @@ pub(super) fn run(shared: &Arc<Shared>, events: &Receiver<Event>) -> Result<()> 
     let raft = lock(&shared.raft).take();
     // It leads nothing any more.
     shared.local.clear();
+    shared.safe.clear();
     shared.statuses.write().clear();
     match result {
         Ok(result) => result,
@@ -90,7 +91,7 @@ fn turns(shared: &Shared, events: &Receiver<Event>) -> Result<()> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-        if !shared.config.naive {
+        if !shared.config.without.batching {
             taken.extend(events.try_iter().take(TURN_EVENTS_MAX));
         }
         let mut raft = lock(&shared.raft);
@@ -125,6 +126,7 @@ impl Shared {
         let stopped = raft.take();
         drop(raft);
         self.local.clear();
+        self.safe.clear();
         self.statuses.write().clear();
         self.fail(failed);
         // Whoever waits is answered after the reason is known.
@@ -170,7 +172,7 @@ impl Raft {
         let Shared { pending_writes, pending_applies, config, .. } = &*self.shared;
         let none = |pending: &AtomicUsize| pending.load(Ordering::Acquire) == 0;
         let idle = none(pending_writes) && none(pending_applies) && !self.core.has_more();
-        idle && !config.naive && self.is_alone()
+        idle && config.without == Without::default() && self.is_alone()
     }
 
     fn is_alone(&self) -> bool {
@@ -198,15 +200,22 @@ impl Raft {
     }
 
     fn finish(&mut self) -> Result<()> {
-        let Turn { views, sends, write, applies, changed, removed, maintain } =
+        let Turn { views, safe, sends, write, applies, changed, removed, maintain } =
             self.core.finish()?;
         self.shared.local.publish(views);
+        self.shared.safe.publish(safe);
         if !sends.is_empty() || write.as_ref().is_some_and(|write| !write.held.is_empty()) {
             self.talked = Some(self.core.ticks());
         }
-        send_all(self.transport.as_ref(), sends);
-        if let Some(write) = write {
-            self.write(write)?;
+        match write {
+            Some(mut write) if self.shared.config.without.early_sends => {
+                write.held.splice(0..0, sends);
+                self.write(write)?;
+            }
+            write => {
+                send_all(self.transport.as_ref(), sends);
+                write.map_or(Ok(()), |write| self.write(write))?;
+            }
         }
         if !applies.is_empty() {
             self.apply(applies)?;
@@ -217,11 +226,11 @@ impl Raft {
 
     /// May this thread do what another is for, of which it has `pending` tasks?
     fn may_inline(&self, pending: &AtomicUsize) -> bool {
-        let Shared { config, inbox, .. } = &*self.shared;
+        let inbox = &self.shared.inbox;
         // What the other thread has said goes first: through the inbox, or it is stepped.
         let in_order = self.here.is_none() || inbox.is_empty();
         let idle = self.idle && pending.load(Ordering::Acquire) == 0 && in_order;
-        config.naive || idle && self.is_alone()
+        idle && self.is_alone()
     }
 
     /// What was done in the place of another thread is stepped next.
@@ -233,8 +242,8 @@ impl Raft {
     }
 
     fn write(&mut self, task: WriteTask) -> Result<()> {
-        let pending = &self.shared.pending_writes;
-        if self.may_inline(pending) {
+        let Shared { pending_writes: pending, config, .. } = &*self.shared;
+        if config.without.log_thread || self.may_inline(pending) {
             let event = write(task, self.log.as_ref(), self.transport.as_ref())?;
             self.done(event);
             return Ok(());
@@ -250,7 +259,7 @@ impl Raft {
         let bytes = task_bytes(&tasks);
         let entries = |task: &ApplyTask| matches!(task, ApplyTask::Entries { .. });
         let small = bytes <= INLINE_BYTES_MAX && tasks.iter().all(entries);
-        if (small || config.naive) && self.may_inline(pending_applies) {
+        if config.without.apply_thread || small && self.may_inline(pending_applies) {
             let reports = lock(&self.applier).run(tasks)?;
             self.done(Event::Reports(reports));
             return Ok(());

@@ -222,3 +222,42 @@ fn a_log_that_cannot_be_read_leaves_its_reason() {
     let reason = group.take_failure().expect("kept").to_string();
     assert!(reason.contains("injected fault"), "{reason}");
 }
+
+/// As whoever led a region does in what a split makes of it.
+#[test]
+fn the_first_term_is_led_without_a_vote_and_reads_wait_for_its_first_entry() {
+    let log = log_of(&[], LOG_START.index);
+    let mut group = open_after(&log, 0);
+    assert!(group.lead_first_term(), "nobody is asked, so no promise stands in the way");
+    let first = LOG_START.index + 1;
+    assert!(group.is_leader());
+    assert_eq!((group.term(), group.last_index()), (LOG_START.term, first));
+    let ready = group.ready();
+    assert!(ready.hs().is_none(), "its term is durable already");
+    let appends = |m: &&Message| m.get_msg_type() == MessageType::MsgAppend && m.entries.len() == 1;
+    assert_eq!(ready.messages().iter().filter(appends).count(), 2);
+    let (number, mut ready) = (ready.number(), ready);
+    let entries = ready.take_entries().into_iter().map(from_entry).collect();
+    log.append(vec![(REGION, LogOp::Append(entries))]).unwrap();
+    group.advance(ready);
+    group.persisted(number);
+    assert!(!group.knows_commit(), "what is committed is the split's, and no entry");
+    let m = message(MessageType::MsgAppendResponse, 2, LOG_START.term);
+    assert!(group.step(Message { index: first, ..m }));
+    assert!(group.knows_commit());
+    assert!(!group.lead_first_term(), "once");
+}
+
+#[test]
+fn a_log_or_a_term_that_went_on_is_not_led_without_a_vote() {
+    let newer = log_of(&[], LOG_START.index);
+    let hard = HardState { term: LOG_START.term + 1, vote: 2, commit: LOG_START.index };
+    newer.append(vec![(REGION, LogOp::HardState(hard))]).unwrap();
+    for log in [newer, log_of(&[LOG_START.term], LOG_START.index), log_of(&[6], 6)] {
+        let mut group = open(&log);
+        let before = (group.term(), group.last_index());
+        assert!(!group.lead_first_term());
+        assert!(!group.is_leader());
+        assert_eq!((group.term(), group.last_index()), before);
+    }
+}

@@ -1,17 +1,31 @@
-//! Where chunks wait until all of a region's content is there: a file each, in a folder of their
-//! own. Nothing in it outlives a restart, so that nothing is synced; and nothing in it is ever
-//! served: only a machine's import makes it the region's content.
+//! Where chunks wait until all of a region's content is there: a file for each region, in a folder
+//! of their own. Nothing in it is ever served: only a machine's import makes it the region's content.
+//!
+//! ```text
+//! file   chunk*                       nothing is synced, and a restart forgets it, until
+//!        seal: ends of the chunks, u64 LE each
+//!              4   how many, u32 LE
+//!              4   crc32 of the ends, LE
+//!              4   magic "DSE1"
+//! ```
+//! A seal is written, and all of it synced, before a machine begins to replace anything in more
+//! than one write: after a crash in between the import is done again from there.
 
 use super::verify;
 use crate::error::{Error, Result};
-use damask_env::{Disk, File};
+use damask_env::{Disk, File, MemoryDisk};
 use damask_types::RegionId;
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The folder.
 const FOLDER: &str = "staged";
+/// Ends a sealed file.
+const MAGIC: &[u8; 4] = b"DSE1";
+/// Bytes of a seal, beside the ends.
+const SEAL: u64 = 12;
 
 /// One stream's chunks, one behind the other.
 struct Staged {
@@ -24,6 +38,8 @@ struct Staged {
 /// Chunks of regions that are on their way here.
 pub(crate) struct Staging {
     disk: Arc<dyn Disk>,
+    /// What is synced outlives the process.
+    is_durable: bool,
     regions: HashMap<RegionId, Staged>,
 }
 
@@ -41,7 +57,82 @@ impl Staging {
         for left in disk.list(FOLDER).map_err(io)? {
             disk.remove(&format!("{FOLDER}/{left}")).map_err(io)?;
         }
-        Ok(Staging { disk, regions: HashMap::new() })
+        Ok(Staging { disk, is_durable: true, regions: HashMap::new() })
+    }
+
+    /// In memory: nothing can be sealed.
+    pub fn in_memory() -> Staging {
+        let disk = Arc::new(MemoryDisk::new());
+        Staging { disk, is_durable: false, regions: HashMap::new() }
+    }
+
+    /// The chunks of a region that an earlier run has sealed.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not there, or not whole: nobody else has what is missing here.
+    pub fn sealed(disk: &dyn Disk, region: RegionId) -> Result<Vec<Range<u64>>> {
+        let wrong = |what| {
+            Error::corrupt(format!(
+                "region {region}: a snapshot was being put in place, and {what}"
+            ))
+        };
+        let file = disk.open(&name(region)).map_err(io)?;
+        let len = file.len().map_err(io)?;
+        let seal_at = len.checked_sub(SEAL).ok_or_else(|| wrong("its parts are gone"))?;
+        let seal = file.read_at(seal_at, SEAL as usize).map_err(io)?;
+        let word = |at: usize| u32::from_le_bytes(seal[at..at + 4].try_into().expect("4 bytes"));
+        let bytes = u64::from(word(0)) * 8;
+        let whole = seal[8..] == MAGIC[..] && bytes <= seal_at;
+        if !whole {
+            return Err(wrong("its parts were never sealed"));
+        }
+        let ends = file.read_at(seal_at - bytes, bytes as usize).map_err(io)?;
+        if crc32fast::hash(&ends) != word(4) {
+            return Err(wrong("the seal of its parts is damaged"));
+        }
+        let end = |at: &[u8]| u64::from_le_bytes(at.try_into().expect("8 bytes"));
+        let ends: Vec<u64> = ends.chunks_exact(8).map(end).collect();
+        let spans = spans(&ends);
+        let ascend = ends.is_sorted() && ends.last().is_none_or(|last| *last == seal_at - bytes);
+        if ascend { Ok(spans) } else { Err(wrong("the seal of its parts is damaged")) }
+    }
+
+    /// Reads sealed chunks.
+    pub fn read_sealed<'a>(
+        disk: &'a dyn Disk,
+        region: RegionId,
+        spans: &'a [Range<u64>],
+    ) -> impl Iterator<Item = Result<Vec<u8>>> + 'a {
+        spans.iter().map(move |span| {
+            let file = disk.open(&name(region)).map_err(io)?;
+            file.read_at(span.start, (span.end - span.start) as usize).map_err(io)
+        })
+    }
+
+    /// Makes a stream's chunks, which are all here, outlive a crash. False: they do not, for there
+    /// is no disk, or no room on it.
+    ///
+    /// # Errors
+    /// A chunk that is damaged by now, or a disk that fails.
+    pub fn seal(&mut self, region: RegionId, stream: u64) -> Result<bool> {
+        if !self.is_durable {
+            return Ok(false);
+        }
+        for chunk in self.chunks(region, stream)? {
+            verify(&chunk?)?;
+        }
+        let Some(staged) = self.regions.get(&region) else { return Ok(false) };
+        let ends: Vec<u8> = staged.ends.iter().flat_map(|end| end.to_le_bytes()).collect();
+        let (count, crc) = (staged.ends.len() as u32, crc32fast::hash(&ends));
+        let seal = [&ends[..], &count.to_le_bytes(), &crc.to_le_bytes(), MAGIC].concat();
+        let before = staged.ends.last().copied().unwrap_or(0);
+        if no_room(region, u64::from(count), staged.file.append(&seal))?.is_none() {
+            staged.file.truncate(before).map_err(io)?;
+            return Ok(false);
+        }
+        staged.file.sync().map_err(io)?;
+        self.disk.sync_folder(FOLDER).map_err(io)?;
+        Ok(true)
     }
 
     /// Keeps a stream's chunk, if it is the next one and sound. The first one of another stream
@@ -84,9 +175,10 @@ impl Staging {
         let staged = staged.ok_or_else(|| {
             Error::Invalid(format!("region {region}: the snapshot to install is not here"))
         })?;
-        let starts = std::iter::once(0).chain(staged.ends.iter().copied());
-        let spans = starts.zip(staged.ends.iter().copied()).filter(|(start, end)| start < end);
-        Ok(spans.map(|(start, end)| staged.file.read_at(start, (end - start) as usize).map_err(io)))
+        let read = |span: Range<u64>| {
+            staged.file.read_at(span.start, (span.end - span.start) as usize).map_err(io)
+        };
+        Ok(spans(&staged.ends).into_iter().map(read))
     }
 
     /// Forgets what there is of a region.
@@ -96,6 +188,13 @@ impl Staging {
         }
         Ok(())
     }
+}
+
+/// Chunks by where they end; those without a pair have no bytes.
+fn spans(ends: &[u64]) -> Vec<Range<u64>> {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let spans = starts.zip(ends.iter().copied()).filter(|(start, end)| start < end);
+    spans.map(|(start, end)| start..end).collect()
 }
 
 /// A full disk is no reason to stop: nothing that was promised is in doubt. `None`: it is full.
@@ -163,6 +262,53 @@ mod tests {
         disk.set_fault(Fault::default());
         assert!(staging.put(REGION, 1, 1, &b).unwrap());
         assert_eq!(all(&staging, 1), [a, b]);
+    }
+
+    fn sealed(disk: &MemoryDisk) -> Result<Vec<Vec<u8>>> {
+        let spans = Staging::sealed(disk, REGION)?;
+        Staging::read_sealed(disk, REGION, &spans).collect()
+    }
+
+    #[test]
+    fn what_is_sealed_outlives_a_crash_and_what_is_damaged_is_named() {
+        let disk = Arc::new(MemoryDisk::new());
+        let mut staging = Staging::open(disk.clone()).unwrap();
+        let all = [chunk("a"), chunk("b"), Vec::new(), chunk("c")];
+        for (at, chunk) in all.iter().enumerate() {
+            assert!(staging.put(REGION, 1, at as u64, chunk).unwrap());
+        }
+        assert!(sealed(&disk.crash_image(|n| n)).is_err(), "not yet");
+        assert!(staging.seal(REGION, 2).is_err(), "another stream");
+        assert!(staging.seal(REGION, 1).unwrap());
+        let image = disk.crash_image(|_| 0);
+        let chunks = [&all[..2], &all[3..]].concat();
+        assert_eq!(sealed(&image).unwrap(), chunks);
+        // Cut or damaged in the seal.
+        let file = name(REGION);
+        let whole = image.map(&file).unwrap().to_vec();
+        for len in 0..whole.len() {
+            image.replace(&file, &whole[..len]).unwrap();
+            assert_eq!(sealed(&image).unwrap_err().kind(), damask_types::ErrorKind::Corrupt);
+        }
+        let ends: usize = all.iter().map(Vec::len).sum();
+        for at in ends..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            image.replace(&file, &damaged).unwrap();
+            assert!(sealed(&image).is_err(), "byte {at}");
+        }
+        assert!(!Staging::in_memory().seal(REGION, 1).unwrap());
+    }
+
+    #[test]
+    fn no_room_for_a_seal_is_no_failure() {
+        let disk = Arc::new(MemoryDisk::new());
+        let mut staging = Staging::open(disk.clone()).unwrap();
+        let a = chunk("a");
+        assert!(staging.put(REGION, 1, 0, &a).unwrap());
+        disk.set_fault(Fault { capacity: Some(a.len() as u64), ..Fault::default() });
+        assert!(!staging.seal(REGION, 1).unwrap());
+        assert_eq!(self::all(&staging, 1), [a]);
     }
 
     #[test]

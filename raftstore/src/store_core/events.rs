@@ -12,6 +12,7 @@ use crate::log_store::LogOp;
 use crate::machine::{Applied, RegionState};
 use crate::merge::MergeState;
 use crate::replica::{Queued, Read, Replica};
+use crate::resolved::Resolved;
 use damask_env::{Mistake, mistaken};
 use damask_types::{Epoch, Peer, Region, RegionId};
 use raft::eraftpb::{Message, MessageType};
@@ -74,6 +75,8 @@ pub(crate) enum Event {
     },
     /// Somebody reads by this region's lease, which ends soon.
     Renew(RegionId),
+    /// Of regions that are led here: nothing more will be committed below these timestamps.
+    Resolved(Vec<Resolved>),
     /// The log is durable up to this turn.
     Persisted(u64),
     Reports(Vec<ApplyReport>),
@@ -140,6 +143,7 @@ impl StoreCore {
                     self.dirty.insert(region);
                 }
             }
+            Event::Resolved(found) => self.on_resolved(found),
             Event::Persisted(turn) => self.on_persisted(turn),
             Event::Reports(reports) => {
                 for report in reports {
@@ -263,7 +267,7 @@ impl StoreCore {
             let group = &mut replica.group;
             replica.sent_snapshots.retain(|peer, sent| {
                 let waits = leads && group.follower(*peer).is_some_and(|f| f.in_snapshot);
-                let late = tick > *sent + config.snapshot_retry_ticks;
+                let late = sent.is_none_or(|sent| tick > sent + config.snapshot_retry_ticks);
                 if waits && late {
                     group.snapshot_failed(*peer);
                 }
@@ -273,7 +277,10 @@ impl StoreCore {
             if !leads && silent >= PROBE_TICKS && silent.is_multiple_of(PROBE_TICKS) {
                 probes.push(*id);
             }
-            self.dirty.insert(*id);
+            // Most ticks bring nothing: with many regions that must cost nothing.
+            if replica.group.has_ready() || replica.is_unfinished() {
+                self.dirty.insert(*id);
+            }
         }
         probes.into_iter().for_each(|id| self.probe(id));
         self.leave_joints();
@@ -361,7 +368,9 @@ impl StoreCore {
         for change in changes {
             match change {
                 Change::Replicas { change, region } => self.on_changed(id, &change, region)?,
-                Change::Split { parent, children } => self.on_split_applied(parent, children)?,
+                Change::Split { at, parent, children } => {
+                    self.on_split_applied(at, parent, children)?;
+                }
                 Change::Merging { region, merge } => self.on_merging(id, region, merge),
                 Change::Merged { region, merge, source } => {
                     self.on_merged(id, region, merge, &source);
@@ -382,13 +391,25 @@ impl StoreCore {
         Ok(())
     }
 
-    fn on_split_applied(&mut self, parent: Region, children: Vec<Region>) -> Result<()> {
+    /// Whoever leads the parent in the term of the split's entry leads the children at once, in
+    /// the term that all their logs start with: nobody else in the world can do so, and nobody can
+    /// be elected in that term. So no vote is waited for; see `Group::lead_first_term`.
+    fn on_split_applied(
+        &mut self,
+        at: Applied,
+        parent: Region,
+        children: Vec<Region>,
+    ) -> Result<()> {
         let id = parent.id;
         let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
         let leads = replica.group.is_leader();
+        let proposed = leads && replica.group.term() == at.term;
         let merge = replica.merge.inherited();
         // Who reads by the parent's permit may read a child's keys.
         let views = replica.views.clone();
+        let (before, after) = (replica.region.epoch.version, parent.epoch.version);
+        replica.safe.narrow(before, after);
+        let part = replica.safe.of_part(LOG_START.index);
         replica.region = parent;
         replica.siblings = children.iter().map(|c| c.id).collect();
         let all: Vec<RegionId> = children.iter().map(|c| c.id).chain([id]).collect();
@@ -403,6 +424,7 @@ impl StoreCore {
             let early = self.replicas.remove(&id);
             let quiet = early.map_or(self.quiet(), |r| r.group.quiet());
             self.tombstones.remove(&id);
+            self.append_ops()?;
             let log = self.log.group(id).unwrap_or_default();
             if log.last.index == 0 {
                 self.reset_log(id, log.hard, LOG_START)?;
@@ -414,8 +436,10 @@ impl StoreCore {
             self.open_replica(state, own, quiet)?;
             let replica = self.replicas.get_mut(&id).expect("opened above");
             replica.inherit_views(&views);
+            replica.safe = part.clone();
             replica.siblings = all.iter().copied().filter(|r| *r != id).collect();
-            if leads && replica.group.may_vote() {
+            let first = proposed && replica.group.lead_first_term();
+            if leads && !first && replica.group.may_vote() {
                 replica.group.campaign();
             }
             self.out.changed.insert(id);
@@ -460,7 +484,8 @@ impl StoreCore {
     }
 
     /// Forgets entries that the machine has made durable: never above that point, and for a live
-    /// follower not above what it has.
+    /// follower not above what it has, nor above what is being sent to one, unless the log has too
+    /// many entries or bytes by now.
     fn on_synced(&mut self, points: &[(RegionId, u64)]) -> Result<()> {
         for (id, synced) in points {
             let Some(replica) = self.replicas.get(id).filter(|r| r.initialised && r.is_free())
@@ -471,7 +496,10 @@ impl StoreCore {
             let synced = if mistaken(Mistake::PurgeUnsynced) { u64::MAX } else { *synced };
             let mut limit = synced.min(replica.applied.index);
             let mut keep = self.config.log_keep_entries;
-            if log.last.index - log.truncated.index > self.config.log_max_entries {
+            let entries = log.last.index - log.truncated.index;
+            let too_long = entries > self.config.log_max_entries
+                || replica.log_bytes > self.config.log_max_bytes;
+            if too_long {
                 keep = keep.min(KEPT_ENTRIES);
             } else if replica.group.is_leader() {
                 let followers = replica.region.peers.iter();
@@ -490,6 +518,9 @@ impl StoreCore {
             }
             if let Some(term) = self.log.term(*id, index)? {
                 self.ops.push((*id, LogOp::CompactTo(Applied { index, term })));
+                let replica = self.replicas.get_mut(id).expect("found above");
+                let left = u128::from(replica.log_bytes) * u128::from(log.last.index - index);
+                replica.log_bytes = (left / u128::from(entries)) as u64;
             }
         }
         Ok(())
@@ -497,6 +528,7 @@ impl StoreCore {
 
     /// A replica that waits for its first snapshot.
     pub(super) fn open_empty(&mut self, id: RegionId, peer: Peer, epoch: Epoch) -> Result<()> {
+        self.append_ops()?;
         let conf = raft::eraftpb::ConfState::default();
         let quiet = self.quiet();
         let group = Group::open(&self.config.raft, &self.log, id, peer.id, conf, 0, quiet)?;

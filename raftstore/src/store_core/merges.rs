@@ -23,7 +23,7 @@ use crate::machine::RegionState;
 use crate::merge::{MergeState, Prepared, prepare_region};
 use crate::replica::{MergeEntry, Replica};
 use crate::wire;
-use damask_types::{Epoch, Region, RegionId};
+use damask_types::{Epoch, Region, RegionId, Timestamp};
 
 /// Bytes of entries that a merge's commit carries, at most.
 const CARRIED_BYTES_MAX: usize = 6 << 20;
@@ -268,6 +268,7 @@ impl StoreCore {
     /// A prepare, a rollback or a refusal was applied.
     pub(super) fn on_merging(&mut self, id: RegionId, region: Region, merge: MergeState) {
         let Some(replica) = self.replicas.get_mut(&id) else { return };
+        replica.safe.narrow(replica.region.epoch.version, region.epoch.version);
         replica.region = region;
         replica.merge = merge;
         replica.merge_waits = None;
@@ -282,7 +283,11 @@ impl StoreCore {
         merge: MergeState,
         source: &RegionState,
     ) {
+        let part = self.replicas.get(&source.region.id);
+        let safe = part.and_then(|r| r.safe.at(r.region.epoch.version));
         if let Some(replica) = self.replicas.get_mut(&id) {
+            let (before, after) = (replica.region.epoch.version, region.epoch.version);
+            replica.safe.widen(before, after, safe.map_or(Timestamp::ZERO, |safe| safe.ts));
             replica.region = region;
             replica.merge = merge;
             replica.siblings.clear();
@@ -321,6 +326,7 @@ impl StoreCore {
         self.dirty.remove(&id);
         self.out.changed.remove(&id);
         self.out.views.push((id, None));
+        self.out.safe.push((id, None));
         self.out.removed.push(id);
     }
 

@@ -4,7 +4,10 @@
 //! An envelope without message bytes is a notice: "in this epoch you are not in the region"; others
 //! say that the region has become a part of its neighbour, or never will.
 
-use super::{EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, StoreCore, Tombstone};
+use super::{
+    EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, PERMIT_TICKS_MAX, StoreCore,
+    Tombstone,
+};
 use crate::apply::ApplyTask;
 use crate::error::Result;
 use crate::handle::Envelope;
@@ -12,6 +15,7 @@ use crate::hibernate::Word;
 use crate::log_store::LogOp;
 use crate::machine::{Applied, RegionState};
 use crate::replica::{Importing, Incoming, Replica};
+use crate::resolved::SafeWord;
 use crate::wire;
 use damask_types::{Epoch, Peer, PeerId, RegionId};
 use raft::eraftpb::{Message, MessageType};
@@ -35,6 +39,10 @@ impl StoreCore {
         }
         if let Some(word) = Word::decode(&envelope.message) {
             self.on_word(&envelope, word);
+            return Ok(());
+        }
+        if let Some(word) = SafeWord::decode(&envelope.message) {
+            self.on_safe_word(envelope.from.store, word);
             return Ok(());
         }
         if let Some((stream, count)) = wire::decode_chunks_here(&envelope.message) {
@@ -79,14 +87,16 @@ impl StoreCore {
         }
         let incoming = match kind {
             MessageType::MsgSnapshot => match self.incoming(&envelope, &m) {
-                Some((incoming, replaced)) => {
+                Offer::Taken(incoming, replaced) => {
                     for other in replaced {
                         self.frozen.insert(other, id);
                         self.replicas.get_mut(&other).expect("found there").frozen = true;
+                        self.dirty.insert(other);
                     }
-                    Some(incoming)
+                    Some(*incoming)
                 }
-                None => return,
+                Offer::Waits => return self.note_wait(id),
+                Offer::Refused => return,
             },
             _ => None,
         };
@@ -105,9 +115,8 @@ impl StoreCore {
         self.dirty.insert(id);
     }
 
-    /// Checks a snapshot before raft-rs sees it: after that there is no way back. With it, the
-    /// regions here that it replaces because its own has taken them in elsewhere.
-    fn incoming(&self, envelope: &Envelope, m: &Message) -> Option<(Incoming, Vec<RegionId>)> {
+    /// What a snapshot says, if it is one for a replica here.
+    fn announced(&self, envelope: &Envelope, m: &Message) -> Option<Incoming> {
         let snapshot = m.snapshot.as_ref()?;
         let metadata = snapshot.metadata.as_ref()?;
         let buf = &mut snapshot.data.as_slice();
@@ -117,12 +126,21 @@ impl StoreCore {
         if region.id != envelope.region || own.store != self.store || metadata.index == 0 {
             return None;
         }
+        let applied = Applied { index: metadata.index, term: metadata.term };
+        let state = RegionState { region, applied, tombstone: false, merge };
+        Some(Incoming { state, stream })
+    }
+
+    /// Checks a snapshot before raft-rs sees it: after that there is no way back.
+    fn incoming(&self, envelope: &Envelope, m: &Message) -> Offer {
+        let Some(incoming) = self.announced(envelope, m) else { return Offer::Refused };
+        let RegionState { region, merge, .. } = &incoming.state;
         // Entries on their way to the machine may still split something off that it overlaps.
         let grows =
             |r: &Replica| r.region.range.intersect(&region.range) != Some(region.range.clone());
         let here = self.replicas.get(&region.id).filter(|r| r.initialised);
         if here.is_some_and(|r| grows(r) && !is_quiet(r)) {
-            return None;
+            return Offer::Waits;
         }
         let overlaps = |r: &&Replica| {
             let mut claimed = r.claimed_ranges();
@@ -136,15 +154,15 @@ impl StoreCore {
             if !gone || !other.is_free() || !other.incoming.is_empty() || !is_quiet(other) {
                 // Its range has to shrink first: a split that is not yet applied here; or it is
                 // older, and is being put in place; or it was merged, and whoever took it in is
-                // behind. Then this one, or that one's successor, comes again.
+                // behind. Of two that overlap the younger version is right: if that is not this
+                // one, only a successor of this one can ever be put in place.
                 tracing::debug!(region = %region.id, other = %id, "a snapshot waits");
-                return None;
+                let is_younger = other.claimed_version() < region.epoch.version;
+                return if is_younger { Offer::Waits } else { Offer::Refused };
             }
             replaced.push(id);
         }
-        let applied = Applied { index: metadata.index, term: metadata.term };
-        let state = RegionState { region, applied, tombstone: false, merge };
-        Some((Incoming { state, stream }, replaced))
+        Offer::Taken(Box::new(incoming), replaced)
     }
 
     fn on_notice(&mut self, envelope: &Envelope) {
@@ -234,7 +252,7 @@ impl StoreCore {
         Some(Envelope { message: wire::encode_message(&m), ..Self::notice(replica, to) })
     }
 
-    /// Hands a snapshot to the apply thread; the ready is given back when that is done.
+    /// Has a snapshot handed to the apply thread; the ready is given back when that is done.
     pub(super) fn start_import(&mut self, id: RegionId, ready: raft::Ready) {
         let replica = self.replicas.get_mut(&id).expect("it gave the ready");
         let metadata = ready.snapshot().metadata.clone().unwrap_or_default();
@@ -248,7 +266,25 @@ impl StoreCore {
         replica.give_up_pending("a snapshot went past it");
         replica.pending = behind;
         replica.importing = Some(Importing { ready, state: state.clone() });
-        self.out.applies.push(ApplyTask::Import { state, stream });
+        self.unread.push(Unread { state, stream, since: self.tick });
+    }
+
+    /// Hands snapshots to the apply thread. That may need several writes, between which there is
+    /// nothing to be read: so whoever holds a permit may take his time first, as when a replica is
+    /// removed, and nobody gets a new one.
+    pub(super) fn import_unread(&mut self) {
+        for import in std::mem::take(&mut self.unread) {
+            let id = import.state.region.id;
+            let frozen = self.frozen.iter().filter(|(_, by)| **by == id).map(|(other, _)| other);
+            let is_read = |id: &RegionId| self.replicas.get(id).is_some_and(Replica::is_read);
+            let waits = std::iter::once(&id).chain(frozen).any(is_read);
+            if waits && self.tick <= import.since + PERMIT_TICKS_MAX {
+                self.unread.push(import);
+            } else {
+                let Unread { state, stream, .. } = import;
+                self.out.applies.push(ApplyTask::Import { state, stream });
+            }
+        }
     }
 
     pub(super) fn on_imported(
@@ -277,11 +313,13 @@ impl StoreCore {
             let entries = entries.into_iter().map(crate::group::from_entry).collect();
             batch.push((id, LogOp::Append(entries)));
         }
+        replica.log_bytes = 0;
         replica.hard = replica.group.hard_state();
         batch.push((id, LogOp::HardState(replica.hard)));
         self.log.append(batch)?;
         let own = state.region.peer_on(self.store).copied();
         replica.peer = own.expect("checked before raft-rs saw the snapshot");
+        replica.safe.replace(state.region.epoch.version);
         replica.region = state.region;
         replica.merge = state.merge;
         replica.initialised = true;
@@ -298,6 +336,25 @@ impl StoreCore {
         self.dirty.insert(id);
         Ok(())
     }
+}
+
+/// A snapshot that is to be put in place of what somebody may still read.
+pub(super) struct Unread {
+    state: RegionState,
+    stream: u64,
+    /// Tick.
+    since: u64,
+}
+
+/// What becomes of a snapshot whose content is all here.
+enum Offer {
+    /// raft-rs may see it. With it, the regions here that it replaces because its own has taken
+    /// them in elsewhere.
+    Taken(Box<Incoming>, Vec<RegionId>),
+    /// Not yet: what is in its way will go.
+    Waits,
+    /// Never.
+    Refused,
 }
 
 /// Is all that was committed here applied?

@@ -37,6 +37,7 @@ impl StoreCore {
             }
             self.round()?;
         }
+        self.import_unread();
         self.pump_snapshots();
         if !self.persisting.is_empty() {
             let parts = std::mem::take(&mut self.persisting);
@@ -94,7 +95,10 @@ impl StoreCore {
         if !self.frozen.is_empty() {
             self.thaw();
         }
-        ids.into_iter().for_each(|id| self.publish(id));
+        for id in ids {
+            self.publish(id);
+            self.publish_safe(id);
+        }
         Ok(())
     }
 
@@ -110,8 +114,8 @@ impl StoreCore {
 
     /// Turns what waits in a replica into raft-rs's input; false if there is no ready then.
     fn prepare(&mut self, id: RegionId) -> bool {
-        let Some(mut replica) = self.replicas.remove(&id) else { return false };
-        replica.answer_reads(|r| Self::current(&self.replicas, r));
+        self.answer_reads(id);
+        let Some(replica) = self.replicas.get_mut(&id) else { return false };
         let mut ready = false;
         if replica.is_free() {
             let (nonce, count) = (self.config.nonce, &mut self.reads);
@@ -134,13 +138,23 @@ impl StoreCore {
         if unfinished {
             replica.busy_tick = self.tick;
         }
-        let wakes = replica.asleep.is_some() && (unfinished || ready);
-        self.replicas.insert(id, replica);
-        if wakes {
+        if replica.asleep.is_some() && (unfinished || ready) {
             self.wake(id, None);
             ready = self.replicas[&id].group.has_ready();
         }
         ready
+    }
+
+    /// Answers readers of a replica whose index is applied. Not while the content is replaced: who
+    /// waits is answered from the new one.
+    fn answer_reads(&mut self, id: RegionId) {
+        let waits = |r: &Replica| !r.confirmed.is_empty() && r.importing.is_none() && !r.frozen;
+        // An answer may name the regions beside it: it is taken out only for that, for it is large.
+        if self.replicas.get(&id).is_some_and(waits) {
+            let mut replica = self.replicas.remove(&id).expect("looked at above");
+            replica.answer_reads(|r| Self::current(&self.replicas, r));
+            self.replicas.insert(id, replica);
+        }
     }
 
     /// Sees whether role, term or leader are new.
@@ -192,7 +206,9 @@ impl StoreCore {
         }
         let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(from_entry).collect();
         if !entries.is_empty() {
-            self.appended_bytes += entries.iter().map(LogEntry::size).sum::<usize>();
+            let bytes = entries.iter().map(LogEntry::size).sum::<usize>();
+            self.appended_bytes += bytes;
+            replica.log_bytes += bytes as u64;
             batch.push((id, LogOp::Append(entries)));
         }
         if let Some(hard) = ready.hs().map(from_hard_state) {
@@ -250,7 +266,7 @@ impl StoreCore {
         if (!go || !self.start_sending(id, m))
             && let Some(replica) = self.replicas.get_mut(&id)
         {
-            replica.sent_snapshots.insert(damask_types::PeerId(m.to), 0);
+            replica.sent_snapshots.insert(damask_types::PeerId(m.to), None);
         }
     }
 

@@ -10,8 +10,10 @@
 //!                                                        └ all: MsgSnapshot ─► raft-rs ─► Import
 //! ```
 //! Where acknowledgements stay away the replica is asked what it has, and is sent what comes after
-//! that; so is one that needs the same export again. After a restart of the replica, or for another export, all
-//! begins anew. A replica's old content stays until the import, which is one write.
+//! that; so is one that needs the same export again, and one that has all, and waits for a
+//! neighbour to make room. After a restart of the replica, or for another export, all
+//! begins anew. A replica's old content stays until nobody holds a permit to read it, and until
+//! the import, which is one write, or several that are done again after a crash.
 
 use super::StoreCore;
 use crate::apply::ApplyTask;
@@ -100,6 +102,8 @@ struct Receiving {
     handed: u64,
     staged: u64,
     complete: bool,
+    /// It was offered, and has to wait for a neighbour.
+    waits: bool,
     touched: u64,
 }
 
@@ -122,7 +126,7 @@ impl StoreCore {
         else {
             return false;
         };
-        replica.sent_snapshots.insert(to, self.tick);
+        replica.sent_snapshots.insert(to, Some(self.tick));
         let new = Sending {
             message: Vec::new(),
             index,
@@ -254,7 +258,7 @@ impl StoreCore {
         // It moves, or it is being installed: neither the attempt nor the content is given up.
         if let Some(replica) = self.replicas.get_mut(&id) {
             if let Some(sent) = replica.sent_snapshots.get_mut(&peer) {
-                *sent = self.tick;
+                *sent = Some(self.tick);
             }
             if replica.group.exported(s.index).is_some_and(|(exported, _)| exported == stream) {
                 replica.exported_tick = replica.exported_tick.map(|_| self.tick);
@@ -292,7 +296,13 @@ impl StoreCore {
                 }
                 (r.envelope, r.term) = (envelope.clone(), term);
                 if r.complete {
-                    return self.offer(id);
+                    self.offer(id)?;
+                    // What waits is not sent again. What can never be put in place gets no answer:
+                    // its leader gives it up, and sends what it has then.
+                    if self.snapshots.receiving.get(&id).is_some_and(|r| r.waits) {
+                        self.tell_chunks(&envelope, stream, count);
+                    }
+                    return Ok(());
                 }
                 if at != r.handed || at >= count + WINDOW {
                     self.tell_chunks(&envelope, stream, count);
@@ -311,9 +321,17 @@ impl StoreCore {
                 if here.is_none() && moving >= self.config.snapshot_receives_max {
                     return Ok(()); // it will be tried again
                 }
-                let (handed, staged, complete, touched) = (1, 0, false, tick);
-                let new =
-                    Receiving { envelope, term, index, stream, handed, staged, complete, touched };
+                let new = Receiving {
+                    envelope,
+                    term,
+                    index,
+                    stream,
+                    handed: 1,
+                    staged: 0,
+                    complete: false,
+                    waits: false,
+                    touched: tick,
+                };
                 self.snapshots.receiving.insert(id, new);
             }
         }
@@ -360,9 +378,17 @@ impl StoreCore {
 
     /// All is here: raft-rs may want it now, or later, or not at all.
     fn offer(&mut self, id: RegionId) -> Result<()> {
-        let Some(r) = self.snapshots.receiving.get(&id) else { return Ok(()) };
+        let Some(r) = self.snapshots.receiving.get_mut(&id) else { return Ok(()) };
+        r.waits = false;
         let envelope = r.envelope.clone();
         self.on_envelope(envelope)
+    }
+
+    /// What was offered cannot be put in place yet.
+    pub(super) fn note_wait(&mut self, id: RegionId) {
+        if let Some(r) = self.snapshots.receiving.get_mut(&id) {
+            r.waits = true;
+        }
     }
 
     /// The stream whose chunks are all here, if this is what it announces.
@@ -403,7 +429,7 @@ impl StoreCore {
                 // It waits for its turn: that is no failure.
                 s.moved = tick;
                 let replica = replicas.get_mut(id).expect("it leads");
-                replica.sent_snapshots.insert(*to, tick);
+                replica.sent_snapshots.insert(*to, Some(tick));
                 continue;
             }
             let waits = s.asked || s.next > s.acked || !s.is_moving();
@@ -436,5 +462,33 @@ impl StoreCore {
         let sent: Vec<String> = sent.collect();
         let here = self.snapshots.receiving.get(&id).map(|r| (r.index, r.staged, r.complete));
         format!("sending {sent:?}, receiving {here:?}")
+    }
+}
+
+#[cfg(test)]
+impl StoreCore {
+    /// raft-rs's message of what is complete here.
+    pub(super) fn snapshots_message(&self, id: RegionId) -> Vec<u8> {
+        self.snapshots.receiving[&id].envelope.message.clone()
+    }
+
+    /// As if the content of this position were on its way, for ever.
+    pub(super) fn keep_sending(&mut self, id: RegionId, to: PeerId, index: u64) {
+        let sending = Sending {
+            message: Vec::new(),
+            index,
+            stream: 0,
+            source: Arc::new(crate::snapshot::Whole::new(Vec::new())),
+            positions: vec![Vec::new()],
+            total: None,
+            next: 0,
+            acked: 0,
+            reading: None,
+            moved: self.tick,
+            wanted: true,
+            asked: true,
+            attempt: 0,
+        };
+        self.snapshots.sending.insert((id, to), sending);
     }
 }

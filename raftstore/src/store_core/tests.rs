@@ -5,6 +5,7 @@
 mod hibernate;
 mod merges;
 mod scripts;
+mod waiting;
 
 use super::*;
 use crate::answer::Answer;
@@ -12,6 +13,7 @@ use crate::apply::{Applier, ApplyReport};
 use crate::command::encode_write;
 use crate::file_log::{FileLogConfig, FileLogStore};
 use crate::handle::{PeerChange, ReadMode, SplitChild};
+use crate::local_read::LocalReads;
 use crate::machine::{ApplyBatch, Effect, StateMachine};
 use crate::row_machine::RowMachine;
 use damask_env::MemoryDisk;
@@ -27,6 +29,8 @@ struct Node {
     machine: Arc<RowMachine>,
     log: Arc<FileLogStore>,
     core: StoreCore,
+    /// What it has published of its leases.
+    local: LocalReads,
     now: Duration,
     applier: Applier,
     writes: VecDeque<WriteTask>,
@@ -82,8 +86,8 @@ impl Node {
         let now = Duration::ZERO;
         core.begin(now);
         let applier = Applier::new(StoreId(id), machine.clone(), log.clone(), &states);
-        let (writes, applies, synced) = Default::default();
-        Node { disk, engine, machine, log, core, now, applier, writes, applies, synced }
+        let (writes, applies, synced, local) = Default::default();
+        Node { disk, engine, machine, log, core, local, now, applier, writes, applies, synced }
     }
 
     fn value(engine: &MemoryEngine, key: &str) -> u64 {
@@ -142,6 +146,7 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         loop {
             let turn = node.core.finish().unwrap();
+            node.local.publish(turn.views);
             for region in node.core.ids() {
                 let status = node.core.status(region).filter(|s| s.is_leader);
                 if let Some(status) = status {

@@ -26,7 +26,7 @@ mod watch;
 mod world;
 
 pub use faults::FaultKind;
-pub use history::{Operation, check_register};
+pub use history::{KeyHistory, Operation, check_register};
 
 use chance::Chance;
 use std::collections::VecDeque;
@@ -42,12 +42,34 @@ pub struct SimConfig {
     pub storm_ms: u64,
     /// Only these faults, instead of a half drawn by the seed.
     pub faults: Option<Vec<FaultKind>>,
+    /// Shortest and longest time between two of them, in simulated milliseconds.
+    pub pause_ms: (u64, u64),
+    /// Clients, each of which asks for one thing at a time.
+    pub clients: u64,
+    /// So many of a thousand requests are writes, instead of a number drawn by the seed.
+    pub writes_permille: Option<u64>,
+    /// So many stores, instead of three to five.
+    pub stores: Option<u64>,
+    /// Voters of the first region, on the first stores.
+    pub voters: u64,
+    /// Logs are cut soon and short: who was away for a moment needs a snapshot.
+    pub short_logs: bool,
 }
 
 impl SimConfig {
     /// What the tests run.
     pub fn new(seed: u64) -> SimConfig {
-        SimConfig { seed, storm_ms: 8_000, faults: None }
+        SimConfig {
+            seed,
+            storm_ms: 8_000,
+            faults: None,
+            pause_ms: (10, 200),
+            clients: 8,
+            writes_permille: None,
+            stores: None,
+            voters: 3,
+            short_logs: false,
+        }
     }
 }
 
@@ -86,6 +108,39 @@ pub struct SimReport {
     pub sleeps: u64,
     /// Faults injected.
     pub faults: u64,
+    /// Stores that lost power, or stopped for a failed sync.
+    pub restarts: u64,
+    /// Messages that the network lost.
+    pub lost: u64,
+    /// Messages that a cut has stopped.
+    pub stopped: u64,
+    /// Leaders that were told to give up their vote.
+    pub deposed: u64,
+}
+
+impl SimReport {
+    /// Adds what another run did. Hashes of traces are not added.
+    pub fn add(&mut self, other: &SimReport) {
+        self.events += other.events;
+        self.writes += other.writes;
+        self.reads.iter_mut().zip(other.reads).for_each(|(all, n)| *all += n);
+        self.local_reads += other.local_reads;
+        self.splits += other.splits;
+        self.prepares += other.prepares;
+        self.merges += other.merges;
+        self.rollbacks += other.rollbacks;
+        self.replaced += other.replaced;
+        self.changes += other.changes;
+        self.joint_changes += other.joint_changes;
+        self.leaders += other.leaders;
+        self.snapshots += other.snapshots;
+        self.sleeps += other.sleeps;
+        self.faults += other.faults;
+        self.restarts += other.restarts;
+        self.lost += other.lost;
+        self.stopped += other.stopped;
+        self.deposed += other.deposed;
+    }
 }
 
 /// A rule was broken.
@@ -117,10 +172,18 @@ impl std::fmt::Display for SimFailure {
 /// # Errors
 /// The rule that was broken, with what led to it.
 pub fn run(config: &SimConfig) -> Result<SimReport, Box<SimFailure>> {
+    run_recorded(config).map(|(report, _)| report)
+}
+
+/// Runs one seed, and gives what clients did with each key.
+///
+/// # Errors
+/// As `run`.
+pub fn run_recorded(config: &SimConfig) -> Result<(SimReport, Vec<KeyHistory>), Box<SimFailure>> {
     let mut world = World::new(config, Chance::new(config.seed));
     let result = catch_unwind(AssertUnwindSafe(|| world.run(config)));
     let reason = match result {
-        Ok(Ok(())) => return Ok(world.report()),
+        Ok(Ok(())) => return Ok((world.report(), world.histories())),
         Ok(Err(reason)) => reason,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);

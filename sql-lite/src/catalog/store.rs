@@ -15,9 +15,9 @@ use super::CatalogView;
 use super::ids::Ids;
 use crate::error::{Error, Result};
 use crate::failure;
-use damask_txn::{Client, Transaction};
+use damask_txn::{Client, ReadFrom, SnapshotReader, Transaction};
 use damask_types::schema::{IndexSchema, IndexState, catalog as keys};
-use damask_types::{IndexId, KeyRange, TableId, TableSchema};
+use damask_types::{IndexId, KeyRange, TableId, TableSchema, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -295,6 +295,17 @@ impl Catalog {
         Ok(())
     }
 
+    /// The catalog as it was.
+    pub fn past(&self, ts: Timestamp) -> Result<Arc<CatalogView>> {
+        let now = self.view();
+        let snapshot = self.client.snapshot(ts).from(ReadFrom::Any);
+        let version = failure::catalog(snapshot.get(&keys::version_key()))?;
+        if version.is_some_and(|text| text == now.version.to_string().as_bytes()) {
+            return Ok(now);
+        }
+        read(&snapshot).map(Arc::new)
+    }
+
     /// What was dropped and whose data is still there.
     pub fn garbage(&self) -> Result<Vec<Garbage>> {
         let ts = failure::catalog(self.client.timestamp())?;
@@ -345,10 +356,14 @@ impl Change {
     }
 }
 
-/// Reads the whole catalog at one timestamp.
+/// Reads the whole catalog as it is.
 fn load(client: &Client) -> Result<CatalogView> {
     let ts = failure::catalog(client.timestamp())?;
-    let snapshot = client.snapshot(ts);
+    read(&client.snapshot(ts))
+}
+
+/// Reads the whole catalog at one timestamp.
+fn read(snapshot: &SnapshotReader) -> Result<CatalogView> {
     let corrupt = |what: &str| Error::unknown(format!("catalog: {what} cannot be read"));
     let mut version = 0;
     let mut databases = Vec::new();

@@ -211,7 +211,13 @@ impl Connection {
         }
         let done = match stmt {
             Stmt::Empty => return Err(Error::empty_query("Query was empty")),
-            Stmt::Query(q) => return self.limited_select(q, hints).map(Outcome::Rows),
+            Stmt::Query(q) => {
+                let past = self.past_of_query(q)?;
+                return self.select_in(past, q, hints).map(Outcome::Rows);
+            }
+            Stmt::AsOf { query, at } => {
+                return self.select_as_of(query, at, hints).map(Outcome::Rows);
+            }
             Stmt::Explain { statement, analyze } => {
                 return self.explain(statement, *analyze, hints).map(Outcome::Rows);
             }
@@ -223,9 +229,9 @@ impl Connection {
                 self.eval(exprs)?;
                 Done::default()
             }
-            Stmt::Begin { mode, read_only } => {
+            Stmt::Begin { mode, read_only, as_of } => {
                 self.commit()?;
-                self.begin(*mode, *read_only)?;
+                self.begin_said(*mode, *read_only, as_of.as_deref())?;
                 Done::default()
             }
             Stmt::Commit => {
@@ -344,7 +350,7 @@ impl Connection {
         hints: &Hints,
         body: impl FnOnce(&mut dml::Context<'_>) -> Result<T>,
     ) -> Result<T> {
-        let view = self.database.catalog.view();
+        let view = self.view();
         let (view, reads) = match &mut self.open {
             Some(open) => (view.at(open.txn.read_ts()), dml::Reads::Transaction(&mut open.txn)),
             None => (view, dml::Reads::Latest(&self.database.client)),
@@ -378,7 +384,7 @@ impl Connection {
             None => failure::catalog(self.database.client.timestamp())?,
         };
         // After the timestamp: an index that is dropped meanwhile loses entries only above it.
-        let view = self.database.catalog.view().at(read_ts);
+        let view = self.view().at(read_ts);
         self.with_query_at(&view, read_ts, hints, body)
     }
 
@@ -447,7 +453,7 @@ impl Connection {
     }
 
     fn show(&mut self, what: &statement::Show) -> Result<Rows> {
-        let view = self.database.catalog.view();
+        let view = self.view();
         let processes = self.database.processes();
         show::show(&self.show_context(&view, &processes), what)
     }

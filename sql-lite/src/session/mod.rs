@@ -11,6 +11,7 @@ pub mod live;
 mod load;
 mod locking;
 pub mod named_locks;
+mod past;
 mod prepared;
 mod running;
 mod select_into;

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::outcome::Done;
 use crate::session::connection::Connection;
-use crate::statement::control::{NEXT_ISOLATION, NEXT_READ_ONLY};
+use crate::statement::control::{NEXT_AS_OF, NEXT_ISOLATION, NEXT_READ_ONLY};
 use crate::statement::{SetItem, SetScope, SetValue, params};
 use crate::variables::{isolation_of, unsupported_isolation};
 use damask_types::Datum;
@@ -17,6 +17,9 @@ impl Connection {
     pub(super) fn set(&mut self, items: &[SetItem]) -> Result<Done> {
         for item in items {
             match item {
+                SetItem::System { name, value: SetValue::Expr(at), .. } if name == NEXT_AS_OF => {
+                    self.set_next_moment(at)?;
+                }
                 SetItem::System { scope, name, value } => {
                     let value = match value {
                         SetValue::Default => None,
@@ -62,6 +65,13 @@ impl Connection {
         Ok(())
     }
 
+    fn set_next_moment(&mut self, at: &Expr) -> Result<()> {
+        let ts = self.moment(at)?;
+        self.check_past(ts)?;
+        self.next.as_of = Some(ts);
+        Ok(())
+    }
+
     /// SET TRANSACTION: of the next one only. 1568 while one is open.
     fn set_next(&mut self, name: &str, value: Option<Datum>) -> Result<()> {
         if self.open.is_some() {
@@ -91,7 +101,7 @@ impl Connection {
         }
     }
 
-    fn value(&mut self, expr: &Expr) -> Result<Datum> {
+    pub(super) fn value(&mut self, expr: &Expr) -> Result<Datum> {
         if let Some(value) = params::literal(expr) {
             return Ok(value);
         }

@@ -8,7 +8,7 @@ use crate::outcome::Done;
 use crate::session::connection::Connection;
 use crate::statement::{Stmt, TableName};
 use damask_txn::{Isolation, Mark, Mode, Options, Reads, Transaction};
-use damask_types::TableId;
+use damask_types::{TableId, Timestamp};
 use parking_lot::Mutex;
 use sqlparser::ast::{ObjectName, TableFactor, TableWithJoins};
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ pub struct Characteristics {
     pub isolation: Option<Isolation>,
     /// READ ONLY or READ WRITE.
     pub read_only: Option<bool>,
+    /// AS OF TIMESTAMP.
+    pub as_of: Option<Timestamp>,
 }
 
 /// An open transaction.
@@ -32,6 +34,8 @@ pub struct Open {
     pub txn: Transaction,
     /// READ ONLY.
     pub read_only: bool,
+    /// It looks into the past: the catalog as it was.
+    pub past: Option<Arc<CatalogView>>,
     touched: BTreeMap<TableId, u64>,
     savepoints: Vec<(String, Mark)>,
 }
@@ -39,7 +43,13 @@ pub struct Open {
 impl Open {
     /// Nothing done yet.
     pub fn new(txn: Transaction, read_only: bool) -> Open {
-        Open { txn, read_only, touched: BTreeMap::new(), savepoints: Vec::new() }
+        let (touched, savepoints) = (BTreeMap::new(), Vec::new());
+        Open { txn, read_only, past: None, touched, savepoints }
+    }
+
+    /// One that looks into the past.
+    pub fn past(txn: Transaction, view: Arc<CatalogView>) -> Open {
+        Open { past: Some(view), ..Open::new(txn, true) }
     }
 
     /// Notes the tables that a statement changes, at the version it sees. The first version that
@@ -81,7 +91,7 @@ impl Lent {
     pub fn back(self) -> Option<Open> {
         let txn = self.slot.lock().take()?;
         let (read_only, touched, savepoints) = (self.read_only, self.touched, self.savepoints);
-        Some(Open { txn, read_only, touched, savepoints })
+        Some(Open { txn, read_only, past: None, touched, savepoints })
     }
 }
 

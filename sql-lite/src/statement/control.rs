@@ -11,6 +11,8 @@ use sqlparser::tokenizer::Token;
 pub const NEXT_ISOLATION: &str = "tx_isolation_one_shot";
 /// What SET TRANSACTION READ ONLY without a scope sets.
 pub const NEXT_READ_ONLY: &str = "tx_read_only_one_shot";
+/// What SET TRANSACTION READ ONLY AS OF TIMESTAMP sets.
+pub const NEXT_AS_OF: &str = "tx_read_ts_one_shot";
 
 /// What a SET changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,14 +120,14 @@ impl P<'_> {
                 "PESSIMISTIC" => Mode::Pessimistic,
                 _ => Mode::Optimistic,
             });
-            return Ok(Stmt::Begin { mode, read_only: None });
+            return Ok(Stmt::Begin { mode, read_only: None, as_of: None });
         }
         self.expect("START")?;
         if self.word("SLAVE") || self.word("REPLICA") {
             return self.unsupported("START REPLICA");
         }
         self.expect("TRANSACTION")?;
-        let mut read_only = None;
+        let (mut read_only, mut as_of) = (None, None);
         if !self.at_end() {
             self.list(|p| {
                 let access = match () {
@@ -137,11 +139,11 @@ impl P<'_> {
                 // Not both.
                 if read_only.replace(access).is_some() { p.fail() } else { Ok(()) }
             })?;
-            if self.words(&["AS", "OF"]) {
-                return self.unsupported("AS OF TIMESTAMP");
+            if read_only == Some(true) && self.words(&["AS", "OF", "TIMESTAMP"]) {
+                as_of = Some(Box::new(self.expr()?));
             }
         }
-        Ok(Stmt::Begin { mode: None, read_only })
+        Ok(Stmt::Begin { mode: None, read_only, as_of })
     }
 
     /// COMMIT, ROLLBACK with `[WORK] [AND NO CHAIN] [NO RELEASE]`.
@@ -273,6 +275,7 @@ impl P<'_> {
 
     /// Without a scope it is for the next transaction only.
     fn set_transaction(&mut self, scope: Option<SetScope>, items: &mut Vec<SetItem>) -> Result<()> {
+        let once = scope.is_none();
         let names = match scope {
             Some(_) => ("transaction_isolation", "transaction_read_only"),
             None => (NEXT_ISOLATION, NEXT_READ_ONLY),
@@ -299,8 +302,13 @@ impl P<'_> {
             } else {
                 return self.fail();
             };
+            let only = value == "ON";
             let value = SetValue::Word(value.to_owned());
             items.push(SetItem::System { scope, name: name.to_owned(), value });
+            if only && once && self.words(&["AS", "OF", "TIMESTAMP"]) {
+                let value = SetValue::Expr(Box::new(self.expr()?));
+                items.push(SetItem::System { scope, name: NEXT_AS_OF.to_owned(), value });
+            }
             if !self.symbol(&Token::Comma) {
                 return Ok(());
             }

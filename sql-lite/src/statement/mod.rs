@@ -21,6 +21,7 @@ mod dialect;
 mod digest;
 pub mod hints;
 mod lexer;
+mod moment;
 pub mod params;
 mod parser;
 mod rewrite;
@@ -68,6 +69,13 @@ pub enum Stmt {
     Empty,
     /// SELECT, WITH, VALUES, TABLE.
     Query(Box<Query>),
+    /// SELECT … FROM t AS OF TIMESTAMP x.
+    AsOf {
+        /// Without that.
+        query: Box<Query>,
+        /// Of each table that has it.
+        at: Vec<Expr>,
+    },
     /// SELECT … INTO @a, @b.
     SelectInto {
         /// What gives the row.
@@ -144,6 +152,8 @@ pub enum Stmt {
         mode: Option<Mode>,
         /// READ ONLY or READ WRITE, if said.
         read_only: Option<bool>,
+        /// AS OF TIMESTAMP, after READ ONLY.
+        as_of: Option<Box<Expr>>,
     },
     /// COMMIT.
     Commit,

@@ -167,6 +167,11 @@ pub fn bind(stmt: &Stmt, count: usize, values: &[Datum]) -> Result<Stmt> {
 fn bind_stmt(stmt: &mut Stmt, b: &mut Binder<'_>) -> ControlFlow<()> {
     match stmt {
         Stmt::Query(query) | Stmt::SelectInto { query, .. } => query.visit(b),
+        Stmt::AsOf { query, at } => {
+            at.visit(b)?;
+            query.visit(b)
+        }
+        Stmt::Begin { as_of: Some(at), .. } => at.visit(b),
         Stmt::Explain { statement, .. } => bind_stmt(statement, b),
         Stmt::Insert(insert) => {
             match &mut insert.source {

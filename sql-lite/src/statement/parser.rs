@@ -6,6 +6,7 @@ use super::balance::balance;
 use super::dialect::Dialected;
 use super::hints::Hints;
 use super::lexer::{lex, syntax_error, too_deep};
+use super::moment::take_as_of;
 use super::rewrite::{SelectLists, calculates_found_rows, rewrite, select_lists, take_into};
 use super::{Stmt, TableName};
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use std::ops::ControlFlow;
 
 /// How deep expressions and subqueries may nest.
-const DEPTH_MAX: usize = 80;
+pub(super) const DEPTH_MAX: usize = 80;
 
 /// One parsed statement.
 #[derive(Clone, Debug)]
@@ -41,13 +42,13 @@ pub fn parse(text: &str, from: usize, mode: SqlMode) -> Result<Parsed> {
     hints.calc_found_rows = calculates_found_rows(&lexed.tokens);
     let dialect = Dialected::default();
     let mut tokens = rewrite(lexed.tokens);
-    let into = take_into(&mut tokens);
+    let (moments, into) = (take_as_of(&mut tokens), take_into(&mut tokens));
     let columns = select_lists(&tokens);
     let deep = nests_deeply(&tokens);
     let parser =
         Parser::new(&dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
     let mut p = P { parser, text: &text[..end], columns, folds_case: false };
-    let read = p.statement().and_then(|stmt| p.expect_end().map(|()| stmt));
+    let read = p.statement().and_then(|stmt| p.expect_end().and_then(|()| p.as_of(stmt, moments)));
     // Where a word may also be a name, sqlparser tries that, and then says something else.
     let mut stmt = read.map_err(|error| match deep {
         true if error.code == Error::parse("").code => too_deep(),

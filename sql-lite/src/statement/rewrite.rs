@@ -5,7 +5,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 use std::collections::HashMap;
 
-fn is(token: Option<&TokenWithSpan>, word: &str) -> bool {
+pub(super) fn is(token: Option<&TokenWithSpan>, word: &str) -> bool {
     matches!(token.map(|t| &t.token), Some(Token::Word(w))
         if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
 }

@@ -44,6 +44,8 @@ pub enum Kind {
     Collation(&'static str),
     /// `damask_isolation_read_engines`.
     Engines,
+    /// `tidb_read_staleness`: seconds, not above 0.
+    Staleness,
 }
 
 /// A variable.
@@ -175,6 +177,8 @@ const fn fixed(name: &'static str, kind: Kind) -> Definition {
 use Kind::{Charset as Cs, Collation as Co, Null, Number as N, OneOf, Real, Switch, Text};
 
 const MAX: u64 = u64::MAX;
+/// No read is further in the past than this many seconds (TiDB's bound).
+const STALENESS_MIN: i64 = i32::MIN as i64;
 const ISOLATION: Kind =
     OneOf(&["REPEATABLE-READ", "READ-COMMITTED", "SERIALIZABLE", "READ-UNCOMMITTED"]);
 
@@ -306,6 +310,7 @@ const DEFINITIONS: &[Definition] = &[
     both("tidb_multi_statement_mode", OneOf(&["OFF", "ON", "WARN"])),
     both("tidb_retry_limit", N(10, 0, 100)),
     both("tidb_skip_isolation_level_check", Switch(false)),
+    both("tidb_read_staleness", Kind::Staleness),
     session("tidb_snapshot", Text("")),
     both("tidb_txn_mode", OneOf(&["pessimistic", "optimistic", ""])),
     both("time_zone", Kind::Zone),
@@ -336,6 +341,7 @@ pub fn find(name: &str) -> Option<&'static Definition> {
         "tx_read_only" => "transaction_read_only",
         "tidb_isolation_read_engines" => "damask_isolation_read_engines",
         "damask_txn_mode" => "tidb_txn_mode",
+        "damask_read_staleness" => "tidb_read_staleness",
         "storage_engine" => "default_storage_engine",
         other => other,
     };
@@ -356,6 +362,7 @@ impl Definition {
             Kind::Mode => Datum::Text(mode::DEFAULT.to_owned()),
             Kind::Zone => Datum::Text("SYSTEM".to_owned()),
             Kind::Engines => Datum::Text("row,column".to_owned()),
+            Kind::Staleness => Datum::Int(0),
         }
     }
 
@@ -423,6 +430,12 @@ impl Definition {
                 let text = text_of(&value).ok_or_else(|| self.wrong(&value))?;
                 read_engines(&text).ok_or_else(|| self.wrong(&value))?;
                 Ok(Datum::Text(text))
+            }
+            Kind::Staleness => {
+                let text = text_of(&value).ok_or_else(|| self.wrong(&value))?;
+                let seconds = if text.is_empty() { Some(0) } else { text.trim().parse().ok() };
+                let seconds = seconds.filter(|seconds| (STALENESS_MIN..=0).contains(seconds));
+                seconds.map(Datum::Int).ok_or_else(|| self.wrong(&value))
             }
         }
     }

@@ -153,6 +153,18 @@ impl Table {
         locks
     }
 
+    /// Every key that is being prewritten and may be committed at or below `ts`, and a version that
+    /// is surely below its commit.
+    pub fn unfinished(&self, ts: Timestamp) -> Vec<(Vec<u8>, Timestamp)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let blocking = shard.iter().filter(|(_, entry)| entry.blocks(ts, &[]));
+            all.extend(blocking.map(|(key, entry)| (key.to_vec(), entry.below())));
+        }
+        all
+    }
+
     fn shard(&self, key: &[u8]) -> &Mutex<Shard> {
         let mut hasher = DefaultHasher::new();
         hasher.write(key);
@@ -166,6 +178,15 @@ impl Entry {
         start_ts <= ts
             && self.writer.min_commit_ts.load(Ordering::Acquire) <= ts.0
             && !bypass.contains(&start_ts)
+    }
+
+    /// Its commit is above that.
+    fn below(&self) -> Timestamp {
+        let start_ts = self.writer.pending.start_ts;
+        match Timestamp(self.writer.min_commit_ts.load(Ordering::Acquire)) {
+            Timestamp::ZERO => start_ts,
+            lowest => start_ts.max(lowest.prev()),
+        }
     }
 
     fn key_lock(&self, key: &[u8]) -> KeyLock {

@@ -9,6 +9,7 @@ use damask_types::{Region, Timestamp};
 /// The keys that a command decides about.
 pub(super) fn keys_of(request: &Request) -> Box<dyn Iterator<Item = &[u8]> + '_> {
     match request {
+        Request::Stale(request) => keys_of(request),
         Request::Prewrite(prewrite) => Box::new(prewrite.mutations.iter().map(Mutation::key)),
         Request::PessimisticLock(lock) => Box::new(lock.keys.iter().map(Vec::as_slice)),
         Request::Commit { keys, .. }

@@ -5,13 +5,14 @@ use crate::replica::LocalReplica;
 use crate::request::{Mutation, Prewrite, TxnStatus};
 use damask_env::{Task, spawn};
 use damask_kv::MemoryEngine;
-use damask_raftstore::Applied;
+use damask_raftstore::{Applied, Resolved};
 use damask_tso::MemoryOracle;
 use damask_types::{Epoch, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 mod phases;
+mod stale;
 mod waiting;
 
 const EPOCH: Epoch = Epoch { conf_ver: 1, version: 1 };
@@ -39,6 +40,28 @@ impl Replica for Arc<HeldLog> {
 
     fn leads(&self, region: RegionId, epoch: Epoch) -> Option<ReadPermit> {
         self.inner.leads(region, epoch)
+    }
+
+    fn led(&self) -> Vec<ReadPermit> {
+        Replica::led(&self.inner)
+    }
+
+    fn resolved(&self, found: Vec<Resolved>) {
+        Replica::resolved(&self.inner, found);
+    }
+
+    fn read_stale(
+        &self,
+        region: RegionId,
+        epoch: Epoch,
+        ts: Timestamp,
+        take: &mut dyn FnMut(),
+    ) -> damask_raftstore::Result<ReadPermit> {
+        Replica::read_stale(&self.inner, region, epoch, ts, take)
+    }
+
+    fn safe_ts(&self, region: RegionId) -> Timestamp {
+        Replica::safe_ts(&self.inner, region)
     }
 }
 

@@ -137,6 +137,21 @@ impl Replicated {
         }
     }
 
+    /// A store's transaction server.
+    pub fn server(&self, id: StoreId) -> Option<Arc<TxnServer>> {
+        self.nodes.read().get(&id).map(|node| Arc::clone(&node.server))
+    }
+
+    /// The way between the stores.
+    pub fn network(&self) -> &LocalNetwork {
+        &self.network
+    }
+
+    /// A store's handle.
+    pub fn handle(&self, id: StoreId) -> Option<StoreHandle> {
+        self.nodes.read().get(&id).map(|node| node.store.handle())
+    }
+
     /// What a store writes to.
     pub fn engine(&self, id: StoreId) -> Option<Arc<dyn Engine>> {
         self.nodes.read().get(&id).map(|node| Arc::clone(&node.engine))

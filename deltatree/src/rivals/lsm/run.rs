@@ -5,8 +5,10 @@
 use super::codec;
 use super::shelf::Shelf;
 use crate::error::{Error, Result};
+use crate::fold::wide::prefetch;
 use crate::store::{ChangeBatch, HandleRange};
 use crate::tree::bounds::Bounds;
+use crate::values::Values;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Int64Array, UInt32Array,
     UInt64Array, new_null_array,
@@ -20,6 +22,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows after which a chunk ends, once the handle changes.
 pub(super) const CHUNK_ROWS: usize = 8192;
+
+/// Values that are asked for before they are read: behind them a loop looks ahead itself.
+const EXPECTED_VALUES: usize = 256;
 
 /// Groups of pages: three hidden columns, then the user's in the order of their names.
 pub(super) const HANDLES: u16 = 0;
@@ -124,6 +129,15 @@ impl Run {
         match &self.data.source {
             Source::Memory(chunks) => Ok(chunks[chunk][usize::from(group)].clone()),
             Source::Pages(shelf) => shelf.column(self.data.id, self.data.large, chunk, group),
+        }
+    }
+
+    /// Asks memory for the values of a chunk in memory from a row on, which will be read soon.
+    pub fn expect(&self, chunk: usize, group: u16, first: usize) {
+        let Source::Memory(chunks) = &self.data.source else { return };
+        let Some(column) = &chunks[chunk][usize::from(group)] else { return };
+        if let Ok(Values::I64(values)) = Values::of(&column.values) {
+            prefetch(&values[first..values.len().min(first + EXPECTED_VALUES)]);
         }
     }
 

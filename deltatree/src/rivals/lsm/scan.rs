@@ -174,6 +174,7 @@ impl Part {
                 return Ok(Some(masked));
             }
             if let Some(piece) = self.pieces.pop_front() {
+                self.pieces.front().iter().for_each(|next| self.read.look_ahead(next));
                 self.read.masked(&piece, &mut self.ready)?;
                 continue;
             }
@@ -239,6 +240,15 @@ impl Read {
                 let present = BooleanArray::new(present, None);
                 Ok(zip(&present, &values, &Scalar::new(default.clone()))?)
             }
+        }
+    }
+
+    /// Asks memory for what the next piece begins with, as DeltaTree's scan does.
+    fn look_ahead(&self, piece: &Piece) {
+        let run = &self.runs[piece.run];
+        let fields = self.request.schema.fields().iter();
+        for group in fields.filter_map(|field| run.group(field.name())) {
+            run.expect(piece.chunk, group, piece.first);
         }
     }
 

@@ -8,8 +8,9 @@ use crate::fold::wide;
 use crate::store::{Aggregate, ColumnStore, Fold, Grouping, HandleRange, Query, ScanRequest};
 use crate::tree::{Config, DeltaTree};
 use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
-use damask_env::{Clock, RealClock, RealDisk, spawn};
+use damask_env::{Clock, Content, Disk, RealClock, RealDisk, spawn};
 use damask_types::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use std::time::Duration;
 pub(super) const WRITTEN_PER_SECOND: u64 = 10_000;
 /// Transactions a second that these come in.
 const TRANSACTIONS_PER_SECOND: u64 = 100;
+/// Words of a file that are written at a time.
+const PART_WORDS: usize = 1 << 16;
 /// How long reads are timed at a time, with and without writes in turn.
 const PHASE_SECONDS: f64 = 0.1;
 
@@ -31,6 +34,10 @@ pub(super) struct Bandwidth {
     pub memory: Times,
     /// The same with a half for each of two threads: what two can have at most here.
     pub memory_two: Times,
+    /// The same bytes in one piece of a mapped file, one thread.
+    pub mapped: Times,
+    /// The same with a half for each of two threads.
+    pub mapped_two: Times,
     pub one: Times,
     pub two: Times,
 }
@@ -75,6 +82,27 @@ fn seconds(clock: &RealClock, work: impl FnOnce() -> Result<usize>) -> Result<f6
     Ok((clock.monotonic() - start).as_secs_f64())
 }
 
+struct Owner(Content);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The words as a file, mapped.
+fn mapped(folder: &Path, words: &[u64]) -> Result<ScalarBuffer<u64>> {
+    let disk = RealDisk::open(folder)?;
+    let file = disk.open("words")?;
+    for part in words.chunks(PART_WORDS) {
+        let bytes: Vec<u8> = part.iter().flat_map(|word| word.to_le_bytes()).collect();
+        file.append(&bytes)?;
+    }
+    file.sync()?;
+    let content = disk.map("words")?;
+    Ok(Buffer::from(bytes::Bytes::from_owner(Owner(content))).into())
+}
+
 fn sum_of_halves(memory: &[u64]) -> usize {
     let (low, high) = memory.split_at(memory.len() / 2);
     std::thread::scope(|scope| {
@@ -84,17 +112,20 @@ fn sum_of_halves(memory: &[u64]) -> usize {
     })
 }
 
-/// Sums clean packs beside a piece of memory.
+/// Sums clean packs beside a piece of memory and a mapped file.
 pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
     let clock = RealClock::default();
     let rows = config.bandwidth_rows;
     let store = loaded(&config.folder.join("bandwidth"), &Workload::new(rows, Placement::Uniform))?;
     let memory: Vec<u64> = (0..rows).collect();
-    let mut times = [const { Vec::new() }; 4];
+    let file = mapped(&config.folder.join("bandwidth-file"), &memory)?;
+    let mut times = [const { Vec::new() }; 6];
     for round in 0..=2 * config.repeats {
         let taken = [
             seconds(&clock, || Ok(wide::sum(&memory, None, true).0 as usize))?,
             seconds(&clock, || Ok(sum_of_halves(&memory)))?,
+            seconds(&clock, || Ok(wide::sum(&file, None, true).0 as usize))?,
+            seconds(&clock, || Ok(sum_of_halves(&file)))?,
             seconds(&clock, || sum_of(&store, 1))?,
             seconds(&clock, || sum_of(&store, 2))?,
         ];
@@ -102,8 +133,8 @@ pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
             times.iter_mut().zip(taken).for_each(|(all, seconds)| all.push(seconds));
         }
     }
-    let [memory, memory_two, one, two] = times.map(Times::new);
-    Ok(Bandwidth { bytes: rows * 8, memory, memory_two, one, two })
+    let [memory, memory_two, mapped, mapped_two, one, two] = times.map(Times::new);
+    Ok(Bandwidth { bytes: rows * 8, memory, memory_two, mapped, mapped_two, one, two })
 }
 
 /// Writes transactions at a steady rate while it is told to.

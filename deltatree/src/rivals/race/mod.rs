@@ -50,6 +50,8 @@ pub struct RaceConfig {
     pub placement_ladder: Vec<u64>,
     /// Rows of the column that is summed beside a piece of memory: more than caches hold.
     pub bandwidth_rows: u64,
+    /// The table has 20 columns of many types instead of 4 whole numbers.
+    pub wide: bool,
     /// Data is kept here while the race runs.
     pub folder: PathBuf,
     /// Engines whose name has one of these in it; none: every engine.
@@ -67,6 +69,7 @@ impl RaceConfig {
             sample_percent: 5,
             placement_ladder: vec![5, 20],
             bandwidth_rows: 8_000_000,
+            wide: false,
             folder: folder.to_owned(),
             engines: Vec::new(),
         }
@@ -87,7 +90,8 @@ impl RaceConfig {
     }
 
     /// With what the environment says: `DAMASK_COLUMNS_ROWS`, `DAMASK_COLUMNS_REPEATS`,
-    /// `DAMASK_COLUMNS_CYCLE` (percent) and `DAMASK_COLUMNS_ENGINES` (names, by commas).
+    /// `DAMASK_COLUMNS_CYCLE` (percent), `DAMASK_COLUMNS_WIDE` (1: 20 columns) and
+    /// `DAMASK_COLUMNS_ENGINES` (names, by commas).
     pub fn from_environment(mut self) -> Result<RaceConfig> {
         let number = |name: &str, default: u64| match std::env::var(name) {
             Ok(text) => text.parse().map_err(|e| Error::from(format!("{name}: {text}: {e}"))),
@@ -96,6 +100,11 @@ impl RaceConfig {
         self.rows = number("DAMASK_COLUMNS_ROWS", self.rows)?;
         self.repeats = number("DAMASK_COLUMNS_REPEATS", self.repeats as u64)? as usize;
         self.cycle_percent = number("DAMASK_COLUMNS_CYCLE", self.cycle_percent)?;
+        self.wide = match number("DAMASK_COLUMNS_WIDE", u64::from(self.wide))? {
+            0 => false,
+            1 => true,
+            other => return Err(format!("DAMASK_COLUMNS_WIDE: {other}: 0 or 1").into()),
+        };
         if let Ok(names) = std::env::var("DAMASK_COLUMNS_ENGINES") {
             self.engines = names.split(',').map(str::to_owned).collect();
         }
@@ -194,6 +203,7 @@ pub(super) struct Writes {
 /// All that was measured.
 pub struct Report {
     pub(super) rows: u64,
+    pub(super) columns: usize,
     pub(super) engines: Vec<&'static str>,
     pub(super) ladder: Vec<Cell>,
     pub(super) cycle: Vec<Cell>,
@@ -287,8 +297,9 @@ impl Race {
         for percent in self.config.ladder.clone() {
             let target = self.workload.rows() * percent / 100;
             self.update(target.saturating_sub(self.workload.updated))?;
-            for (name, ask) in questions::ALL {
-                cells.push(self.cell(name, ask, percent, u64::MAX)?);
+            let more: &[_] = if self.config.wide { &questions::WIDE } else { &[] };
+            for (name, ask) in questions::ALL.iter().chain(more) {
+                cells.push(self.cell(name, *ask, percent, u64::MAX)?);
             }
             if percent > 0 {
                 let ts = self.workload.now - READABLE.min(self.workload.now - 1);
@@ -353,10 +364,11 @@ fn runners(config: &RaceConfig, name: &str) -> Result<Vec<Runner>> {
 
 impl Race {
     fn new(config: &RaceConfig, placement: Placement) -> Result<Race> {
+        let workload = Workload::new(config.rows, placement);
         Ok(Race {
             config: config.clone(),
             clock: RealClock::default(),
-            workload: Workload::new(config.rows, placement),
+            workload: if config.wide { workload.wide() } else { workload },
             runners: runners(config, placement.name())?,
         })
     }
@@ -393,6 +405,7 @@ pub fn run(config: RaceConfig) -> Result<Report> {
     let cycle = race.cycle()?;
     Ok(Report {
         rows: race.workload.rows(),
+        columns: race.workload.columns,
         engines: race.runners.iter().map(|runner| runner.engine.name).collect(),
         ladder,
         cycle,

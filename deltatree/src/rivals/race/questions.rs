@@ -1,13 +1,15 @@
 //! The questions of the race: how an engine is asked, and what the oracle answers. An answer must
 //! never be taken for granted: each is compared before anything is timed.
 
-use super::workload::{COLUMNS, GROUPS, TABLE, VALUES, Workload, schema, value};
+use super::workload::{
+    COLUMNS, DECIMALS, GROUPS, TABLE, VALUES, WORDS, WORDS_AT, Workload, schema, value, word,
+};
 use crate::store::{
     Aggregate, ColumnSnapshot, ColumnStore, Fold, Grouping, HandleRange, Predicate, Query,
     ScanRequest, Test,
 };
 use crate::testing::Numbers;
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, new_null_array};
 use arrow::compute::sum;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema};
 use damask_types::Timestamp;
@@ -42,6 +44,12 @@ pub(super) enum Ask {
     Points,
     /// `sum(k)` of 1,000 neighbouring rows.
     Ranges,
+    /// The sum of a decimal column.
+    Decimals,
+    /// `sum(k)` where a text is one of six words.
+    Word,
+    /// The sums of eight whole numbers and two decimals.
+    Ten,
 }
 
 /// Every question with its name.
@@ -58,6 +66,13 @@ pub(super) const ALL: [(&str, Ask); 10] = [
     ("50 ranges of 1000", Ask::Ranges),
 ];
 
+/// Those that only a wide table can answer.
+pub(super) const WIDE: [(&str, Ask); 3] = [
+    ("sum of decimals", Ask::Decimals),
+    ("sum(k), text = word", Ask::Word),
+    ("sums of ten columns", Ask::Ten),
+];
+
 /// Those that are asked again where updates lie otherwise.
 pub(super) const PLACED: [(&str, Ask); 5] = [
     ("Q2 sum(k)", Ask::Sum),
@@ -70,12 +85,12 @@ pub(super) const PLACED: [(&str, Ask); 5] = [
 type Answer = Vec<i128>;
 
 fn request(columns: &[usize], ranges: Vec<HandleRange>, ts: u64) -> ScanRequest {
-    let default: ArrayRef = Arc::new(Int64Array::from(vec![None]));
+    let schema = schema().project(columns).expect("columns of the table");
     ScanRequest {
         ranges,
         ts: Timestamp(ts),
-        schema: Arc::new(schema().project(columns).expect("columns of the table")),
-        defaults: vec![default; columns.len()],
+        defaults: schema.fields().iter().map(|f| new_null_array(f.data_type(), 1)).collect(),
+        schema: Arc::new(schema),
         prune: Vec::new(),
         batch_rows: 65_536,
     }
@@ -182,6 +197,17 @@ pub(super) fn ask(store: &dyn ColumnStore, ask: Ask, rows: u64, ts: u64) -> supe
             fold(snapshot, &query(&[0, 3]), &folds, vec![1])
         }
         Ask::Top => top(snapshot, ts),
+        Ask::Decimals => fold(snapshot, &query(&[DECIMALS]), &[(Fold::Sum, Some(0))], vec![]),
+        Ask::Word => {
+            let mut query = query(&[WORDS_AT, 0]);
+            let test = Test::Equal(Arc::new(StringArray::from(vec![WORDS[2]])));
+            query.filter = vec![Predicate { column: 0, test }];
+            fold(snapshot, &query, &[(Fold::Sum, Some(1))], vec![])
+        }
+        Ask::Ten => {
+            let folds: Vec<_> = (0..ten().len()).map(|at| (Fold::Sum, Some(at))).collect();
+            fold(snapshot, &query(&ten()), &folds, vec![])
+        }
         Ask::Points => {
             let handles = some_handles(rows, POINTS).into_iter();
             let range = |first| vec![HandleRange { first, last: first }];
@@ -193,6 +219,11 @@ pub(super) fn ask(store: &dyn ColumnStore, ask: Ask, rows: u64, ts: u64) -> supe
             handles.map(|h| sum_of_batches(snapshot, &request(&[0], range(h), ts))).collect()
         }
     }
+}
+
+/// Columns of whole numbers and of decimals, as they are added up in one question.
+fn ten() -> Vec<usize> {
+    (0..DECIMALS + 2).collect()
 }
 
 /// What the oracle answers now.
@@ -228,6 +259,12 @@ pub(super) fn expected(workload: &Workload, ask: Ask) -> Answer {
             all.sort_unstable();
             all.split_off(all.len().saturating_sub(TOP))
         }
+        Ask::Decimals => vec![column(DECIMALS).sum()],
+        Ask::Word => {
+            let passing = rows().filter(|(h, v)| word(value(*h, *v, WORDS_AT)) == WORDS[2]);
+            vec![passing.map(|(h, v)| i128::from(value(h, v, 0))).sum()]
+        }
+        Ask::Ten => ten().into_iter().map(|at| column(at).sum()).collect(),
         Ask::Points => {
             let one = |h: i64| i128::from(value(h, workload.newest[h as usize], 0));
             some_handles(workload.rows(), POINTS).into_iter().map(one).collect()

@@ -15,6 +15,17 @@ fn every_engine_answers_like_the_oracle() {
 }
 
 #[test]
+fn a_wide_table_has_columns_of_every_kind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = RaceConfig { rows: 6_000, wide: true, ..RaceConfig::small(folder.path()) };
+    let report = run(RaceConfig { placement_ladder: Vec::new(), ..small }).expect("right answers");
+    let text = report.text();
+    for (name, _) in questions::WIDE {
+        assert!(text.contains(name), "{name} is missing:\n{text}");
+    }
+}
+
+#[test]
 fn a_wrong_number_in_the_environment_is_an_error() {
     let small = RaceConfig { rows: 10, ..RaceConfig::small(Path::new("unused")) };
     assert!(small.from_environment().is_err());

@@ -3,7 +3,10 @@
 
 use crate::store::{ChangeBatch, ColumnStore};
 use crate::testing::Numbers;
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int64Array, RecordBatch, StringArray,
+    UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use damask_types::{TableId, Timestamp};
 use std::sync::Arc;
@@ -11,6 +14,21 @@ use std::sync::Arc;
 pub(super) const TABLE: TableId = TableId(77);
 /// Columns `"1"` to `"4"`: k, c1, c2, and g with few values.
 pub(super) const COLUMNS: usize = 4;
+/// Columns of a wide table: the same, then 4 whole numbers, 4 decimals, 2 dates, 4 texts of few
+/// values, and 2 long ones. Where each kind begins:
+pub(super) const WIDE_COLUMNS: usize = 20;
+pub(super) const DECIMALS: usize = 8;
+const DATES: usize = 12;
+pub(super) const WORDS_AT: usize = 14;
+const TEXTS: usize = 18;
+/// Digits of a decimal behind the point.
+const SCALE: i8 = 2;
+/// Days are below it.
+const DAYS: i64 = 2500;
+/// What a text of few values may be.
+pub(super) const WORDS: [&str; 6] = ["AIR", "FOB", "MAIL", "RAIL", "SHIP", "TRUCK"];
+/// Bytes of the longest text; the shortest has half of them.
+const TEXT_BYTES: i64 = 80;
 /// Values of g.
 pub(super) const GROUPS: u64 = 6;
 /// k, c1 and c2 are below it.
@@ -30,22 +48,56 @@ pub(super) fn value(handle: i64, version: u64, column: usize) -> i64 {
     Numbers(seed).below(end) as i64
 }
 
-pub(super) fn schema() -> SchemaRef {
-    let field = |at: usize| Field::new((at + 1).to_string(), DataType::Int64, true);
-    Arc::new(Schema::new((0..COLUMNS).map(field).collect::<Vec<_>>()))
+/// The word that a row has in a text column of few values.
+pub(super) fn word(value: i64) -> &'static str {
+    WORDS[value as usize % WORDS.len()]
 }
 
-fn batch(rows: &[(i64, u64)]) -> ChangeBatch {
-    let column = |at: usize| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(rows.iter().map(|(h, v)| value(*h, *v, at))))
+/// Of a wide table; one that is not wide has the first [`COLUMNS`].
+pub(super) fn schema() -> SchemaRef {
+    let field = |at: usize| {
+        let data_type = match at {
+            ..DECIMALS => DataType::Int64,
+            DECIMALS..DATES => DataType::Decimal128(38, SCALE),
+            DATES..WORDS_AT => DataType::Date32,
+            _ => DataType::Utf8,
+        };
+        Field::new((at + 1).to_string(), data_type, true)
     };
+    Arc::new(Schema::new((0..WIDE_COLUMNS).map(field).collect::<Vec<_>>()))
+}
+
+fn column(rows: &[(i64, u64)], at: usize) -> ArrayRef {
+    let values = rows.iter().map(|(h, v)| value(*h, *v, at));
+    match at {
+        ..DECIMALS => Arc::new(Int64Array::from_iter_values(values)),
+        DECIMALS..DATES => {
+            let array = Decimal128Array::from_iter_values(values.map(i128::from));
+            Arc::new(array.with_precision_and_scale(38, SCALE).expect("a decimal"))
+        }
+        DATES..WORDS_AT => {
+            Arc::new(Date32Array::from_iter_values(values.map(|value| (value % DAYS) as i32)))
+        }
+        WORDS_AT..TEXTS => Arc::new(StringArray::from_iter_values(values.map(word))),
+        _ => {
+            let text = |value: i64| {
+                let bytes = (TEXT_BYTES / 2 + value % (TEXT_BYTES / 2)) as usize;
+                format!("{value:0bytes$}")
+            };
+            Arc::new(StringArray::from_iter_values(values.map(text)))
+        }
+    }
+}
+
+fn batch(rows: &[(i64, u64)], columns: usize) -> ChangeBatch {
+    let schema = schema().project(&(0..columns).collect::<Vec<_>>()).expect("columns of the table");
+    let arrays = (0..columns).map(|at| column(rows, at)).collect();
     ChangeBatch {
         table: TABLE,
         handles: Int64Array::from_iter_values(rows.iter().map(|row| row.0)),
         versions: UInt64Array::from_iter_values(rows.iter().map(|row| row.1)),
         deleted: BooleanArray::from(vec![false; rows.len()]),
-        columns: RecordBatch::try_new(schema(), (0..COLUMNS).map(column).collect())
-            .expect("columns of one length"),
+        columns: RecordBatch::try_new(Arc::new(schema), arrays).expect("columns of one length"),
     }
 }
 
@@ -95,6 +147,8 @@ pub(super) struct Workload {
     pub now: u64,
     /// Rows updated so far.
     pub updated: u64,
+    /// Of the table.
+    pub columns: usize,
     numbers: Numbers,
     placement: Placement,
 }
@@ -102,7 +156,12 @@ pub(super) struct Workload {
 impl Workload {
     pub fn new(rows: u64, placement: Placement) -> Workload {
         let (newest, numbers) = (vec![1; rows as usize], Numbers(7));
-        Workload { newest, now: 1, updated: 0, numbers, placement }
+        Workload { newest, now: 1, updated: 0, columns: COLUMNS, numbers, placement }
+    }
+
+    /// The same of a table of many columns.
+    pub fn wide(self) -> Workload {
+        Workload { columns: WIDE_COLUMNS, ..self }
     }
 
     pub fn rows(&self) -> u64 {
@@ -115,7 +174,7 @@ impl Workload {
         (0..rows).step_by(LOAD_ROWS as usize).map(move |first| {
             let handles = first..rows.min(first + LOAD_ROWS);
             let part: Vec<_> = handles.map(|h| (h, self.newest[h as usize])).collect();
-            batch(&part)
+            batch(&part, self.columns)
         })
     }
 
@@ -153,7 +212,8 @@ impl Workload {
             handles.dedup();
             handles.iter().for_each(|h| self.newest[*h as usize] = self.now);
             self.updated += count;
-            batches.push(batch(&handles.iter().map(|h| (*h, self.now)).collect::<Vec<_>>()));
+            let rows: Vec<_> = handles.iter().map(|h| (*h, self.now)).collect();
+            batches.push(batch(&rows, self.columns));
         }
         batches
     }

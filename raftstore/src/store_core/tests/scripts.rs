@@ -4,27 +4,35 @@
 //! ```text
 //! # words                        begins a case: three stores, one region, led by store 1
 //! write 1 d | read 1 d lease     asked of a store, under the description that it has itself
+//! local 1 d                      read on store 1 by the lease that it has published, if it lasts
 //! split 1 h 2 | merge 1 2 1      of the region at store 1 that holds h, or with the id 2 into 1
-//! lead 2 3                       region 2 is to be led by store 3
+//! split 1 h,p 2,3                at two keys at once
+//! lead 2 3 | transfer 2 3        region 2 is to be led by store 3; nothing is delivered yet
 //! cut 3 | heal 3                 nothing goes to or from it
 //! hold 3 | let 3                 its apply thread stands still
+//! slow 3 | quick 3               its disk does: nothing that it writes becomes durable
+//! deaf 2 3 | hear 2 3            messages of region 2 to store 3 are lost; no more
 //! keep 3 | pass 3 | replay       messages to it are kept instead of delivered; no more; they come
 //! drop 1 3                       region 1 loses its replica on store 3
 //! stores 4                       at first: there are four stores, three of them with the region
-//! learner 1 4                    region 1 gets a learner on store 4
+//! learner 1 4 | voter 1 4        region 1 gets a learner on store 4, or has that one vote
 //! joint 1 +4 -3                  in one step, store 4 votes and store 3 does not
 //! peers 1                        what the leader says of region 1's replicas
 //! parts                          from here on, each part of a snapshot that is delivered is told
 //! rate 1000 | sends 1             bytes of snapshots a second; snapshots at a time, of each store
 //! lose 3 1 | stop 3 1            part 1 to store 3 is lost once; or cuts the store off
 //! crash 3                        power is lost: what was not synced is gone
+//! offer 1 50                     what store 1 leads is resolved up to 50, as it thinks
+//! safe                           up to where each replica may be read, and by which position
 //! gc                             machines sync, logs are compacted
 //! settle 20                      everything is delivered; so many ticks
 //! ticks 40                       time passes for all, and messages are lost
+//! tick 1 5                       time passes on store 1; its messages wait
 //! show                           every replica: range, conf_ver/version, who leads (*), applied
 //! ```
 
 use super::*;
+use crate::resolved::Resolved;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -32,7 +40,10 @@ struct Script {
     world: World,
     cut: BTreeSet<u64>,
     held: BTreeSet<u64>,
+    slow: BTreeSet<u64>,
     kept_for: BTreeSet<u64>,
+    /// Region and store.
+    deaf: BTreeSet<(u64, u64)>,
     kept: Vec<Envelope>,
     said: Arc<Mutex<String>>,
     value: u64,
@@ -51,6 +62,7 @@ fn short(e: &Error) -> String {
             let now = current.iter().map(|r| format!("r{} v{}", r.id, r.epoch.version));
             format!("epoch: now {}", now.collect::<Vec<_>>().join(", "))
         }
+        Error::Stopped => "nothing is here".to_owned(),
         other => other.to_string(),
     }
 }
@@ -58,11 +70,22 @@ fn short(e: &Error) -> String {
 impl Script {
     fn new(stores: u64) -> Script {
         let world = World::new(1, 3, stores);
-        let (cut, held, kept_for) = Default::default();
+        let (cut, held, slow, kept_for, deaf) = Default::default();
         let (said, kept, value) = (Arc::default(), Vec::new(), 0);
         let (tells_parts, loses) = (false, None);
-        let mut script =
-            Script { world, cut, held, kept_for, kept, said, value, tells_parts, loses };
+        let mut script = Script {
+            world,
+            cut,
+            held,
+            slow,
+            kept_for,
+            deaf,
+            kept,
+            said,
+            value,
+            tells_parts,
+            loses,
+        };
         (1..=stores).for_each(|id| script.world.finish(id));
         script.settle(3);
         script
@@ -87,7 +110,7 @@ impl Script {
 
     fn threads(&mut self) {
         for id in self.ids() {
-            while !self.world.nodes[&id].writes.is_empty() {
+            while !self.slow.contains(&id) && !self.world.nodes[&id].writes.is_empty() {
                 self.world.run_writer(id);
             }
             while !self.held.contains(&id) && !self.world.nodes[&id].applies.is_empty() {
@@ -104,7 +127,7 @@ impl Script {
             }
             for envelope in std::mem::take(&mut self.world.net) {
                 let (from, to) = (envelope.from.store.0, envelope.to.store.0);
-                if self.is_lost(&envelope) {
+                if self.deaf.contains(&(envelope.region.0, to)) || self.is_lost(&envelope) {
                     continue;
                 }
                 if self.kept_for.contains(&to) {
@@ -179,13 +202,29 @@ impl Script {
         self.world.step(store, Event::Read { region, epoch, mode, answer });
     }
 
-    fn split(&mut self, store: u64, key: &str, child: u64) {
-        let status = self.world.region_at(store, key).expect("a region");
-        let peers = status.region.peers.iter().map(|p| PeerId(child * 10 + p.store.0)).collect();
-        let children = vec![SplitChild { region: RegionId(child), peers }];
-        let answer = self.tell(format!("split at {key}"), |_| "done".to_owned());
+    /// On the caller's thread, by the store's clock.
+    fn local(&mut self, store: u64, key: &str) {
+        let Some(ReplicaStatus { region, .. }) = self.world.region_at(store, key) else { return };
+        let node = &self.world.nodes[&store];
+        let view = node.local.find(region.id, region.epoch);
+        let permit = view.and_then(|view| view.permit(node.now));
+        let found = permit.map(|_| Node::value(&node.engine, key).to_string());
+        let found = found.unwrap_or_else(|| "no lease".to_owned());
+        writeln!(self.said.lock(), "local {key} on {store}: {found}").unwrap();
+    }
+
+    fn split(&mut self, store: u64, keys: &str, children: &str) {
+        let first = keys.split(',').next().expect("a key");
+        let status = self.world.region_at(store, first).expect("a region");
+        let child = |id: &str| {
+            let id: u64 = id.parse().unwrap();
+            let peers = status.region.peers.iter().map(|p| PeerId(id * 10 + p.store.0)).collect();
+            SplitChild { region: RegionId(id), peers }
+        };
+        let children = children.split(',').map(child).collect();
+        let answer = self.tell(format!("split at {keys}"), |_| "done".to_owned());
         let (region, epoch) = (status.region.id, status.region.epoch);
-        let keys = vec![key.as_bytes().to_vec()];
+        let keys = keys.split(',').map(|key| key.as_bytes().to_vec()).collect();
         self.world.step(store, Event::Split { region, epoch, keys, children, answer });
     }
 
@@ -224,6 +263,15 @@ impl Script {
         self.world.step(at, Event::ChangePeer { region: id, epoch, change, answer });
     }
 
+    fn voter(&mut self, region: u64, store: u64) {
+        let id = RegionId(region);
+        let (at, Region { epoch, peers, .. }) = self.led(id);
+        let peer = *peers.iter().find(|p| p.store == StoreId(store)).expect("a learner");
+        let answer = self.tell(format!("voter of r{id} on {store}"), |_| "done".to_owned());
+        let change = PeerChange::AddVoter(peer);
+        self.world.step(at, Event::ChangePeer { region: id, epoch, change, answer });
+    }
+
     fn joint(&mut self, region: u64, words: &[&str]) {
         let id = RegionId(region);
         let (at, Region { epoch, peers, .. }) = self.led(id);
@@ -259,7 +307,7 @@ impl Script {
         writeln!(self.said.lock(), "led by {at}, {conf}: {told}").unwrap();
     }
 
-    fn lead(&mut self, region: u64, store: u64) {
+    fn transfer(&mut self, region: u64, store: u64) {
         let region = RegionId(region);
         for id in self.ids() {
             let Some(status) = self.world.nodes[&id].core.status(region) else { continue };
@@ -268,7 +316,6 @@ impl Script {
                 self.world.step(id, Event::TransferLeader { region, to });
             }
         }
-        self.settle(2);
     }
 
     fn collect(&mut self) {
@@ -299,6 +346,51 @@ impl Script {
         }
     }
 
+    fn offer(&mut self, store: u64, ts: u64) {
+        let core = &self.world.nodes[&store].core;
+        let led = core.ids().into_iter().filter_map(|id| core.status(id)).filter(|s| s.is_leader);
+        let found = led.map(|ReplicaStatus { region, term, .. }| {
+            let (id, epoch, ts) = (region.id, region.epoch, Timestamp(ts));
+            Resolved { region: id, epoch, term, ts }
+        });
+        let found = found.collect();
+        self.world.step(store, Event::Resolved(found));
+    }
+
+    fn safe(&self) {
+        let mut said = self.said.lock();
+        for (id, node) in &self.world.nodes {
+            let of = |(id, replica): (&RegionId, &Replica)| {
+                let safe = replica.safe_published.as_ref();
+                let safe = safe.map(|view| view.safe);
+                let safe = safe.map(|safe| format!("{}@{}", safe.ts.0, safe.index));
+                format!("r{id} {}", safe.unwrap_or("-".to_owned()))
+            };
+            let all: Vec<String> = node.core.replicas.iter().map(of).collect();
+            writeln!(said, "  store {id}: {}", all.join(", ")).unwrap();
+        }
+    }
+
+    fn tick_one(&mut self, store: u64) {
+        self.world.tick(store);
+        self.threads();
+    }
+
+    fn tick_unheard(&mut self) {
+        self.ids().into_iter().for_each(|id| self.world.tick(id));
+        self.threads();
+        self.world.net.clear();
+    }
+
+    fn crash(&mut self, store: u64) {
+        let node = self.world.nodes.remove(&store).unwrap();
+        let engine = node.engine.crash(0).unwrap();
+        let disk = node.disk.crash_image(|_| 0);
+        drop(node);
+        self.world.nodes.insert(store, Node::start(store, disk, engine, self.value));
+        self.world.finish(store);
+    }
+
     fn line(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let n = |at: usize| words[at].parse::<u64>().unwrap_or_else(|_| panic!("{line}"));
@@ -310,18 +402,28 @@ impl Script {
                 let modes = [ReadMode::Index, ReadMode::Lease, ReadMode::Follower];
                 self.read(n(1), words[2], modes[at]);
             }
-            "split" => self.split(n(1), words[2], n(3)),
+            "local" => self.local(n(1), words[2]),
+            "split" => self.split(n(1), words[2], words[3]),
             "merge" => self.merge(n(1), n(2), n(3)),
-            "lead" => self.lead(n(1), n(2)),
+            "transfer" => self.transfer(n(1), n(2)),
+            "lead" => {
+                self.transfer(n(1), n(2));
+                self.settle(2);
+            }
             "cut" => drop(self.cut.insert(n(1))),
             "heal" => drop(self.cut.remove(&n(1))),
+            "slow" => drop(self.slow.insert(n(1))),
+            "quick" => drop(self.slow.remove(&n(1))),
             "hold" => drop(self.held.insert(n(1))),
             "let" => drop(self.held.remove(&n(1))),
+            "deaf" => drop(self.deaf.insert((n(1), n(2)))),
+            "hear" => drop(self.deaf.remove(&(n(1), n(2)))),
             "keep" => drop(self.kept_for.insert(n(1))),
             "pass" => drop(self.kept_for.remove(&n(1))),
             "drop" => self.drop_replica(n(1), n(2)),
             "stores" => *self = Script::new(n(1)),
             "learner" => self.learner(n(1), n(2)),
+            "voter" => self.voter(n(1), n(2)),
             "joint" => self.joint(n(1), &words[2..]),
             "peers" => self.peers(n(1)),
             "parts" => self.tells_parts = true,
@@ -341,23 +443,13 @@ impl Script {
                 self.world.net.extend(kept);
                 self.deliver();
             }
-            "crash" => {
-                let node = self.world.nodes.remove(&n(1)).unwrap();
-                let engine = node.engine.crash(0).unwrap();
-                let disk = node.disk.crash_image(|_| 0);
-                drop(node);
-                self.world.nodes.insert(n(1), Node::start(n(1), disk, engine, self.value));
-                self.world.finish(n(1));
-            }
+            "crash" => self.crash(n(1)),
+            "offer" => self.offer(n(1), n(2)),
+            "safe" => self.safe(),
             "gc" => self.collect(),
             "settle" => self.settle(n(1)),
-            "ticks" => {
-                for _ in 0..n(1) {
-                    self.ids().into_iter().for_each(|id| self.world.tick(id));
-                    self.threads();
-                    self.world.net.clear();
-                }
-            }
+            "ticks" => (0..n(1)).for_each(|_| self.tick_unheard()),
+            "tick" => (0..n(2)).for_each(|_| self.tick_one(n(1))),
             "show" => self.show(),
             _ => panic!("what is {line}?"),
         }
@@ -390,8 +482,23 @@ fn merges_go_as_written() {
 }
 
 #[test]
+fn splits_go_as_written() {
+    golden("split");
+}
+
+#[test]
+fn leases_go_as_written() {
+    golden("lease");
+}
+
+#[test]
 fn changes_of_replicas_go_as_written() {
     golden("membership");
+}
+
+#[test]
+fn safe_timestamps_go_as_written() {
+    golden("resolved");
 }
 
 #[test]

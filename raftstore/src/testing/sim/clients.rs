@@ -1,7 +1,7 @@
 //! Clients that write and read single keys, one request at a time each, and remember when they
 //! asked and when they were answered. They must never count an unknown outcome as a failure.
 
-use super::history::{Operation, check_register};
+use super::history::{KeyHistory, Operation};
 use super::world::{Happening, World};
 use crate::answer::Answer;
 use crate::command::encode_write;
@@ -249,36 +249,34 @@ impl World {
         }
     }
 
-    /// Every key's history is linearizable. What was read aside of the leader is so with the writes
-    /// alone: nothing is missing in it, but it may show one that the leader has yet to apply.
-    pub(super) fn check_history(&self) -> Result<(), String> {
-        for (at, key) in self.keys.iter().enumerate() {
+    /// What is known of every key.
+    pub fn histories(&self) -> Vec<KeyHistory> {
+        let of_key = |(at, key): (usize, &&str)| {
             let of_key = self.requests.iter().filter(|r| r.key == at);
             let counted = of_key.filter(|r| match r.outcome {
                 Outcome::Done => true,
                 Outcome::Open => r.op.write,
                 Outcome::Failed => false,
             });
-            let (aside, leaders): (Vec<_>, Vec<_>) = counted.partition(|r| r.aside);
-            let (aside, writes): (Vec<_>, Vec<_>) = aside.into_iter().partition(|r| !r.op.write);
-            let history: Vec<Operation> = leaders.iter().chain(&writes).map(|r| r.op).collect();
-            let mut alone: Vec<Operation> = history.iter().copied().filter(|op| op.write).collect();
-            let mut checked = check_register(&history);
-            for read in aside {
-                alone.push(read.op);
-                checked = checked.and_then(|()| check_register(&alone));
-                alone.pop();
-            }
-            checked.map_err(|e| {
-                let shown: Vec<String> = history
-                    .iter()
-                    .map(|op| {
-                        let what = if op.write { "write" } else { "read" };
-                        format!("{what} {} {}..{:?}", op.value, op.invoked, op.returned)
-                    })
-                    .collect();
+            let (aside, rest): (Vec<_>, Vec<_>) = counted.partition(|r| r.aside && !r.op.write);
+            let ops = |all: Vec<&Request>| all.into_iter().map(|r| r.op).collect();
+            KeyHistory { key: (*key).to_owned(), operations: ops(rest), aside: ops(aside) }
+        };
+        self.keys.iter().enumerate().map(of_key).collect()
+    }
+
+    /// Every key's history is linearizable.
+    pub(super) fn check_history(&self) -> Result<(), String> {
+        for history in self.histories() {
+            history.check().map_err(|e| {
+                let tell = |op: &Operation| {
+                    let what = if op.write { "write" } else { "read" };
+                    format!("{what} {} {}..{:?}", op.value, op.invoked, op.returned)
+                };
+                let shown: Vec<String> = history.operations.iter().map(tell).collect();
                 let last = shown.len().saturating_sub(60);
-                format!("key {key} is not linearizable: {e}\n    {}", shown[last..].join("\n    "))
+                let shown = shown[last..].join("\n    ");
+                format!("key {} is not linearizable: {e}\n    {shown}", history.key)
             })?;
         }
         Ok(())

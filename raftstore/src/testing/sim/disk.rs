@@ -43,7 +43,27 @@ impl SimLog {
         let mut pending = self.pending.lock();
         while pending.appended - (pending.batches.len() as u64) < appended {
             let Some(batch) = pending.batches.pop_front() else { break };
-            self.durable.append(batch)?;
+            self.keep(&self.durable, batch)?;
+        }
+        Ok(())
+    }
+
+    /// What becomes durable is watched: who votes alone may lead again in a term that it has lost
+    /// with its power, and with that all that it had appended in it and had told nobody.
+    fn keep(&self, durable: &MemoryLogStore, batch: LogBatch) -> Result<()> {
+        // One by one: an operation may replace what the next one continues.
+        for (id, op) in batch {
+            if let LogOp::Append(entries) = &op
+                && let Some(first) = entries.first()
+            {
+                let mut before = durable.term(id, first.index - 1)?.unwrap_or(0);
+                let mut watch = self.watch.lock();
+                for entry in entries {
+                    watch.appended(id, entry, before);
+                    before = entry.term;
+                }
+            }
+            durable.append(vec![(id, op)])?;
         }
         Ok(())
     }
@@ -52,7 +72,7 @@ impl SimLog {
     pub fn crash(&self, keep: usize) -> Result<SimLog> {
         let durable = copy(&self.durable)?;
         for batch in self.pending.lock().batches.iter().take(keep) {
-            durable.append(batch.clone())?;
+            self.keep(&durable, batch.clone())?;
         }
         let visible = copy(&durable)?;
         let pending = Mutex::default();
@@ -90,21 +110,7 @@ impl LogStore for SimLog {
         let mut pending = self.pending.lock();
         pending.batches.push_back(batch.clone());
         pending.appended += 1;
-        // One by one: an operation may replace what the next one continues.
-        for (id, op) in batch {
-            if let LogOp::Append(entries) = &op
-                && let Some(first) = entries.first()
-            {
-                let mut before = self.visible.term(id, first.index - 1)?.unwrap_or(0);
-                let mut watch = self.watch.lock();
-                for entry in entries {
-                    watch.appended(id, entry, before);
-                    before = entry.term;
-                }
-            }
-            self.visible.append(vec![(id, op)])?;
-        }
-        Ok(())
+        self.visible.append(batch)
     }
 
     fn sync(&self) -> Result<()> {

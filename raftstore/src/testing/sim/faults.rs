@@ -52,11 +52,20 @@ pub enum FaultKind {
     Forgetting,
     /// Clients ask for nothing, groups fall asleep, and a leader is lost in its sleep.
     Lull,
+    /// The stores fall into two parts that hear nothing of one another.
+    Partition,
+    /// A leader, with fewer than half of the voters, is cut off from the rest.
+    Minority,
+    /// A leader gives its vote to another store; replicas that do not vote any more are removed.
+    LeaderRemoved,
+    /// Two regions are merged of which one has just been split, and a third store does not hear
+    /// what the one becomes.
+    Crossing,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 23] = [
         FaultKind::Loss,
         FaultKind::Delay,
         FaultKind::Duplicate,
@@ -76,11 +85,19 @@ impl FaultKind {
         FaultKind::Transfer,
         FaultKind::Forgetting,
         FaultKind::Lull,
+        FaultKind::Partition,
+        FaultKind::Minority,
+        FaultKind::LeaderRemoved,
+        FaultKind::Crossing,
     ];
 
-    /// A random half.
+    /// A random half, of those that do not aim.
     pub(super) fn half(chance: &mut Chance) -> Vec<FaultKind> {
-        FaultKind::ALL.into_iter().filter(|_| chance.permille(500)).collect()
+        use FaultKind::{Crossing, LeaderRemoved, Minority, Partition};
+        let aims =
+            |kind: &FaultKind| matches!(kind, Partition | Minority | LeaderRemoved | Crossing);
+        let all = FaultKind::ALL.into_iter().filter(|kind| !aims(kind));
+        all.filter(|_| chance.permille(500)).collect()
     }
 
     /// One that is in force all the time, or only once.
@@ -101,7 +118,8 @@ impl World {
         if let Some(kind) = self.chance.pick(&timed).copied() {
             self.inject(kind);
         }
-        let pause = self.chance.between(10_000, 200_000);
+        let (least, most) = self.pause;
+        let pause = self.chance.between(least, most);
         self.schedule(pause, Happening::Fault);
     }
 
@@ -126,20 +144,18 @@ impl World {
                     self.schedule(delay, Happening::Deliver(Box::new(envelope)));
                 }
             }
-            FaultKind::Isolation => {
-                let others: Vec<StoreId> = self.nodes.keys().copied().collect();
-                for other in others {
-                    self.cut.insert((store, other));
-                    self.cut.insert((other, store));
-                    self.schedule(long, Happening::Heal(store, other));
-                    self.schedule(long, Happening::Heal(other, store));
-                }
-            }
+            FaultKind::Isolation => self.part(&[store], long),
             FaultKind::OneWayCut => {
                 let other = self.some_store();
-                self.cut.insert((store, other));
-                self.schedule(long, Happening::Heal(store, other));
+                self.cut_one_way(store, other, long);
             }
+            FaultKind::Partition => {
+                let all: Vec<StoreId> = self.nodes.keys().copied().collect();
+                let side: Vec<StoreId> =
+                    all.into_iter().filter(|_| self.chance.permille(500)).collect();
+                self.part(&side, long);
+            }
+            FaultKind::Minority => self.order_minority(),
             FaultKind::Crash => self.crash(store, long),
             FaultKind::Blackout => {
                 for store in self.nodes.keys().copied().collect::<Vec<_>>() {
@@ -164,7 +180,41 @@ impl World {
             }
             FaultKind::Forgetting => self.forget(),
             FaultKind::Lull => self.lull(),
+            FaultKind::LeaderRemoved => self.order_leader_removed(),
+            FaultKind::Crossing => self.order_crossing(),
         }
+    }
+
+    fn cut_one_way(&mut self, from: StoreId, to: StoreId, long: u64) {
+        self.cut.insert((from, to));
+        self.schedule(long, Happening::Heal(from, to));
+    }
+
+    /// Nothing goes between these stores and the others.
+    fn part(&mut self, side: &[StoreId], long: u64) {
+        let others: Vec<StoreId> =
+            self.nodes.keys().copied().filter(|id| !side.contains(id)).collect();
+        for other in others {
+            for store in side {
+                self.cut_one_way(*store, other, long);
+                self.cut_one_way(other, *store, long);
+            }
+        }
+    }
+
+    fn order_minority(&mut self) {
+        let Some((leader, region)) = self.some_led_region() else { return };
+        let followers = region.voters().map(|p| p.store).filter(|s| *s != leader);
+        let mut followers: Vec<StoreId> = followers.collect();
+        // The leader and as many others as leave a majority.
+        let others = (followers.len() / 2).saturating_sub(1);
+        let mut side = vec![leader];
+        for _ in 0..others {
+            let at = self.chance.below(followers.len() as u64) as usize;
+            side.push(followers.swap_remove(at));
+        }
+        let long = self.chance.between(500, 2_500) * 1000;
+        self.part(&side, long);
     }
 
     fn forget(&mut self) {
@@ -200,6 +250,7 @@ impl World {
             if let Err(e) = node.crash(&mut self.chance) {
                 self.fail(format!("an image of store {store}: {e}"));
             }
+            self.counts.lock().restarts += 1;
             self.schedule(downtime, Happening::Start(store));
         }
     }
@@ -208,6 +259,15 @@ impl World {
     pub(super) fn stop_for_failure(&mut self, store: StoreId) {
         let downtime = self.chance.between(10_000, 1_000_000);
         self.crash(store, downtime);
+    }
+
+    /// Who leads a region, as somebody believes, and as what.
+    fn leader_of(&self, id: RegionId) -> Option<(StoreId, Region)> {
+        self.nodes.iter().find_map(|(store, node)| {
+            let all = node.replicas().into_iter();
+            let led = all.filter(|s| s.is_leader && s.region.id == id).map(|s| s.region);
+            led.map(|region| (*store, region)).next()
+        })
     }
 
     /// A store, and a region that it leads or believes to.
@@ -220,6 +280,11 @@ impl World {
 
     fn order_split(&mut self) {
         let Some((store, region)) = self.some_led_region() else { return };
+        self.split_region(store, &region);
+    }
+
+    /// At one or two of the clients' keys, if there are any inside and not too many regions.
+    fn split_region(&mut self, store: StoreId, region: &Region) {
         if self.watch.lock().regions().len() > 8 {
             return;
         }
@@ -301,6 +366,55 @@ impl World {
         if changes.len() > 1 {
             self.tell(store, Event::ChangePeers { region, epoch, changes, answer });
         }
+    }
+
+    /// In one step the leader loses its vote and another store has one; or who has none goes.
+    fn order_leader_removed(&mut self) {
+        let Some((leader, region)) = self.some_led_region() else { return };
+        let (id, epoch) = (region.id, region.epoch);
+        let learner = region.peers.iter().find(|p| p.role == PeerRole::Learner).copied();
+        if let Some(peer) = learner.filter(|_| self.chance.permille(500)) {
+            let answer = Answer::new(self.count(|counts| counts.changes += 1));
+            let change = PeerChange::Remove(peer);
+            return self.tell(leader, Event::ChangePeer { region: id, epoch, change, answer });
+        }
+        let votes = |on: &StoreId| region.peer_on(*on).is_some_and(|p| p.role.votes());
+        let free: Vec<StoreId> = self.nodes.keys().copied().filter(|on| !votes(on)).collect();
+        let Some(on) = self.chance.pick(&free).copied() else { return };
+        let Some(own) = region.peer_on(leader).copied() else { return };
+        self.next_id += 10;
+        let new = Peer { id: PeerId(self.next_id), store: on, role: PeerRole::Voter };
+        let new = region.peer_on(on).copied().unwrap_or(new);
+        let answer = Answer::new(self.count(|counts| counts.joint_changes += 1));
+        let changes = vec![PeerChange::AddVoter(new), PeerChange::AddLearner(own)];
+        self.tell(leader, Event::ChangePeers { region: id, epoch, changes, answer });
+    }
+
+    /// A third store knows the neighbour as it was before a split, and the region as it is; or the
+    /// other way round.
+    fn order_crossing(&mut self) {
+        let Some((leads, region)) = self.some_led_region() else { return };
+        let all = self.watch.lock().regions().clone();
+        let beside = |r: &&Region| crate::merge::adjacent(r, &region);
+        let neighbours: Vec<RegionId> = all.values().filter(beside).map(|r| r.id).collect();
+        let Some(into) = self.chance.pick(&neighbours).copied() else {
+            return self.order_split();
+        };
+        let Some((other, target)) = self.leader_of(into) else { return };
+        if other == leads {
+            let peers: Vec<Peer> = target.voters().filter(|p| p.store != leads).copied().collect();
+            let Some(to) = self.chance.pick(&peers).copied() else { return };
+            return self.tell(leads, Event::TransferLeader { region: into, to });
+        }
+        let thirds = region.voters().map(|p| p.store).filter(|s| *s != leads && *s != other);
+        let thirds: Vec<StoreId> = thirds.collect();
+        let Some(deaf) = self.chance.pick(&thirds).copied() else { return };
+        let long = self.chance.between(500, 3_000) * 1000;
+        let source = self.chance.permille(300);
+        let (from, changed) = if source { (leads, &region) } else { (other, &target) };
+        self.cut_one_way(from, deaf, long);
+        self.split_region(from, changed);
+        self.on_merge(region.id, into, MERGE_TRIES);
     }
 
     fn order_change(&mut self) {

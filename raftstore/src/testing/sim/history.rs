@@ -26,6 +26,36 @@ pub struct Operation {
     pub returned: Option<u64>,
 }
 
+/// What clients did with one key.
+#[derive(Clone, Debug, Default)]
+pub struct KeyHistory {
+    /// Of the register.
+    pub key: String,
+    /// Writes, and reads of leaders: linearizable together.
+    pub operations: Vec<Operation>,
+    /// Reads of other replicas. Nothing is missing in one, but it may show a write that the leader
+    /// has yet to apply: each is linearizable with the writes alone.
+    pub aside: Vec<Operation>,
+}
+
+impl KeyHistory {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn check(&self) -> Result<(), String> {
+        check_register(&self.operations)?;
+        let mut alone: Vec<Operation> =
+            self.operations.iter().copied().filter(|op| op.write).collect();
+        self.aside.iter().try_for_each(|read| {
+            alone.push(*read);
+            let checked = check_register(&alone);
+            alone.pop();
+            checked
+        })
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Cluster {
     written: u64,

@@ -6,7 +6,7 @@ use super::watch::Watch;
 use crate::apply::LOG_START;
 use crate::error::Result;
 use crate::machine::{
-    ApplyBatch, Effect, RegionState, SnapshotChunks, SnapshotSource, StateMachine,
+    ApplyBatch, Effect, RangeSize, RegionState, SnapshotChunks, SnapshotSource, StateMachine,
 };
 use crate::row_machine::RowMachine;
 use damask_kv::{Cf, Engine, MemoryEngine};
@@ -118,7 +118,7 @@ impl StateMachine for Watched {
         replaced: &[RegionState],
         chunks: SnapshotChunks,
     ) -> Result<()> {
-        self.import_staged(state, replaced, &mut chunks.into_iter().map(Ok))
+        self.import_staged(state, replaced, &mut chunks.into_iter().map(Ok), false)
     }
 
     fn import_staged(
@@ -126,8 +126,9 @@ impl StateMachine for Watched {
         state: &RegionState,
         replaced: &[RegionState],
         chunks: &mut dyn Iterator<Item = Result<Vec<u8>>>,
+        kept: bool,
     ) -> Result<()> {
-        self.rows.import_staged(state, replaced, chunks)?;
+        self.rows.import_staged(state, replaced, chunks, kept)?;
         let mut watch = self.watch.lock();
         watch.snapshots += 1;
         watch.replaced += replaced.len() as u64;
@@ -146,7 +147,7 @@ impl StateMachine for Watched {
         self.rows.destroy(state)
     }
 
-    fn size(&self, range: &KeyRange) -> Result<(u64, Option<Vec<u8>>)> {
-        self.rows.size(range)
+    fn size(&self, range: &KeyRange, parts: usize) -> Result<RangeSize> {
+        self.rows.size(range, parts)
     }
 }

@@ -152,6 +152,7 @@ impl World {
         let copies = if doubles && self.chance.permille(60) { 2 } else { 1 };
         for _ in 0..copies {
             if loses && self.chance.permille(60) {
+                self.counts.lock().lost += 1;
                 continue;
             }
             let slow = delays && self.chance.permille(120);
@@ -171,6 +172,7 @@ impl World {
     pub(super) fn on_deliver(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from.store, envelope.to.store);
         if self.cut.contains(&(from, to)) || !self.nodes.contains_key(&to) {
+            self.counts.lock().stopped += 1;
             return;
         }
         self.note("deliver", to, envelope.region.0, hash_bytes(&envelope.message) % 100_000);

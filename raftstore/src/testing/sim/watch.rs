@@ -7,13 +7,15 @@ use crate::apply::LOG_START;
 use crate::log_store::LogEntry;
 use crate::machine::Effect;
 use crate::wire;
-use damask_types::{Region, RegionId, StoreId};
+use damask_types::{PeerRole, Region, RegionId, StoreId};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Facts that every store agrees on.
 #[derive(Default)]
 pub(super) struct Watch {
     leaders: HashMap<(RegionId, u64), StoreId>,
+    /// Of each region, the newest term in which somebody led, and who.
+    led: HashMap<RegionId, (u64, StoreId)>,
     /// Of an entry: what it says, and the term before it.
     entries: HashMap<(RegionId, u64, u64), (u64, u64)>,
     committed: HashMap<(RegionId, u64), u64>,
@@ -33,6 +35,8 @@ pub(super) struct Watch {
     pub replaced: u64,
     /// Merges that were taken back.
     pub rollbacks: u64,
+    /// Leaders that were told to give up their vote.
+    pub deposed: u64,
 }
 
 /// Steps kept for the story of a difference.
@@ -71,6 +75,8 @@ impl Watch {
     /// Election safety.
     pub fn leads(&mut self, region: RegionId, term: u64, store: StoreId) {
         let first = *self.leaders.entry((region, term)).or_insert(store);
+        let led = self.led.entry(region).or_insert((term, store));
+        *led = (*led).max((term, store));
         if first != store {
             self.violate(|| {
                 format!("region {region}: stores {first} and {store} lead in term {term}")
@@ -189,7 +195,15 @@ impl Watch {
                 let there = there.clone();
                 self.violate(|| format!("one epoch, two regions: {there:?} and {region:?}"));
             }
-            _ => {}
+            Some(there) => {
+                let role = |r: &Region, on| r.peer_on(on).map(|p| p.role);
+                let gives_up = self.led.get(&region.id).is_some_and(|(_, on)| {
+                    let before = role(there, *on) == Some(PeerRole::Voter);
+                    before && role(region, *on) == Some(PeerRole::Demoting)
+                });
+                self.deposed += u64::from(gives_up);
+            }
+            None => {}
         }
         self.regions.insert(region.id, region.clone());
         match merging {

@@ -76,6 +76,8 @@ pub(super) struct World {
     pub written_in_calm: Vec<bool>,
     /// So many requests in a thousand are writes.
     pub write_share: u64,
+    /// Shortest and longest time between two faults.
+    pub pause: (u64, u64),
     pub storm_end: u64,
     pub clients_end: u64,
     /// Until then nobody asks for anything.
@@ -90,7 +92,7 @@ pub(super) struct World {
     failure: Option<String>,
 }
 
-fn draw_config(chance: &mut Chance) -> CoreConfig {
+fn draw_config(sim: &SimConfig, chance: &mut Chance) -> CoreConfig {
     let mut config = CoreConfig {
         tick: Duration::from_millis(chance.between(20, 100)),
         log_keep_entries: chance.below(12),
@@ -115,21 +117,26 @@ fn draw_config(chance: &mut Chance) -> CoreConfig {
     config.raft.message_bytes = if chance.permille(500) { 200 } else { 1 << 20 };
     config.raft.inflight_messages = chance.between(1, 64) as usize;
     config.raft.apply_bytes = if chance.permille(300) { 100 } else { 1 << 20 };
+    if sim.short_logs {
+        (config.log_keep_entries, config.log_max_entries, config.compact_ticks) = (0, 8, 2);
+    }
     config
 }
 
 impl World {
     pub fn new(sim: &SimConfig, mut chance: Chance) -> World {
-        let config = draw_config(&mut chance);
+        let config = draw_config(sim, &mut chance);
         let faults = sim.faults.clone().unwrap_or_else(|| FaultKind::half(&mut chance));
         let role = PeerRole::Voter;
-        let peers = (1..=3).map(|s| Peer { id: PeerId(10 + s), store: StoreId(s), role });
+        let voters = 1..=sim.voters;
+        let peers = voters.map(|s| Peer { id: PeerId(10 + s), store: StoreId(s), role });
         let epoch = Epoch { conf_ver: 1, version: 1 };
         let (id, range) = (RegionId(1), KeyRange::all());
         let first = Region { id, range, epoch, peers: peers.collect() };
         let watch = Arc::new(Mutex::new(Watch::with_first(first.clone())));
         let mut nodes = BTreeMap::new();
-        for id in (1..=chance.between(3, 5)).map(StoreId) {
+        let drawn = chance.between(3, 5);
+        for id in (1..=sim.stores.unwrap_or(drawn).max(sim.voters)).map(StoreId) {
             let engine = MemoryEngine::with_crashes();
             if first.peer_on(id).is_some() {
                 let rows = RowMachine::new(Arc::new(engine.clone()));
@@ -143,7 +150,8 @@ impl World {
         }
         let storm_end = sim.storm_ms * 1000;
         let keys = vec!["b", "d", "f", "h", "k", "m", "p", "r", "t", "w"];
-        let write_share = [3, 100, 450, 800][chance.below(4) as usize];
+        let drawn = [3, 100, 450, 800][chance.below(4) as usize];
+        let write_share = sim.writes_permille.unwrap_or(drawn);
         World {
             chance,
             write_share,
@@ -162,6 +170,7 @@ impl World {
             replies: Arc::default(),
             order: 0,
             counts: Arc::default(),
+            pause: (sim.pause_ms.0 * 1000, sim.pause_ms.1 * 1000),
             storm_end,
             clients_end: u64::MAX,
             lull_until: 0,
@@ -184,7 +193,7 @@ impl World {
         let watch = self.watch.lock();
         report.snapshots = watch.snapshots;
         (report.merges, report.rollbacks) = (watch.merges(), watch.rollbacks);
-        report.replaced = watch.replaced;
+        (report.replaced, report.deposed) = (watch.replaced, watch.deposed);
         drop(watch);
         report.faults = self.injected;
         report
@@ -245,7 +254,8 @@ impl World {
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             self.start(id)?;
         }
-        (0..8).for_each(|client| self.schedule(client * 1000, Happening::Client(client)));
+        let clients = 0..sim.clients;
+        clients.for_each(|client| self.schedule(client * 1000, Happening::Client(client)));
         self.schedule(200_000, Happening::Fault);
         self.run_until(sim.storm_ms * 1000, |_| false)?;
         self.heal();

@@ -5,7 +5,8 @@ use super::{as_bool, call, constant, divisor, nested, null, number, operation, t
 use crate::convert::calendar::{DAY, SECOND};
 use crate::error::{Error, Result};
 use crate::query::QueryContext;
-use damask_types::Datum;
+use crate::statement::params;
+use damask_types::{Datum, Timestamp};
 use sqlparser::ast::*;
 
 const AGGREGATES: [&str; 20] = [
@@ -223,6 +224,15 @@ fn reshaped(ctx: &QueryContext<'_>, name: &str, mut args: Vec<Expr>) -> Result<O
             args.insert(1, zone());
             call(name, args)
         }
+        // The time of a timestamp of the oracle.
+        ("tidb_parse_tso", 1) => match params::literal(&args[0]) {
+            Some(Datum::Int(ts)) if ts > 0 => {
+                let ms = Timestamp(ts as u64).physical_ms() as i64;
+                let local = ms * (SECOND / 1_000) + ctx.variables.time_zone_offset_us();
+                call("__datetime", vec![number(local), number(6)])
+            }
+            _ => null(),
+        },
         ("last_insert_id", 1) => call("__cast_unsigned", args),
         ("char_length" | "character_length", 1) => call("char_length", args),
         ("log", 1) => call("ln", args),

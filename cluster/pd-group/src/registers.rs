@@ -12,7 +12,8 @@ use damask_env::Disk;
 use damask_kv::Cf;
 use damask_raftstore::snapshot::{ChunkReader, ChunkWriter};
 use damask_raftstore::{
-    Applied, ApplyBatch, Effect, Error, RegionState, Result, SnapshotChunks, StateMachine,
+    Applied, ApplyBatch, Effect, Error, RangeSize, RegionState, Result, SnapshotChunks,
+    StateMachine,
 };
 use damask_types::{KeyRange, Record, Region, RegionId, Timestamp};
 use parking_lot::Mutex;
@@ -198,10 +199,11 @@ impl StateMachine for Registers {
         self.import(state, &[], Vec::new())
     }
 
-    fn size(&self, _: &KeyRange) -> Result<(u64, Option<Vec<u8>>)> {
+    fn size(&self, _: &KeyRange, _: usize) -> Result<RangeSize> {
         let held = self.held.lock();
         let values = held.iter().flat_map(|held| &held.values);
-        Ok((values.map(|(name, value)| (name.len() + value.len()) as u64).sum(), None))
+        let bytes = values.map(|(name, value)| (name.len() + value.len()) as u64).sum();
+        Ok(RangeSize { bytes, ..RangeSize::default() })
     }
 }
 
@@ -215,11 +217,11 @@ mod tests {
 
     fn filled(disk: &Arc<MemoryDisk>) -> Registers {
         let registers = Registers::open(disk.clone()).expect("opens");
-        let region = super::super::region(3);
+        let region = crate::region(3);
         damask_raftstore::bootstrap(&registers, region.peers[0].store, region).expect("made");
         let (small, large) = (set("a", vec![1; 3]), set("b", vec![2; 2 << 20]));
         let effects = vec![Effect::Write(vec![small, large, set("c", Vec::new())])];
-        let (region, applied) = (super::super::GROUP, Applied { index: 9, term: 7 });
+        let (region, applied) = (crate::GROUP, Applied { index: 9, term: 7 });
         registers.apply(vec![ApplyBatch { region, applied, effects }]).expect("applies");
         registers
     }
@@ -230,12 +232,12 @@ mod tests {
         let registers = filled(&disk);
         let before = Registers::open(disk.clone()).expect("opens");
         assert_eq!((before.get("a"), before.recover().expect("one").len()), (None, 1));
-        assert_eq!(registers.sync().expect("syncs"), [(super::super::GROUP, 9)]);
+        assert_eq!(registers.sync().expect("syncs"), [(crate::GROUP, 9)]);
         let after = Registers::open(disk.clone()).expect("opens");
         assert_eq!(after.get("b"), Some(vec![2; 2 << 20]));
         assert_eq!(*after.held.lock(), *registers.held.lock());
         let refused = Effect::Write(vec![set("a", vec![9]), Record::Unlock { key: vec![1] }]);
-        let (region, applied) = (super::super::GROUP, Applied { index: 10, term: 7 });
+        let (region, applied) = (crate::GROUP, Applied { index: 10, term: 7 });
         let batch = ApplyBatch { region, applied, effects: vec![refused] };
         assert!(after.apply(vec![batch]).is_err());
         assert_eq!((after.get("a"), after.sync().expect("syncs")[0].1), (Some(vec![1; 3]), 9));

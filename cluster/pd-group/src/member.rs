@@ -8,18 +8,20 @@
 //!  answer   first take it, then: does the lease of term T last? (the clock is read after)
 //! ```
 
-use super::registers::{self, Registers};
-use super::{EPOCH, GROUP, Group, MemberSetup, MemberStatus};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use damask_env::{Clock, Task, spawn};
+use crate::registers::{self, Registers};
+use crate::{EPOCH, Error, GROUP, Result};
+use damask_env::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use damask_env::{Clock, Disk, Mistake, Task, lock, mistaken, spawn};
 use damask_pd::{Pd, Persist};
 use damask_raftstore::{
-    Error, FileLogConfig, FileLogStore, Proposal, ReadMode, ReadPermit, ReplicaStatus, Result,
-    Store, StoreHandle, StoreOptions,
+    FileLogConfig, FileLogStore, LogStore, Proposal, ReadMode, ReadPermit, ReplicaStatus,
+    StateMachine, Store, StoreConfig, StoreHandle, StoreOptions, Transport,
 };
 use damask_tso::{BoundStore, LocalOracle};
 use damask_types::{ErrorKind, StoreId, Timestamp};
-use std::sync::{Arc, Weak};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The placement driver's state.
@@ -34,6 +36,43 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const WAIT_SLICE: Duration = Duration::from_millis(20);
 /// Looks before it gives up: five seconds.
 const WAIT_SLICES_MAX: u32 = 250;
+
+/// Who is told that a member leads and can serve.
+pub type OnLead = Arc<dyn Fn(Led) + Send + Sync>;
+
+/// What a member is started with.
+pub struct Options {
+    /// Which one, from 1.
+    pub id: StoreId,
+    /// Ticks and elections.
+    pub store: StoreConfig,
+    /// The planner's aims.
+    pub planner: damask_pd::Config,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Its Raft log (`open_log`).
+    pub log: Arc<dyn LogStore>,
+    /// Its part of the group's state.
+    pub registers: Arc<Registers>,
+    /// What the log is applied to: the registers, or what stands in front of them.
+    pub machine: Arc<dyn StateMachine>,
+    /// Its way to the other members.
+    pub transport: Arc<dyn Transport>,
+    /// Who makes it reachable, before its first message leaves.
+    pub on_open: Option<damask_raftstore::OnOpen>,
+    /// Who is told, on a thread of the member's that may wait.
+    pub on_lead: OnLead,
+}
+
+/// The Raft log of a member, on its disk.
+///
+/// # Errors
+/// The disk fails, or the log is damaged.
+pub fn open_log(disk: Arc<dyn Disk>) -> Result<FileLogStore> {
+    let config =
+        FileLogConfig { segment_bytes: 4 << 20, cache_bytes: 4 << 20, ..FileLogConfig::default() };
+    FileLogStore::open(disk, LOG, config)
+}
 
 /// A leader's line to its group, good for one term.
 #[derive(Clone)]
@@ -77,7 +116,13 @@ impl Line {
     }
 
     /// May be answered what was taken before this call? By the lease, else the group is asked.
+    ///
+    /// # Errors
+    /// It leads no more, or cannot find out.
     pub fn may_serve(&self) -> Result<()> {
+        if mistaken(Mistake::DeposedServes) {
+            return Ok(());
+        }
         match self.handle.read_local(GROUP, EPOCH, || ()) {
             Some((permit, ())) => self.in_term(&permit),
             None => self.barrier(),
@@ -91,6 +136,9 @@ impl Line {
         let records = vec![registers::set(name, value)];
         let term = Some(self.term);
         self.handle.propose(Proposal { region: GROUP, epoch: EPOCH, term, records }, done);
+        if mistaken(Mistake::BoundNotCommitted) {
+            return Ok(());
+        }
         self.wait(&answer)?;
         Ok(())
     }
@@ -136,12 +184,48 @@ pub struct Led {
     pub member: StoreId,
     /// In which term.
     pub term: u64,
-    /// The placement driver; it has heard of nothing yet.
+    /// The placement driver; it has heard of nothing yet. It waits while it saves: see
+    /// [`Led::answer`].
     pub pd: Pd,
     /// The oracle, above everything that earlier leaders gave out.
     pub oracle: LocalOracle,
     /// To ask whether it may still answer.
     pub line: Line,
+    /// Held by whoever asks the driver, which holds a lock of its own over a save: a simulated
+    /// thread must not wait for that one.
+    asked: Mutex<()>,
+}
+
+impl Led {
+    /// What the driver answers, one question at a time, if this member still leads after that.
+    ///
+    /// # Errors
+    /// It leads no more, or cannot find out.
+    pub fn answer<T>(&self, ask: impl FnOnce(&Pd) -> T) -> Result<T> {
+        let answer = {
+            let _one = lock(&self.asked);
+            ask(&self.pd)
+        };
+        self.line.may_serve()?;
+        Ok(answer)
+    }
+}
+
+/// What is shown of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemberStatus {
+    /// Which one, from 1.
+    pub id: StoreId,
+    /// `up`, `stopped` or `failed`.
+    pub state: &'static str,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Does it lead, as far as it knows?
+    pub leads: bool,
+    /// In which term it is.
+    pub term: Option<u64>,
+    /// How far it has applied the group's log.
+    pub applied: Option<u64>,
 }
 
 enum Wake {
@@ -149,7 +233,7 @@ enum Wake {
     Stop,
 }
 
-/// A running member.
+/// A running member; dropping it without [`Member::stop`] leaves its watch behind.
 pub struct Member {
     handle: StoreHandle,
     store: Option<Store>,
@@ -158,37 +242,39 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts it on its disk, which holds its part of the group.
-    pub fn start(group: &Arc<Group>, id: StoreId) -> Result<Member> {
-        let MemberSetup { disk, clock } = group.setup(id);
-        let registers = Arc::new(Registers::open(disk.clone())?);
-        let config = FileLogConfig {
-            segment_bytes: 4 << 20,
-            cache_bytes: 4 << 20,
-            ..FileLogConfig::default()
-        };
-        let log = Arc::new(FileLogStore::open(disk, LOG, config)?);
+    /// Starts it with what it holds of the group (`make`).
+    ///
+    /// # Errors
+    /// It held data and is empty now, or what it holds is damaged.
+    pub fn start(options: Options) -> Result<Member> {
+        let Options { id, mut store, planner, clock, log, registers, .. } = options;
+        // Who asleep would notice that the leader is gone?
+        store.core.hibernate_regions = false;
         let (wakes, inbox) = bounded(1);
-        let mut options = StoreOptions::new(id);
-        options.config = group.store_config();
-        options.held_data = true;
+        let mut of_store = StoreOptions::new(id);
+        of_store.config = store;
+        of_store.held_data = true;
         let look = wakes.clone();
         // Full: it is about to look anyway.
-        options.on_change = Some(Arc::new(move |_| drop(look.try_send(Wake::Look))));
-        let network = group.network.clone();
-        options.on_open = Some(Box::new(move |handle| network.attach(id, handle)));
-        let network = group.network.clone();
-        let store = Store::start(options, log, registers.clone(), network, clock.clone())?;
-        let handle = store.handle();
-        let watch = Watch { group: Arc::downgrade(group), handle, registers, clock, term: 0 };
+        of_store.on_change = Some(Arc::new(move |_| drop(look.try_send(Wake::Look))));
+        of_store.on_open = options.on_open;
+        let (machine, transport) = (options.machine, options.transport);
+        let store = Store::start(of_store, log, machine, transport, clock.clone())?;
+        let (handle, on_lead) = (store.handle(), options.on_lead);
+        let watch = Watch { handle, registers, clock, planner, on_lead, term: 0 };
         let handle = watch.handle.clone();
         let task = spawn(&format!("pd-{id}"), move || watch.run(&inbox));
         Ok(Member { handle, store: Some(store), wakes, task: Some(task) })
     }
 
+    /// How requests and messages get in.
+    pub fn handle(&self) -> &StoreHandle {
+        &self.handle
+    }
+
     /// What it says of itself.
-    pub fn status(&self, id: StoreId) -> MemberStatus {
-        let reason = self.handle.failed().map(|e| e.to_string());
+    pub fn status(&self) -> MemberStatus {
+        let (id, reason) = (self.handle.id(), self.handle.failed().map(|e| e.to_string()));
         let state = if reason.is_some() { "failed" } else { "up" };
         let replica: Option<ReplicaStatus> = self.handle.replica(GROUP);
         let term = replica.as_ref().map(|r| r.term);
@@ -197,13 +283,12 @@ impl Member {
         MemberStatus { id, state, reason, leads, term, applied }
     }
 
-    /// Stops it, as if its process had ended.
-    pub fn stop(&mut self, group: &Group, id: StoreId) {
-        group.network.detach(id);
+    /// Stops it, as if its process had ended. Whoever waits for it is answered first.
+    pub fn stop(&mut self) {
         if let Some(store) = self.store.take()
             && let Err(e) = store.stop()
         {
-            tracing::warn!(member = %id, "the placement driver's member: {e}");
+            tracing::warn!(member = %self.handle.id(), "the placement driver's member: {e}");
         }
         // Its waits have ended with the store.
         self.wakes.send(Wake::Stop).ok();
@@ -215,10 +300,11 @@ impl Member {
 
 /// Looks whether a member leads, and opens what it then serves with.
 struct Watch {
-    group: Weak<Group>,
     handle: StoreHandle,
     registers: Arc<Registers>,
     clock: Arc<dyn Clock>,
+    planner: damask_pd::Config,
+    on_lead: OnLead,
     /// The last term that it has opened for.
     term: u64,
 }
@@ -231,11 +317,11 @@ impl Watch {
                 Ok(Wake::Look) | Err(RecvTimeoutError::Timeout) => {}
             }
             let status = self.handle.replica(GROUP).filter(|s| s.is_leader && s.term > self.term);
-            let (Some(status), Some(group)) = (status, self.group.upgrade()) else { continue };
-            match self.open(&group, status.term) {
+            let Some(status) = status else { continue };
+            match self.open(status.term) {
                 Ok(led) => {
                     self.term = led.term;
-                    group.lead(led);
+                    (self.on_lead)(led);
                 }
                 // Tried again at the next look, if it still leads.
                 Err(e) => tracing::warn!(member = %self.handle.id(), "the leader of the placement \
@@ -244,7 +330,7 @@ impl Watch {
         }
     }
 
-    fn open(&self, group: &Group, term: u64) -> std::result::Result<Led, String> {
+    fn open(&self, term: u64) -> std::result::Result<Led, String> {
         let (handle, registers) = (self.handle.clone(), self.registers.clone());
         let line = Line { handle, registers, term };
         line.barrier().map_err(|e| e.to_string())?;
@@ -252,10 +338,11 @@ impl Watch {
         // Any number will do that differs from other clusters'; the first leader's is kept.
         let cluster_id = self.clock.wall_ms();
         let persist = Box::new(line.clone());
-        let pd = Pd::open(group.planner(), cluster_id, saved.as_deref(), persist)
+        let pd = Pd::open(self.planner.clone(), cluster_id, saved.as_deref(), persist)
             .map_err(|e| e.to_string())?;
         let oracle = LocalOracle::over(self.clock.clone(), Arc::new(line.clone()))
             .map_err(|e| e.to_string())?;
-        Ok(Led { member: self.handle.id(), term, pd, oracle, line })
+        let (member, asked) = (self.handle.id(), Mutex::new(()));
+        Ok(Led { member, term, pd, oracle, line, asked })
     }
 }

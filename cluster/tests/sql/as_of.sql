@@ -1,0 +1,80 @@
+CREATE TABLE t (id INT PRIMARY KEY, v INT, KEY (v));
+CREATE TABLE u (id INT PRIMARY KEY, v INT);
+INSERT INTO t VALUES (1, 10), (2, 20), (3, 30), (60, 60);
+INSERT INTO u VALUES (1, 100), (2, 200);
+DO SLEEP(0.02);
+SET @then = NOW(6);
+DO SLEEP(0.02);
+UPDATE t SET v = v + 1;
+DELETE FROM t WHERE id = 3;
+INSERT INTO t VALUES (4, 40);
+INSERT INTO u VALUES (3, 300);
+ALTER TABLE t ADD COLUMN w INT DEFAULT 7;
+
+SELECT * FROM t ORDER BY id;
+SELECT * FROM t AS OF TIMESTAMP @then ORDER BY id;
+SELECT v FROM t AS OF TIMESTAMP @then WHERE id = 3;
+SELECT id FROM t AS OF TIMESTAMP @then WHERE v = 20;
+SELECT count(*), sum(v) FROM t AS OF TIMESTAMP @then WHERE id < 50;
+SELECT a.id, a.v, b.v FROM t a AS OF TIMESTAMP @then JOIN u AS b AS OF TIMESTAMP @then ON a.id = b.id ORDER BY a.id;
+SELECT id FROM (SELECT id, v FROM t AS OF TIMESTAMP @then) d WHERE v > 20 ORDER BY id;
+SELECT w FROM t AS OF TIMESTAMP @then WHERE id = 1;
+SELECT count(*) FROM t AS OF TIMESTAMP TIDB_BOUNDED_STALENESS(@then, @then);
+
+-- A transaction in the past sees one state, reads only, and ends.
+START TRANSACTION READ ONLY AS OF TIMESTAMP @then;
+SELECT * FROM t ORDER BY id;
+SELECT v FROM u WHERE id = 3;
+UPDATE t SET v = 0 WHERE id = 1;
+INSERT INTO t VALUES (5, 50);
+SELECT * FROM u AS OF TIMESTAMP @then;
+SELECT count(*) FROM t;
+COMMIT;
+SELECT count(*) FROM t;
+
+-- For the next transaction, or the next statement.
+SET TRANSACTION READ ONLY AS OF TIMESTAMP @then;
+START TRANSACTION;
+SELECT sum(v) FROM t;
+COMMIT;
+SELECT sum(v) FROM t;
+SET TRANSACTION READ ONLY AS OF TIMESTAMP @then;
+SELECT sum(v) FROM t;
+SELECT sum(v) FROM t;
+
+-- Prepared.
+PREPARE past FROM 'SELECT v FROM t AS OF TIMESTAMP ? WHERE id = ?';
+SET @id = 2;
+EXECUTE past USING @then, @id;
+
+-- Mistakes.
+SELECT * FROM t AS OF TIMESTAMP '2400-01-01 00:00:00';
+SELECT * FROM t AS OF TIMESTAMP NULL;
+SELECT * FROM t AS OF TIMESTAMP 'yesterday';
+SELECT * FROM t AS OF TIMESTAMP '2001-01-01 00:00:00';
+SELECT a.id FROM t a AS OF TIMESTAMP @then JOIN t b ON a.id = b.id;
+SELECT a.id FROM t a AS OF TIMESTAMP @then JOIN t b AS OF TIMESTAMP NOW() - INTERVAL 1 HOUR ON a.id = b.id;
+START TRANSACTION READ ONLY AS OF TIMESTAMP '2400-01-01 00:00:00';
+START TRANSACTION READ WRITE AS OF TIMESTAMP @then;
+BEGIN;
+SELECT * FROM t AS OF TIMESTAMP @then;
+SET TRANSACTION READ ONLY AS OF TIMESTAMP @then;
+ROLLBACK;
+
+-- Staleness of every SELECT outside of transactions.
+SET tidb_read_staleness = 5;
+SET tidb_read_staleness = -3600;
+SELECT @@tidb_read_staleness;
+SELECT count(*) FROM t;
+BEGIN;
+SELECT count(*) FROM t;
+COMMIT;
+SET damask_read_staleness = 0;
+SELECT count(*) FROM t;
+SELECT TIDB_PARSE_TSO(443852055297916932);
+
+-- What is dropped is still there in the past, as rows.
+SET damask_isolation_read_engines = 'row,column';
+DROP TABLE u;
+SELECT * FROM u;
+SELECT * FROM u AS OF TIMESTAMP @then ORDER BY id;
