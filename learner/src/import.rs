@@ -25,6 +25,7 @@ pub(crate) fn import(
     let mut values = Values::new();
     let mut locks = Vec::new();
     let mut key = Vec::new();
+    let mut newer = None;
     each_pair(chunks, |pair| {
         if pair.family == default {
             let (encoded, start_ts) = versioned(&pair)?;
@@ -49,6 +50,11 @@ pub(crate) fn import(
             return Ok(());
         }
         let record = WriteRef::decode(pair.value).map_err(|e| damaged(&pair, e))?;
+        if matches!(record.kind, WriteKind::Put | WriteKind::Delete) {
+            let newer = newer.replace((encoded, version));
+            let newer = newer.and_then(|(key, version)| (key == encoded).then_some(version));
+            behind_fence(row, &record, newer, sink)?;
+        }
         committed((row, encoded), &key, version, record, &values, sink)
     })?;
     Ok(locks)
@@ -62,19 +68,35 @@ fn committed(
     values: &Values<'_>,
     sink: &mut RowSink<'_>,
 ) -> Result<()> {
-    // Behind its fence another version stood that GC has removed: nobody may see this one again.
-    if write.gc_fence.is_some_and(|fence| fence != Timestamp::ZERO) {
-        return Ok(());
-    }
     match (write.kind, write.short_value) {
         (WriteKind::Put, Some(value)) => sink.push(row, commit_ts, Some(value)),
-        (WriteKind::Put, None) => {
-            let value = values.get(&(encoded, write.start_ts));
-            let value = value.ok_or_else(|| missing(key, write.start_ts))?;
-            sink.push(row, commit_ts, Some(value))
-        }
+        (WriteKind::Put, None) => match values.get(&(encoded, write.start_ts)) {
+            Some(value) => sink.push(row, commit_ts, Some(value)),
+            // GC has removed both, and the note came late: who may still read begins at the fence.
+            None if fence(&write).is_some() => Ok(()),
+            None => Err(missing(key, write.start_ts)),
+        },
         (WriteKind::Delete, _) => sink.push(row, commit_ts, None),
         (WriteKind::Lock | WriteKind::Rollback, _) => Ok(()),
+    }
+}
+
+/// The version that has followed a record which was noted on when it was not the newest any more.
+fn fence(write: &WriteRef<'_>) -> Option<Timestamp> {
+    write.gc_fence.filter(|fence| *fence != Timestamp::ZERO)
+}
+
+/// Below its fence a record is one like any other; if GC has removed what has followed it, the row
+/// is gone from there on. `newer`: the version that follows in the snapshot.
+fn behind_fence(
+    row: (TableId, i64),
+    write: &WriteRef<'_>,
+    newer: Option<Timestamp>,
+    sink: &mut RowSink<'_>,
+) -> Result<()> {
+    match fence(write) {
+        Some(fence) if newer != Some(fence) => sink.push(row, fence, None),
+        _ => Ok(()),
     }
 }
 

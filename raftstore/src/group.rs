@@ -359,6 +359,12 @@ impl Group {
         self.raw.transfer_leader(to.0);
     }
 
+    /// raft-rs has taken a snapshot that is not in place. It decides by the snapshot's configuration
+    /// since it was stepped, before it gives the ready; what is applied until then is older.
+    pub fn is_restoring(&self) -> bool {
+        self.raw.raft.raft_log.unstable_snapshot().is_some()
+    }
+
     pub fn apply_change(&mut self, change: &ConfChangeV2) -> Result<()> {
         let applied = self.raw.apply_conf_change(change);
         self.settle();

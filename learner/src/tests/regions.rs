@@ -189,6 +189,52 @@ fn a_snapshot_replaces_all_and_is_durable() {
     }
 }
 
+/// Whether what a fence names is still there or gone: a record that was noted on is a row as any
+/// other below its fence, and from there on it is none.
+#[test]
+fn a_snapshots_fenced_row_is_seen_up_to_its_fence() {
+    let f = Fixture::new();
+    let [.., family] = FAMILIES;
+    let mut chunks = ChunkWriter::new();
+    let mut add = |kind, handle, at: u64, fence: Option<u64>| {
+        // Of rows 7 and 8 the long values are gone.
+        let short = kind == WriteKind::Put && (handle < 7 || fence.is_none());
+        let value = short.then(|| row(at as i64, "a"));
+        let mut write = Write::new(kind, Timestamp(at - 5), value);
+        write.overlapped_rollback = fence.is_some();
+        write.gc_fence = fence.map(Timestamp);
+        chunks.push(family, &encode_key_ts(&key(handle), Timestamp(at)), &write.encode());
+    };
+    use WriteKind::{Delete, Lock, Put};
+    // Of row 1 all are there, of row 2 a deletion is.
+    add(Put, 1, 50, None);
+    add(Lock, 1, 45, None);
+    add(Put, 1, 40, Some(50));
+    add(Put, 1, 30, Some(40));
+    add(Delete, 2, 50, Some(0));
+    add(Put, 2, 40, Some(50));
+    // What followed is gone: of row 3, of row 4 with another one behind it, of row 5 with an older
+    // one left. Nothing has followed row 6.
+    add(Put, 3, 40, Some(50));
+    add(Put, 4, 60, None);
+    add(Put, 4, 40, Some(50));
+    add(Put, 5, 40, Some(50));
+    add(Put, 5, 30, None);
+    add(Put, 6, 40, Some(0));
+    // A note that came after GC.
+    add(Put, 7, 50, None);
+    add(Put, 7, 40, Some(50));
+    add(Put, 8, 40, Some(50));
+    f.machine.import(&state(R, row_range(T), 3), &[], chunks.finish()).unwrap();
+    let seen = |ts: u64| -> Vec<_> {
+        f.rows(ts).into_iter().map(|(handle, number, _)| (handle, number.unwrap())).collect()
+    };
+    assert_eq!(seen(39), [(1, 30), (5, 30)]);
+    assert_eq!(seen(49), [(1, 40), (2, 40), (3, 40), (4, 40), (5, 40), (6, 40)]);
+    assert_eq!(seen(50), [(1, 50), (6, 40), (7, 50)]);
+    assert_eq!(seen(60), [(1, 50), (4, 60), (6, 40), (7, 50)]);
+}
+
 #[test]
 fn a_damaged_snapshot_is_never_served() {
     let f = Fixture::new();

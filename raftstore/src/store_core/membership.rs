@@ -67,7 +67,8 @@ impl StoreCore {
         region: Region,
     ) -> Result<()> {
         let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
-        if replica.importing.is_some() || replica.destroying {
+        // What a snapshot has gone past is a part of the configuration that came with it.
+        if replica.group.is_restoring() || replica.destroying {
             return Ok(());
         }
         let Some(own) = region.peer_on(self.store).copied() else {

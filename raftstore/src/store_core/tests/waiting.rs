@@ -268,6 +268,62 @@ fn a_new_replica_does_not_begin_with_the_log_of_the_one_before() {
     assert_eq!(store.core.replicas[&FIRST].group.last_index(), 0);
 }
 
+/// The apply thread tells of a change of replicas after a snapshot's last part, and the snapshot is
+/// behind that change: raft-rs is set up with the snapshot's replicas by then
+/// (`damask-sim --seed 7202 --storm 6000`).
+#[test]
+fn a_change_that_a_snapshot_has_gone_past_is_not_made_again() {
+    use crate::command::{Membership, encode_change, encode_leave};
+    let other = Peer { id: PeerId(2), store: StoreId(2), role: PeerRole::Learner };
+    let with = |role| {
+        let mut region = Newcomer::region(1, KeyRange::all(), 10);
+        region.peers[1].role = PeerRole::Learner;
+        region.peers.push(Peer { role, ..other });
+        region
+    };
+    let (joint, learns) = (with(PeerRole::Incoming), with(PeerRole::Learner));
+    let mut left = with(PeerRole::Voter);
+    left.epoch.conf_ver += 1;
+    let mut removed = learns.clone();
+    removed.epoch.conf_ver += 2;
+    removed.peers.retain(|peer| peer.id != other.id);
+    let votes = PeerChange::AddVoter(other);
+    let leave = (Membership::Leave, encode_leave(joint.epoch));
+    let vote = (Membership::One(votes), encode_change(learns.epoch, votes));
+    // What is said to be done, and how the region is in the snapshot.
+    for (before, (change, context), after) in [(learns, vote, removed), (joint, leave, left)] {
+        let log = Arc::new(crate::MemoryLogStore::new());
+        let kind = crate::EntryKind::Change;
+        let entry = crate::LogEntry { index: 6, term: 6, kind, context, ..Default::default() };
+        let hard = HardState { term: 6, vote: 0, commit: 6 };
+        let ops = [LogOp::Reset(LOG_START), LogOp::Append(vec![entry]), LogOp::HardState(hard)];
+        log.append(ops.into_iter().map(|op| (FIRST, op)).collect()).unwrap();
+        let (applied, merge) = (LOG_START, Default::default());
+        let states = [RegionState { region: before, applied, tombstone: false, merge }];
+        let machine = Arc::new(RowMachine::new(Arc::new(MemoryEngine::new())));
+        let effects = vec![Effect::Regions(states.to_vec())];
+        machine.apply(vec![ApplyBatch { region: FIRST, applied, effects }]).unwrap();
+        let core = StoreCore::new(StoreId(4), config(), log.clone(), &states).unwrap();
+        let mut store = Newcomer { core };
+        let mut applier = Applier::new(StoreId(4), machine, log, &states);
+        let reports = applier.run(store.core.finish().unwrap().applies).unwrap();
+        assert!(format!("{reports:?}").contains(&format!("{change:?}")), "{reports:?}");
+        store.snapshot(&after);
+        store.core.step(Event::Reports(reports)).unwrap();
+        let applies = store.core.finish().unwrap().applies;
+        let Some(ApplyTask::Import { state, .. }) = applies.last() else { panic!("{applies:?}") };
+        let (state, replaced) = (state.clone(), Vec::new());
+        store.core.step(Event::Reports(vec![ApplyReport::Imported { state, replaced }])).unwrap();
+        let replica = &store.core.replicas[&FIRST];
+        assert_eq!(replica.region, after);
+        let votes = |peer: &Peer| peer.role == PeerRole::Voter;
+        let ids = |peers: &[Peer]| peers.iter().filter(|p| votes(p)).map(|p| p.id.0).collect();
+        assert!(replica.group.is_quorum(&ids(&after.peers)));
+        let alone = after.peers.iter().filter(|p| votes(p)).count() == 1;
+        assert_eq!(replica.group.is_quorum(&[1].into()), alone, "by {:?}", after.peers);
+    }
+}
+
 /// Where a learner is, a client may look for the leader. It would miss what the leader keeps in
 /// memory: a transaction that commits below a read (`damask-sim --seed 328`).
 #[test]
