@@ -190,7 +190,8 @@ fn newest_change(reader: &MvccReader, key: &[u8]) -> Result<Timestamp> {
     Ok(Timestamp::ZERO)
 }
 
-/// The transaction holds it: only a newer statement, or a longer life, changes the lock.
+/// The transaction holds it: only a newer statement, or a longer life, changes the lock. The life
+/// also when it is locked above the statement: a second request counts on what it asks for.
 fn held(
     request: &PessimisticLock,
     key: &[u8],
@@ -198,17 +199,17 @@ fn held(
     records: &mut Vec<Record>,
 ) -> (Timestamp, Timestamp) {
     let for_update_ts = lock.for_update_ts;
-    if for_update_ts > request.for_update_ts {
-        return (for_update_ts, for_update_ts);
-    }
     let newer = for_update_ts < request.for_update_ts;
     if newer || lock.ttl_ms < request.ttl_ms {
-        lock.for_update_ts = request.for_update_ts;
+        lock.for_update_ts = for_update_ts.max(request.for_update_ts);
         lock.ttl_ms = lock.ttl_ms.max(request.ttl_ms);
         if lock.min_commit_ts != Timestamp::ZERO {
             lock.min_commit_ts = lock.min_commit_ts.max(request.for_update_ts.next());
         }
         records.push(Record::Lock { key: key.to_vec(), lock });
+    }
+    if for_update_ts > request.for_update_ts {
+        return (for_update_ts, for_update_ts);
     }
     (request.for_update_ts, Timestamp::ZERO)
 }

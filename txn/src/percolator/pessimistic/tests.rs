@@ -143,3 +143,27 @@ fn a_release_is_passed_on_with_the_value_and_anything_else_is_not() {
     assert_eq!(apply(4, 5, 70, put), None, "prewritten, with the long value");
     assert_eq!(apply(6, 5, 80, put), Some((131, Some(300))), "which is passed on from there");
 }
+
+/// The first answer was lost; the second request names a later end, and its sender reads by the
+/// value until then.
+#[test]
+fn a_lock_above_its_statement_lives_as_long_as_the_second_request_says() {
+    let engine = MemoryEngine::new();
+    let write = Write::new(WriteKind::Put, Timestamp(20), Some(b"v".to_vec()));
+    let there = Record::Write { key: b"k".to_vec(), commit_ts: Timestamp(25), write };
+    engine.write(records_to_batch(&[there])).expect("memory");
+    let mut request = lock_request(1, 0, false);
+    let mut locks = |ttl_ms| {
+        request.ttl_ms = ttl_ms;
+        let decided = lock(&MvccReader::new(engine.snapshot()), &request).expect("locked");
+        engine.write(records_to_batch(&decided.records)).expect("memory");
+        let Response::PessimisticLocked(locked) = decided.response else { panic!("locked") };
+        assert_eq!(locked[0].conflict_ts, Timestamp(25));
+        assert_eq!(locked[0].value.as_deref(), Some(&b"v"[..]));
+        let reader = MvccReader::new(engine.snapshot());
+        let lock = reader.load_lock(b"k").expect("memory").expect("there");
+        assert_eq!(lock.for_update_ts, Timestamp(25));
+        lock.ttl_ms
+    };
+    assert_eq!([locks(7), locks(90), locks(8)], [7, 90, 90]);
+}
