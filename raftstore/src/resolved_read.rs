@@ -56,7 +56,7 @@ pub(crate) struct SafeReads {
 }
 
 impl SafeReads {
-    /// What a turn has changed; `None`: not readable this way, for now.
+    /// What a turn has changed; `None`: not readable this way until a later turn says so.
     pub fn publish(&self, changes: Vec<(RegionId, Option<SafeView>)>) {
         for (id, view) in changes {
             let Some(view) = view else {
