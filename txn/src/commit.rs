@@ -63,7 +63,7 @@ pub(crate) fn commit(client: &Client, work: Work) -> Result<Timestamp> {
 fn name_primary(changes: &mut Vec<Change>, held: Option<&Held>) {
     let Some(primary) = held.and_then(Held::primary) else { return };
     if let Err(at) = changes.binary_search_by(|change| change.key().cmp(primary)) {
-        changes.insert(at, Change::new(Mutation::Lock { key: primary.to_vec() }, false));
+        changes.insert(at, Change::new(Mutation::Lock { key: primary.to_vec() }, Timestamp::ZERO));
     }
 }
 

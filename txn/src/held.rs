@@ -132,9 +132,9 @@ impl Held {
         self.keys.keys().map(Vec::len).sum()
     }
 
-    /// The held keys, in order.
-    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.keys.keys().map(Vec::as_slice)
+    /// The held keys, in order, each with the version at which it is locked.
+    pub fn versions(&self) -> impl Iterator<Item = (&[u8], Timestamp)> {
+        self.keys.iter().map(|(key, version)| (key.as_slice(), *version))
     }
 
     /// At most one version of the data was locked.

@@ -240,9 +240,11 @@ pub struct Prewrite {
     /// Pessimistic: the newest version that a statement saw, not below that of any key which it
     /// writes and holds. ZERO: optimistic.
     pub for_update_ts: Timestamp,
-    /// Pessimistic: for each mutation, must the transaction hold a pessimistic lock? The others
-    /// are checked for newer versions, as all are in an optimistic transaction (empty).
-    pub locked: Vec<bool>,
+    /// Pessimistic: for each mutation, the version at which the transaction holds a pessimistic
+    /// lock on its key: nothing newer was there, and the transaction has read up to it (tikv#14311,
+    /// `for_update_ts_constraints`). ZERO: not locked, checked for newer versions, as all are in
+    /// an optimistic transaction (empty).
+    pub locked: Vec<Timestamp>,
     /// Async and one-phase commit: not below this version (linearizability, tikv#8589).
     pub min_commit_ts: Timestamp,
     /// Async and one-phase commit: not above this version, else two phases. ZERO: no limit.

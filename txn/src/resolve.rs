@@ -125,8 +125,12 @@ impl Core {
         let mut resolution = Resolution::default();
         for ((start_ts, pessimistic, _), locks) in by_txn {
             match self.fate(&locks[0].lock, caller_start_ts, backoff)? {
-                Fate::Ended(_) | Fate::Gone if pessimistic => {
-                    self.end_pessimistic(start_ts, &locks, backoff)?;
+                Fate::Ended(_) if pessimistic => self.end_pessimistic(start_ts, locks, backoff)?,
+                // The question has taken the primary's lock off, or found none: one that stands
+                // there now is younger than the answer.
+                Fate::Gone if pessimistic => {
+                    let others = locks.into_iter().filter(|lock| lock.key != lock.lock.primary);
+                    self.end_pessimistic(start_ts, others.collect(), backoff)?;
                 }
                 Fate::Gone => {}
                 Fate::Ended(commit_ts) => self.end_locks(start_ts, commit_ts, &locks, backoff)?,
@@ -236,11 +240,11 @@ impl Core {
     fn end_pessimistic(
         &self,
         start_ts: Timestamp,
-        locks: &[&KeyLock],
+        locks: Vec<&KeyLock>,
         backoff: &mut Backoff<'_>,
     ) -> Result<()> {
         let newest = locks.iter().map(|lock| lock.lock.for_update_ts).max().unwrap_or_default();
-        let keys = keys_of(locks);
+        let keys = keys_of(&locks);
         self.finish_keys(keys, backoff, |keys| {
             let for_update_ts = newest;
             Request::PessimisticRollback { keys, start_ts, for_update_ts }

@@ -431,14 +431,15 @@ fn changes(buffer: Buffer, held: Option<&Held>) -> Vec<Change> {
     let mut all: BTreeMap<Vec<u8>, Change> = BTreeMap::new();
     let entries = buffer.into_entries();
     let Some(held) = held else {
-        return entries.into_iter().map(|(key, e)| Change::new(mutation(key, e), false)).collect();
+        let change = |(key, entry)| Change::new(mutation(key, entry), Timestamp::ZERO);
+        return entries.into_iter().map(change).collect();
     };
-    for key in held.keys().filter(|key| !entries.contains_key(*key)) {
+    for (key, version) in held.versions().filter(|(key, _)| !entries.contains_key(*key)) {
         let mutation = Mutation::Lock { key: key.to_vec() };
-        all.insert(key.to_vec(), Change::new(mutation, true));
+        all.insert(key.to_vec(), Change::new(mutation, version));
     }
     for (key, entry) in entries {
-        let locked = held.version(&key).is_some();
+        let locked = held.version(&key).unwrap_or_default();
         all.insert(key.clone(), Change::new(mutation(key, entry), locked));
     }
     all.into_values().collect()

@@ -294,7 +294,11 @@ impl World<'_> {
             txn_size: txn.keys.len() as u64,
             for_update_ts: Timestamp(txn.for_update),
             locked: match txn.pessimistic {
-                true => keys.iter().map(|key| txn.held.contains(key)).collect(),
+                true => {
+                    let held = |key: &usize| txn.held.contains(key).then_some((txn.start, *key));
+                    let at = |held: Option<_>| held.map_or(0, |place| self.versions[&place]);
+                    keys.iter().map(|key| Timestamp(at(held(key)))).collect()
+                }
                 false => Vec::new(),
             },
             min_commit_ts: Timestamp::ZERO,

@@ -7,12 +7,13 @@ use common::statements::{LONG, begin, lock, put};
 use common::{Spoil, brief, cluster, get, locks, put_all, region_of, send, spoiled_client};
 use damask_kv::MvccReader;
 use damask_txn::{
-    Config, Context, Error, LockWait, PessimisticLock, Reads, Request, Services, Wait,
+    Config, Context, Error, LockWait, PessimisticLock, Reads, Request, Response, Service, Services,
+    Wait,
 };
 use damask_types::{ErrorKind, KeyRange, StoreId};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[test]
 fn the_locks_of_a_dead_client_go_when_their_time_is_over() {
@@ -71,6 +72,89 @@ fn a_value_that_came_with_a_lock_ends_with_the_primary() {
     txn.begin_statement(Reads::Current).expect("a timestamp");
     assert_eq!(txn.get(b"b").expect("read"), Some(b"3".to_vec()));
     txn.commit().expect_err("it was ended");
+}
+
+/// A lock that was lost and that a late copy of its request has taken again says nothing of what was
+/// committed between, however new a later statement's version is: neither of a key that was written
+/// nor of one that was only locked.
+#[test]
+fn a_lock_taken_again_by_a_late_copy_does_not_hold_what_was_read() {
+    for written in [true, false] {
+        let cluster = cluster(&["b"]);
+        let others = cluster.client();
+        put_all(&others, &[("a", "1"), ("b", "1")]);
+        let copies = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&copies);
+        let client = spoiled_client(&cluster, Config::default(), move |request| match request {
+            Request::HeartBeat { .. } => Spoil::LoseRequest,
+            Request::PessimisticLock(_) => {
+                seen.lock().push(request.clone());
+                Spoil::Nothing
+            }
+            _ => Spoil::Nothing,
+        });
+        let mut txn = begin(&client);
+        match written {
+            true => put(&mut txn, "a", "2"),
+            false => lock(&mut txn, "a", LONG).expect("free"),
+        }
+        cluster.pass_ms(10 * Config::default().lock_ttl_ms);
+        put_all(&others, &[("a", "3")]);
+        let region = region_of(&cluster, "a");
+        let context = Context { region: region.id, epoch: region.epoch };
+        let store = cluster.service(StoreId(1)).expect("the store");
+        let copies = std::mem::take(&mut *copies.lock());
+        copies.into_iter().for_each(|request| drop(store.call(context, request)));
+        assert_eq!(locks(&cluster), 1, "the copy has taken it");
+        put(&mut txn, "b", "2");
+        assert_eq!(txn.commit().expect_err("it was lost").kind(), ErrorKind::Conflict);
+        client.flush();
+        assert_eq!([get(&others, "a"), get(&others, "b")].map(Option::unwrap), ["3", "1"]);
+    }
+}
+
+/// Somebody's question takes an expired primary off; before its next word the owner, which was only
+/// slow, has locked the key again. That lock is young and alive.
+#[test]
+fn a_primary_locked_again_after_the_question_stays() {
+    let cluster = cluster(&[]);
+    let owners = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&owners);
+    let owner = spoiled_client(&cluster, brief(), move |request| match request {
+        Request::PessimisticLock(lock) => {
+            seen.lock().get_or_insert(lock.clone());
+            Spoil::Nothing
+        }
+        Request::HeartBeat { .. } => Spoil::LoseRequest,
+        _ => Spoil::Nothing,
+    });
+    let mut txn = begin(&owner);
+    put(&mut txn, "a", "1");
+    cluster.pass_ms(10 * brief().lock_ttl_ms);
+    // The resolver asks first; whatever it says next finds the lock that was taken meanwhile.
+    let (again, asked) = (Arc::clone(&owners), AtomicBool::new(false));
+    let store = common::Store(Arc::clone(&cluster));
+    let region = region_of(&cluster, "a");
+    let context = Context { region: region.id, epoch: region.epoch };
+    let resolver = spoiled_client(&cluster, brief(), move |request| {
+        if matches!(request, Request::CheckTxnStatus { .. }) {
+            asked.store(true, Ordering::SeqCst);
+        } else if asked.load(Ordering::SeqCst)
+            && let Some(mut lock) = again.lock().take()
+        {
+            lock.ttl_ms *= 100;
+            let taken = store.call(context, Request::PessimisticLock(lock));
+            assert!(matches!(taken, Ok(Response::PessimisticLocked(_))), "{taken:?}");
+        }
+        Spoil::Nothing
+    });
+    let mut other = begin(&resolver);
+    let refused = lock(&mut other, "a", Wait::No);
+    assert!(matches!(refused, Err(Error::LockNotAvailable { .. })), "{refused:?}");
+    assert!(owners.lock().is_none(), "it was locked again");
+    other.rollback();
+    txn.commit().expect("its lock stands");
+    assert_eq!(get(&owner, "a").as_deref(), Some("1"));
 }
 
 /// Who was told that it has failed does not commit by copies of its requests that come late.

@@ -133,9 +133,7 @@ fn parse(command: &str) -> Request {
             ttl_ms: number("ttl", 10),
             txn_size: number("size", 0),
             for_update_ts: ts("update"),
-            locked: named
-                .get("held")
-                .map_or_else(Vec::new, |bits| bits.bytes().map(|bit| bit == b'1').collect()),
+            locked: named.get("held").map_or_else(Vec::new, |held| parse_held(held, ts("update"))),
             min_commit_ts: ts("min"),
             max_commit_ts: ts("max"),
             finish: match named.get("async") {
@@ -213,6 +211,14 @@ fn parse_mutation(word: &str) -> Mutation {
     match key.strip_prefix('+') {
         Some(key) => Mutation::Insert { key: key.into(), value },
         None => Mutation::Put { key: key.into(), value },
+    }
+}
+
+/// For each mutation: `1` held at `update`, `0` not held; or after `@` its versions, with commas.
+fn parse_held(text: &str, update: Timestamp) -> Vec<Timestamp> {
+    match text.strip_prefix('@') {
+        Some(versions) => versions.split(',').map(parse_ts).collect(),
+        None => text.bytes().map(|b| if b == b'1' { update } else { Timestamp::ZERO }).collect(),
     }
 }
 

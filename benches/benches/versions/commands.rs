@@ -75,7 +75,7 @@ fn prewrite(start_ts: Timestamp, finish: Finish, pessimistic: bool) -> Request {
         ttl_ms: TTL_MS,
         txn_size: MANY,
         for_update_ts: if pessimistic { start_ts } else { Timestamp::ZERO },
-        locked: if pessimistic { vec![true; MANY as usize] } else { Vec::new() },
+        locked: if pessimistic { vec![start_ts; MANY as usize] } else { Vec::new() },
         min_commit_ts,
         finish,
         ..Prewrite::default()

@@ -19,15 +19,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-/// A change, and whether the transaction holds a pessimistic lock on its key.
+/// A change, and at which version the transaction holds a pessimistic lock on its key; ZERO: it
+/// holds none.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub mutation: Mutation,
-    pub locked: bool,
+    pub locked: Timestamp,
 }
 
 impl Change {
-    pub fn new(mutation: Mutation, locked: bool) -> Change {
+    pub fn new(mutation: Mutation, locked: Timestamp) -> Change {
         Change { mutation, locked }
     }
 

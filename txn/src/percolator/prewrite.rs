@@ -124,7 +124,8 @@ impl Found {
         i: usize,
     ) -> Result<State> {
         let mutation = &request.mutations[i];
-        let expected = request.locked.get(i).is_some_and(|locked| *locked);
+        let held_at = request.locked.get(i).copied().unwrap_or_default();
+        let expected = held_at != Timestamp::ZERO;
         let mut state = State::Free;
         if let Some(lock) = probe.lock()? {
             if lock.start_ts != request.start_ts {
@@ -142,9 +143,10 @@ impl Found {
                 self.done_lowest = self.done_lowest.max(lock.min_commit_ts);
                 return Ok(State::Done);
             }
-            // A late lock request may have taken it above a version that nobody has read.
-            let unread = lock.for_update_ts > request.for_update_ts;
-            if unread && !matches!(mutation, Mutation::Lock { .. }) {
+            // The lock was lost, and a late copy of its request has taken it again above a version
+            // that the transaction has not read.
+            let read = if expected { held_at } else { request.for_update_ts };
+            if lock.for_update_ts > read {
                 return Err(lock_not_found(mutation, request));
             }
             state = State::Held { ttl_ms: lock.ttl_ms, min_commit_ts: lock.min_commit_ts };

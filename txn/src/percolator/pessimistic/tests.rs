@@ -58,7 +58,7 @@ fn request(step: &Step) -> Request {
             ttl_ms: 5,
             txn_size: 1,
             for_update_ts: late,
-            locked: vec![true],
+            locked: vec![late],
             min_commit_ts: late.next(),
             finish,
             ..Prewrite::default()

@@ -108,7 +108,7 @@ fn a_commit_in_one_phase_wakes_too_and_its_version_is_told() {
     let Request::Prewrite(write) = prewrite("k", one) else { unreachable!("a prewrite") };
     let write = Prewrite {
         for_update_ts: Timestamp(one),
-        locked: vec![true],
+        locked: vec![Timestamp(one)],
         finish: crate::request::Finish::OnePhase,
         min_commit_ts: Timestamp(two + 1),
         ..write
@@ -251,7 +251,7 @@ fn one_phase(key: &str, value: u64, start_ts: Timestamp, version: Timestamp) -> 
         ttl_ms: 3_000,
         txn_size: 1,
         for_update_ts: version,
-        locked: vec![true],
+        locked: vec![version],
         finish: crate::request::Finish::OnePhase,
         ..Prewrite::default()
     })
