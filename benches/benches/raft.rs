@@ -4,8 +4,8 @@
 //! no transaction and no SQL.
 //!
 //! `cargo bench -p damask-benches --bench raft -- [NAME]`; names: `raft-puts`, `raft-reads`,
-//! `raft-logs`, `raft-idle`, `raft-split`, `raft-leader`, `raft-etcd`. See README.md beside this
-//! crate's manifest.
+//! `raft-logs`, `raft-idle`, `raft-split`, `raft-leader`, `raft-oracle`, `raft-etcd`. See
+//! README.md beside this crate's manifest.
 
 #[path = "raft/backends.rs"]
 mod backends;
@@ -13,6 +13,8 @@ mod backends;
 mod cluster;
 #[path = "raft/logs.rs"]
 mod logs;
+#[path = "raft/oracle.rs"]
+mod oracle;
 #[path = "raft/outside.rs"]
 mod outside;
 #[path = "raft/puts.rs"]
@@ -52,7 +54,7 @@ struct Run {
 
 fn run() -> Result<(), Error> {
     let run = Run { arguments: Arguments::read()?, stopwatch: Stopwatch::default() };
-    let benches: [(&str, fn(&Run) -> Result<(), Error>); 8] = [
+    let benches: [(&str, fn(&Run) -> Result<(), Error>); 9] = [
         ("raft-puts", Run::puts),
         ("raft-reads", Run::reads),
         ("raft-logs", Run::logs_alone),
@@ -60,6 +62,7 @@ fn run() -> Result<(), Error> {
         ("raft-idle", Run::idle),
         ("raft-split", Run::split_gap),
         ("raft-leader", Run::leader_gap),
+        ("raft-oracle", Run::oracle),
         ("raft-etcd", Run::etcd),
     ];
     let wanted: Vec<_> =

@@ -319,6 +319,16 @@ impl Cluster {
         self.parts.down.read().clone()
     }
 
+    /// What could not be started, or has stopped by itself: stores, then members of the placement
+    /// driver, each with its reason, for the user.
+    pub fn not_running(&self) -> Vec<String> {
+        let stores = self.down().into_iter().map(|(id, reason)| format!("store {id}: {reason}"));
+        let failed = |member: MemberStatus| {
+            Some(format!("member {} of the placement driver: {}", member.id, member.reason?))
+        };
+        stores.chain(self.parts.pd_members().into_iter().filter_map(failed)).collect()
+    }
+
     /// Why a running store cannot be relied on, if so.
     pub fn failed(&self, id: StoreId) -> Option<String> {
         self.stores.look(id, |node| node.member.failed()).flatten()

@@ -209,6 +209,12 @@ pub struct Raft {
     pub region_bytes_max: u64,
     /// Versions of rows above which it is split.
     pub region_keys_max: u64,
+    /// Requests a second, reads and writes together, from which a region is busy: if it stays so for
+    /// ten seconds, it is split where that parts its load (TiKV's `split.qps-threshold`). A read of
+    /// several keys counts for each. 0: none is split for its load.
+    pub split_requests_min: u64,
+    /// Or bytes a second, read and written (TiKV's `split.byte-threshold`).
+    pub split_bytes_min: u64,
     /// MiB of snapshots that a store sends in a second, at most.
     pub snapshot_mib_per_second: u64,
     /// Milliseconds between two moves of the timestamps up to which any replica may be read without
@@ -249,18 +255,23 @@ impl Raft {
         store.core.raft.election_ticks = self.election_ticks;
         store.core.raft.heartbeat_ticks = self.heartbeat_ticks;
         store.core.hibernate_regions = self.hibernate_regions;
+        store.load.requests_min = self.split_requests_min;
+        store.load.bytes_min = self.split_bytes_min;
         store.core.snapshot_bytes_per_second = self.snapshot_mib_per_second.saturating_mul(1 << 20);
     }
 }
 
 impl Default for Raft {
     fn default() -> Raft {
+        let load = damask_raftstore::LoadConfig::default();
         Raft {
             log: None,
             tick_ms: 100,
             election_ticks: 10,
             heartbeat_ticks: 2,
             region_bytes_max: 96 << 20,
+            split_requests_min: load.requests_min,
+            split_bytes_min: load.bytes_min,
             snapshot_mib_per_second: 100,
             resolved_ts_interval_ms: 1_000,
             region_keys_max: damask_pd::Config::default().region_keys_max,
@@ -381,6 +392,8 @@ mod tests {
             election_ticks = 12
             heartbeat_ticks = 3
             region_bytes_max = 4096
+            split_requests_min = 700
+            split_bytes_min = 8192
         "#;
         let config = Config::parse(all).expect("valid");
         assert_eq!((config.stores, config.columns, config.connections_max), (5, 2, 7));
@@ -393,6 +406,9 @@ mod tests {
         assert_eq!(config.mysql.map(|addr| addr.port()), Some(4001));
         assert_eq!((config.kv.engine, config.raft.log), (EngineName::Fjall, Some(LogName::File)));
         assert_eq!((config.raft.tick_ms, config.raft.region_bytes_max), (20, 4096));
+        let mut store = damask_raftstore::StoreConfig::default();
+        config.raft.set(&mut store);
+        assert_eq!((store.load.requests_min, store.load.bytes_min), (700, 8192));
         config.validate().expect("it can work");
         let little = Config::parse("[raft]\nlog = \"memory\"").expect("valid");
         assert_eq!((little.stores, little.raft.tick_ms), (3, 100));

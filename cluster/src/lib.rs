@@ -18,7 +18,8 @@
 //! * a store that has held data never starts empty, and no store that the cluster had is left out.
 //!
 //! Reading order: `config`, `cluster`, `topology`, `pd_group`, `stores`, `nodes`, `placement`,
-//! `network`, `quarantine`, `replicas`, `schemas`, `reads`, `traces`, `collector`, `space`, `status`, `cli`.
+//! `network`, `quarantine`, `replicas`, `schemas`, `reads`, `resolved`, `traces`, `collector`,
+//! `space`, `status`, `cli`.
 
 pub mod cli;
 pub mod cluster;

@@ -368,7 +368,7 @@ pub fn start_rows(shared: &Shared, id: StoreId) -> Result<Node, Error> {
         engine.clone(),
         Box::new(move |region, epoch, done| reader.read_index(region, epoch, done)),
     )
-    .admitted_by(Arc::new(RowReads(service.clone())));
+    .admitted_by(Arc::new(RowReads { server: service.clone(), store: handle.clone() }));
     let content = Content::Rows(engine);
     Ok(Node {
         id,

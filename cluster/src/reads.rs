@@ -4,25 +4,40 @@
 use damask_coprocessor::{Admission, EndpointError};
 use damask_learner::{AskLeader, ReadError};
 use damask_pd::Placement;
-use damask_raftstore::Error as RegionError;
+use damask_raftstore::{Error as RegionError, StoreHandle};
 use damask_txn::{Context, KeyError, Request, RequestError, Response, Services, TxnServer};
-use damask_types::{KeyLock, KeyRange, Timestamp};
+use damask_types::{KeyLock, KeyRange, RegionId, Timestamp};
 use std::sync::Arc;
 
 /// Leaders that one learner read asks before it is refused: one that has just moved is found.
 const LEADERS_ASKED_MAX: usize = 3;
 
-/// Scans of a store's rows, announced to the store's transaction server.
-pub struct RowReads(pub Arc<TxnServer>);
+/// Scans of a store's rows, announced to the store's transaction server, and counted by the store.
+pub struct RowReads {
+    /// Who knows of unfinished writes.
+    pub server: Arc<TxnServer>,
+    /// Who knows which regions are busy.
+    pub store: StoreHandle,
+}
 
 impl Admission for RowReads {
     fn begin(&self, ranges: &[KeyRange], ts: Timestamp) -> Result<(), EndpointError> {
-        let locks = self.0.admit(ranges, ts)?;
+        let locks = self.server.admit(ranges, ts)?;
         if locks.is_empty() { Ok(()) } else { Err(EndpointError::Locked(locks)) }
     }
 
     fn confirm(&self, ts: Timestamp) -> Result<(), EndpointError> {
-        Ok(self.0.confirm(ts)?)
+        Ok(self.server.confirm(ts)?)
+    }
+
+    fn note(&self, region: RegionId, ranges: &[KeyRange]) {
+        for range in ranges {
+            self.store.note_read(region, &range.start, &range.end, 0);
+        }
+    }
+
+    fn note_bytes(&self, region: RegionId, bytes: u64) {
+        self.store.note_read_bytes(region, bytes);
     }
 }
 

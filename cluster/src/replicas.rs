@@ -114,11 +114,14 @@ impl Replicas {
     }
 
     fn is_reached(&self, goal: &Goal) -> bool {
+        self.applied(goal).is_some_and(|index| index >= goal.index)
+    }
+
+    /// Up to where all of them have it; `None`: one has no replica, or does not run.
+    fn applied(&self, goal: &Goal) -> Option<u64> {
         let members = self.members.read();
-        goal.stores.iter().all(|store| {
-            let replica = members.get(store).and_then(|member| member.handle.replica(goal.region));
-            replica.is_some_and(|replica| replica.applied.index >= goal.index)
-        })
+        let applied = |store| Some(members.get(store)?.handle.replica(goal.region)?.applied.index);
+        goal.stores.iter().map(applied).collect::<Option<Vec<_>>>()?.into_iter().min()
     }
 
     /// Rows in the columns, of every version that is still kept in the delta.
@@ -195,6 +198,12 @@ impl ColumnReplicas for Replicas {
             false => progress.ready.min(progress.wanted.saturating_sub(1)),
         };
         (ready as u32, progress.wanted as u32)
+    }
+
+    fn indexes(&self, range: &KeyRange) -> Option<(u64, u64)> {
+        let goals = self.goals(range)?;
+        let applied = goals.iter().map(|goal| self.applied(goal)).sum::<Option<u64>>()?;
+        Some((applied, goals.iter().map(|goal| goal.index).sum()))
     }
 
     fn lag_ms(&self, range: &KeyRange) -> Option<u64> {

@@ -102,6 +102,7 @@ fn without_columns_writes_go_on_and_columns_catch_up() {
             // The log of a new region begins while nobody turns it into columns.
             split(&cluster, &table, &[100 + round * 20 + 10]);
             cluster.start_store(COLUMNS).expect("starts again");
+            client.replicate("d", "t", false);
             let rows = 10 + (round + 1) * 19;
             let sum = rows + (round + 1) * 4;
             both(&mut client, "SELECT count(*) FROM t", &rows.to_string());

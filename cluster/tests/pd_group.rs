@@ -140,6 +140,28 @@ fn everything_is_there_again_after_a_restart() {
 }
 
 #[test]
+fn a_member_that_lost_its_disk_is_named_at_the_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        let config = on_disk(&data, 3);
+        let mut cluster = Cluster::start(config.clone()).expect("starts");
+        assert_eq!(cluster.not_running(), [""; 0]);
+        let ts = cluster.oracle().get(1).expect("served");
+        cluster.stop();
+        drop(cluster);
+        std::fs::remove_dir_all(data.join("pd-2")).expect("removed");
+        let mut cluster = Cluster::start(config).expect("two are a majority");
+        let said = cluster.not_running();
+        assert_eq!(said.len(), 1, "{said:?}");
+        let word = "member 2 of the placement driver: ";
+        assert!(said[0].starts_with(word) && said[0].contains("is empty now"), "{said:?}");
+        assert!(cluster.oracle().get(1).expect("served") > ts);
+        cluster.stop();
+    });
+}
+
+#[test]
 fn a_single_drivers_folder_is_not_taken_for_a_groups() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let data = folder.path().to_owned();
@@ -176,7 +198,7 @@ fn members_are_shown_over_http() {
             assert_eq!(list.len(), 3);
             list.into_iter().find(|m| m["leads"] == true).and_then(|m| m["id"].as_u64())
         };
-        assert_eq!(leads(&get("/members")), Some(leader(&group).0));
+        until("the leader to be shown", || leads(&get("/members")) == Some(leader(&group).0));
         let killed = kill(&group);
         until("the next leader to be shown", || {
             leads(&get("/status")["placement"]) == Some(leader(&group).0)

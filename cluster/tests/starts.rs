@@ -466,6 +466,7 @@ fn a_log_on_files_and_columns_in_memory_serve_as_well() {
         client.replicate("d", "t", true);
         cluster.stop_store(COLUMNS);
         cluster.start_store(COLUMNS).expect("starts again");
+        client.replicate("d", "t", false);
         client.run("SET damask_isolation_read_engines = 'column'");
         assert_eq!(client.value("SELECT sum(a) FROM t"), "3");
     });

@@ -28,6 +28,10 @@ pub trait Admission: Send + Sync + 'static {
     fn begin(&self, ranges: &[KeyRange], ts: Timestamp) -> Result<(), EndpointError>;
     /// Asked after each part of what was read: has nothing been collected meanwhile (`TooOld`)?
     fn confirm(&self, ts: Timestamp) -> Result<(), EndpointError>;
+    /// These ranges of a region are read from now on: for who splits what is busy.
+    fn note(&self, _region: RegionId, _ranges: &[KeyRange]) {}
+    /// Such reads have found so many bytes.
+    fn note_bytes(&self, _region: RegionId, _bytes: u64) {}
 }
 
 /// Asks a store for permission to read a region.
@@ -91,10 +95,14 @@ impl Endpoint for RowEndpoint {
         if !locks.is_empty() {
             return Err(EndpointError::Locked(locks));
         }
+        if let Some(admission) = &self.admission {
+            admission.note(context.region, ranges);
+        }
         let pieces = split(&*reader.snapshot, ranges, spec)?;
         let part = |ranges| -> Result<Part, EndpointError> {
             Ok(Box::new(RowPart {
                 reader: reader.clone(),
+                region: context.region,
                 ts: spec.ts,
                 ranges,
                 left: spec.limit.unwrap_or(usize::MAX),
@@ -238,6 +246,7 @@ pub(crate) fn counted(spec: &ScanSpec, rows: usize) -> Result<RecordBatch, Endpo
 /// nothing borrows the snapshot between batches.
 struct RowPart {
     reader: MvccReader,
+    region: RegionId,
     ts: Timestamp,
     /// What is left, ascending.
     ranges: Vec<KeyRange>,
@@ -284,10 +293,9 @@ impl RowPart {
         }
         self.ranges.drain(..done);
         self.left -= self.block.len();
-        match &self.admission {
-            Some(admission) => admission.confirm(self.ts).map_err(refused),
-            None => Ok(()),
-        }
+        let Some(admission) = &self.admission else { return Ok(()) };
+        admission.note_bytes(self.region, self.block.bytes() as u64);
+        admission.confirm(self.ts).map_err(refused)
     }
 }
 

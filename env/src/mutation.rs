@@ -79,11 +79,21 @@ pub enum Mistake {
     BoundNotCommitted,
     /// A leader of that group answers without asking whether it still leads.
     DeposedServes,
+    /// A region is called resolved above the start of a transaction whose lock stands in it.
+    ResolvedPastLock,
+    /// A region is called resolved above a short commit that is not applied yet.
+    ResolvedPastUnfinished,
+    /// A replica calls a timestamp safe before it has applied what belongs to it.
+    SafeBeforeApplied,
+    /// A leader has timestamps called safe without asking whether it still leads.
+    SafeUnvouched,
+    /// A pessimistic lock that was taken again later passes for the one that was lost.
+    HeldVersionIgnored,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 37] = [
+    pub const ALL: [Mistake; 42] = [
         Mistake::AckBeforeSync,
         Mistake::AppliedFirst,
         Mistake::EpochNotChecked,
@@ -121,6 +131,11 @@ impl Mistake {
         Mistake::SafePointIgnored,
         Mistake::BoundNotCommitted,
         Mistake::DeposedServes,
+        Mistake::ResolvedPastLock,
+        Mistake::ResolvedPastUnfinished,
+        Mistake::SafeBeforeApplied,
+        Mistake::SafeUnvouched,
+        Mistake::HeldVersionIgnored,
     ];
 }
 

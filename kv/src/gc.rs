@@ -16,7 +16,7 @@
 //!   remove the newest delete of a key: an older version could be in a file that they do not see.
 //!
 //! Before a safe point is published, every lock whose `start_ts` is at or below it is resolved:
-//! then no commit at or below it comes later. Steps in `raftstore-txn-pd.md` §3.6.
+//! then no commit at or below it comes later.
 
 mod compaction;
 mod state;

@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //! * rows are stored before the locks that hid them are dropped, and before `applied` moves: a
-//!   reader that sees no lock finds the row (`deltatree.md` §3.1);
+//!   reader that sees no lock finds the row;
 //! * a mark speaks of the state between two calls of `apply`, so that after a crash the log is
 //!   replayed onto the locks and long values that were there;
 //! * a reader's snapshot is taken after its lock check, and the region is checked again after that;

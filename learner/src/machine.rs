@@ -17,7 +17,8 @@ use damask_env::{Mistake, mistaken};
 use damask_raftstore::{
     Applied, ApplyBatch, Effect, RangeSize, RegionState, SnapshotChunks, StateMachine,
 };
-use damask_types::{KeyRange, RegionId, TableId, Timestamp};
+use damask_types::key::decode_row_key;
+use damask_types::{KeyRange, Record, RegionId, TableId, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -136,6 +137,7 @@ impl ColumnMachine {
 
     fn run(&self, batches: Vec<ApplyBatch>) -> Result<()> {
         let mut sink = self.sink();
+        sink.expect(batches.iter().flat_map(|batch| &batch.effects).map(rows_of).sum());
         let mut waiting = Vec::with_capacity(batches.len());
         for batch in batches {
             let mut locks = Vec::new();
@@ -320,7 +322,18 @@ impl ColumnMachine {
     }
 }
 
-/// Rows first, then what hid them (`deltatree.md` §3.1).
+/// Rows that an effect commits, about.
+fn rows_of(effect: &Effect) -> usize {
+    let commits = |record: &&Record| {
+        matches!(record, Record::Write { .. }) && decode_row_key(record.key()).is_some()
+    };
+    match effect {
+        Effect::Write(records) => records.iter().filter(commits).count(),
+        Effect::Regions(_) => 0,
+    }
+}
+
+/// Rows first, then what hid them.
 fn publish(sink: &mut RowSink<'_>, waiting: &mut Vec<Waiting>) -> Result<()> {
     if !mistaken(Mistake::LockBeforeRow) {
         sink.flush()?;

@@ -80,6 +80,8 @@ pub(crate) struct RowSink<'a> {
     tables: Vec<(TableId, Option<TableRows>)>,
     /// Where the last row went: most rows follow one of the same table.
     last: usize,
+    /// Rows that are to come, about.
+    expected: usize,
 }
 
 struct TableRows {
@@ -101,6 +103,12 @@ impl TableRows {
         })
     }
 
+    fn reserve(&mut self, rows: usize) {
+        self.decoder.reserve(rows);
+        self.versions.reserve(rows);
+        self.deleted.reserve(rows);
+    }
+
     fn is_full(&self) -> bool {
         self.decoder.len() >= BATCH_ROWS_MAX || self.decoder.bytes() >= BATCH_BYTES_MAX
     }
@@ -112,7 +120,12 @@ impl<'a> RowSink<'a> {
         schemas: &'a Schemas,
         counters: &'a Counters,
     ) -> RowSink<'a> {
-        RowSink { store, schemas, counters, tables: Vec::new(), last: 0 }
+        RowSink { store, schemas, counters, tables: Vec::new(), last: 0, expected: 0 }
+    }
+
+    /// So many rows more are to come: mostly of one table, for which room is made at once.
+    pub(crate) fn expect(&mut self, rows: usize) {
+        self.expected += rows;
     }
 
     /// A version of a row: its value, or `None` when it was deleted.
@@ -179,7 +192,10 @@ impl<'a> RowSink<'a> {
             Some(at) => at,
             None => {
                 let schema = self.schemas.get(table)?;
-                let rows = schema.map(|schema| TableRows::new(table, &schema)).transpose()?;
+                let mut rows = schema.map(|schema| TableRows::new(table, &schema)).transpose()?;
+                if let Some(rows) = rows.as_mut().filter(|_| self.tables.is_empty()) {
+                    rows.reserve(self.expected.min(BATCH_ROWS_MAX));
+                }
                 self.tables.push((table, rows));
                 self.tables.len() - 1
             }

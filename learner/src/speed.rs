@@ -27,6 +27,8 @@ use std::time::Duration;
 const REGION: RegionId = RegionId(1);
 /// Entries that one call applies: as many as a busy store hands over at once.
 const CALL_ENTRIES: usize = 32;
+/// About the bytes of the smallest record of a row: room is made for no more of them.
+const RECORD_BYTES: usize = 16;
 /// Calls between two syncs, each followed by the maintenance that is due.
 const SYNC_CALLS: usize = 32;
 
@@ -84,7 +86,12 @@ fn failed(e: damask_raftstore::Error) -> Error {
 /// The records of an entry: a count, then each.
 fn records(mut entry: &[u8]) -> std::result::Result<Vec<Record>, DecodeError> {
     let buf = &mut entry;
-    (0..take_var_u64(buf)?).map(|_| Record::take(buf)).collect()
+    let count = take_var_u64(buf)?;
+    let mut records = Vec::with_capacity(count.min((buf.len() / RECORD_BYTES) as u64) as usize);
+    for _ in 0..count {
+        records.push(Record::take(buf)?);
+    }
+    Ok(records)
 }
 
 impl Ingest {

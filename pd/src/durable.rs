@@ -1,4 +1,4 @@
-//! What must survive a restart (`raftstore-txn-pd.md` §4.4): identity, the bound of ids, stores,
+//! What must survive a restart: identity, the bound of ids, stores,
 //! what is asked of them and which of them have held data, the first region, rules, marks. Other
 //! regions, leaders and statistics are not here: reports rebuild them.
 //!

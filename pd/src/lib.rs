@@ -14,13 +14,11 @@
 //! Invariants:
 //! * an id is given out once, over restarts too: the bound is saved before an id below it leaves;
 //! * no two known regions overlap; a report never replaces a newer description
-//!   (`raftstore-txn-pd.md` §4.2, PD's `PreCheckPutRegion`);
+//!   (PD's `PreCheckPutRegion`);
 //! * the plan for an unchanging cluster reaches a fixed point: no ping-pong;
 //! * a region has at most one operator, and no step of it leaves less than a quorum of live voters;
 //! * a region is split at every edge of a column rule, so a replica of columns never holds rows
 //!   outside of the rule.
-//!
-//! What is durable and what is rebuilt from reports follows `raftstore-txn-pd.md` §4.4.
 //!
 //! Reading order: as the modules below.
 

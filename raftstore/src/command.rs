@@ -26,6 +26,8 @@ use damask_types::{Epoch, Peer, PeerId, PeerRole, Record, Region, RegionId, Stor
 type Result<T> = std::result::Result<T, DecodeError>;
 
 const VERSION: u8 = 1;
+/// About the bytes of the smallest record: room is made for no more of them than there can be.
+const RECORD_BYTES: usize = 16;
 
 /// A decoded entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -271,7 +273,12 @@ impl Command {
         let body = match take_u8(buf)? {
             1 => {
                 let count = take_var_u64(buf)?;
-                Body::Write((0..count).map(|_| Record::take(buf)).collect::<Result<_>>()?)
+                let room = count.min((buf.len() / RECORD_BYTES) as u64) as usize;
+                let mut records = Vec::with_capacity(room);
+                for _ in 0..count {
+                    records.push(Record::take(buf)?);
+                }
+                Body::Write(records)
             }
             2 => {
                 let (mut keys, mut children) = (Vec::new(), Vec::new());

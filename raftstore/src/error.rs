@@ -1,5 +1,4 @@
-//! Why a request to a store failed, named by what the client must do
-//! (`raftstore-txn-pd.md` §2.11).
+//! Why a request to a store failed, named by what the client must do.
 
 use damask_types::{ErrorKind, KeyRange, Peer, Region, RegionId, Timestamp};
 

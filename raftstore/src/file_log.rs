@@ -48,7 +48,8 @@ pub struct FileLogConfig {
     pub cache_bytes: usize,
     /// With more segments than this, live entries in old ones are moved.
     pub segments_max: usize,
-    /// Room in the newest segment is reserved in steps of this; 0: none is.
+    /// Room in the newest segment is reserved in steps of this; 0: none is. Each step costs the
+    /// next sync a second write, of the file system's journal.
     pub reserve_bytes: u64,
     /// A record with a payload of at least this is compressed, if that makes it smaller.
     pub compress_bytes_min: usize,
@@ -60,7 +61,7 @@ impl Default for FileLogConfig {
             segment_bytes: 32 << 20,
             cache_bytes: 64 << 20,
             segments_max: 8,
-            reserve_bytes: 1 << 20,
+            reserve_bytes: 4 << 20,
             compress_bytes_min: 8 << 10,
         }
     }

@@ -1,5 +1,5 @@
-//! One Raft group: the only place that touches raft-rs, with its traps of 0.7.0 closed
-//! (`raftstore-txn-pd.md` §2.2). It owns no clock and no chance: the election timeout comes from a
+//! One Raft group: the only place that touches raft-rs, with its traps of 0.7.0 closed.
+//! It owns no clock and no chance: the election timeout comes from a
 //! seed. Nothing may call it between `ready` and the `advance` that gives the ready back.
 //!
 //! Guards: the randomised election timeout is ours (a); only a leader takes proposals, and where

@@ -149,10 +149,18 @@ impl Loads {
         self.count(region, access, bytes, || Span::keys(low, high));
     }
 
-    fn count(&self, region: RegionId, access: Access, bytes: u64, span: impl FnOnce() -> Span) {
+    /// Reads that were noted, or are about to be, have got so many bytes more.
+    pub fn note_bytes(&self, region: RegionId, bytes: u64) {
+        self.counter(region).read_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn counter(&self, region: RegionId) -> Arc<Counter> {
         let there = self.counters.read().get(&region).cloned();
-        let counter =
-            there.unwrap_or_else(|| self.counters.write().entry(region).or_default().clone());
+        there.unwrap_or_else(|| self.counters.write().entry(region).or_default().clone())
+    }
+
+    fn count(&self, region: RegionId, access: Access, bytes: u64, span: impl FnOnce() -> Span) {
+        let counter = self.counter(region);
         let number = counter.requests.fetch_add(1, Ordering::Relaxed);
         match access {
             Access::Read => counter.read_bytes.fetch_add(bytes, Ordering::Relaxed),

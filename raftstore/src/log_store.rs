@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// What an entry's bytes are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A [`Command`](crate::command::Command), or nothing.
+    /// A command (`command::Command`), or nothing.
     #[default]
     Normal,
     /// A change of the replicas; the context says which.

@@ -171,7 +171,7 @@ pub(crate) fn rollback_region(source: &Region) -> Region {
 
 #[cfg(test)]
 mod tests {
-    //! Epochs of the table in `raftstore-txn-pd.md` §2.8, and the memory that proofs rest on.
+    //! Epochs after each step, and the memory that proofs rest on.
 
     use super::*;
     use damask_types::{Peer, PeerId};

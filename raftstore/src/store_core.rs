@@ -59,6 +59,9 @@ pub struct CoreConfig {
     pub undetermined_ticks: u64,
     /// A snapshot that was not acknowledged is given up after this long.
     pub snapshot_retry_ticks: u64,
+    /// A read permit that nobody gave back keeps content that is removed or replaced no longer than
+    /// this.
+    pub permit_ticks: u64,
     /// About so many bytes are a chunk of a snapshot.
     pub snapshot_chunk_bytes: usize,
     /// So many bytes of snapshots leave a store in a second.
@@ -111,6 +114,7 @@ impl Default for CoreConfig {
             read_wait_ticks: 50,
             undetermined_ticks: 100,
             snapshot_retry_ticks: 50,
+            permit_ticks: 600,
             snapshot_chunk_bytes: crate::snapshot::CHUNK_BYTES,
             snapshot_bytes_per_second: 100 << 20,
             snapshot_sends_max: 4,
@@ -188,8 +192,6 @@ const EARLY_MESSAGES_MAX: usize = 8;
 const EARLY_TICKS: u64 = 3;
 /// Ticks after which early messages are forgotten.
 const EARLY_TICKS_MAX: u64 = 50;
-/// Ticks after which a read permit that nobody gave back does not keep a removed replica's content.
-const PERMIT_TICKS_MAX: u64 = 600;
 /// Ticks made up for after a pause; more would only cause elections.
 const TICKS_MAX: u32 = 5;
 /// Election ticks by which a lease is shorter: one, because a follower's first tick may come at

@@ -1,4 +1,4 @@
-//! The timestamp oracle's bound (`raftstore-txn-pd.md` §4.1): what is served is below what is
+//! The timestamp oracle's bound: what is served is below what is
 //! saved, so a restart from the saved bound never repeats a timestamp. Implementation: `tso`.
 
 use crate::explore::Model;

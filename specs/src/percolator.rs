@@ -1,4 +1,4 @@
-//! Optimistic two-phase commit with lock resolution (`raftstore-txn-pd.md` §3.2, §3.3): two
+//! Optimistic two-phase commit with lock resolution: two
 //! transactions write the same two keys; messages arrive late or twice, clients crash anywhere,
 //! and anybody may resolve a lock. Implementation: `txn::percolator`, `txn::resolve`.
 

@@ -120,6 +120,31 @@ fn every_mistake_in_the_table_is_made_somewhere() {
 }
 
 #[test]
+fn every_mistake_of_the_product_is_in_the_table_with_what_it_breaks() {
+    let source = read(folder().join("../env/src/mutation.rs"));
+    let (_, list) = source.split_once("ALL: [Mistake;").expect("the list of all");
+    let (list, _) = list.split_once("];").expect("its end");
+    let made: BTreeSet<&str> =
+        list.split("Mistake::").skip(1).map(|rest| rest.trim_end().trim_end_matches(',')).collect();
+    assert!(made.len() > 40, "{made:?}");
+    let rows = rows();
+    let invariants: BTreeSet<String> = rows
+        .iter()
+        .filter(|row| row.len() != 3)
+        .filter_map(|row| quoted(&row[0]).into_iter().next())
+        .collect();
+    let told: Vec<&Vec<String>> = rows.iter().filter(|row| row.len() == 3).collect();
+    let first = |row: &&Vec<String>| quoted(&row[0]).into_iter().next();
+    let names: BTreeSet<String> = told.iter().filter_map(first).collect();
+    assert_eq!(names.iter().map(String::as_str).collect::<BTreeSet<_>>(), made);
+    for row in told {
+        let broken = quoted(&row[1]);
+        assert!(broken.iter().all(|name| invariants.contains(name)), "{row:?}");
+        assert_eq!(broken.len(), 1, "{row:?}");
+    }
+}
+
+#[test]
 fn every_checker_exists() {
     let root = folder().join("..");
     let mut checked = 0;

@@ -1,6 +1,6 @@
 ------------------------------ MODULE SplitMerge ------------------------------
 (* Epochs of a region that splits, and of its child that is merged back, gives up, and is merged  *)
-(* again (raftstore/src/apply.rs; raftstore-txn-pd.md 2.8 to 2.10).                               *)
+(* again (raftstore/src/apply.rs, merge.rs).                                                      *)
 (*                                                                                                *)
 (*   parent {1, 2} --split--> child {1} + parent {2}                                              *)
 (*   child --prepare--> takes no writes --commit (in the parent's log)--> parent {1, 2}           *)

@@ -1,9 +1,11 @@
 //! The catalog as one statement sees it: databases and tables at a schema version. A view never
 //! changes; `store` keeps the newest one.
 
+pub mod checks;
 pub mod ids;
 pub mod store;
 
+use checks::Check;
 use damask_types::schema::IndexState;
 use damask_types::{IndexSchema, TableId, TableSchema, Timestamp};
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +30,8 @@ pub struct CatalogView {
     pub databases: BTreeMap<String, String>,
     tables: BTreeMap<(String, String), Arc<TableSchema>>,
     by_id: HashMap<TableId, Arc<TableSchema>>,
+    /// Of tables that have any.
+    checks: HashMap<TableId, Vec<Check>>,
 }
 
 impl CatalogView {
@@ -38,7 +42,19 @@ impl CatalogView {
         let by_id = tables.iter().map(|t| (t.id, t.clone())).collect();
         let key = |t: &TableSchema| (t.database.to_ascii_lowercase(), t.name.to_ascii_lowercase());
         let tables = tables.into_iter().map(|t| (key(&t), t)).collect();
-        CatalogView { version, databases, tables, by_id }
+        CatalogView { version, databases, tables, by_id, checks: HashMap::new() }
+    }
+
+    /// The view with these CHECK constraints.
+    pub fn with_checks(mut self, checks: HashMap<TableId, Vec<Check>>) -> CatalogView {
+        self.checks = checks;
+        self.checks.retain(|_, list| !list.is_empty());
+        self
+    }
+
+    /// A table's CHECK constraints, in the order of their definition.
+    pub fn checks(&self, id: TableId) -> &[Check] {
+        self.checks.get(&id).map_or(&[], Vec::as_slice)
     }
 
     /// What a statement that reads at `ts` may use: an index that was filled later than that lacks
@@ -55,7 +71,8 @@ impl CatalogView {
             table
         });
         let databases = self.databases.values().cloned().collect();
-        Arc::new(CatalogView::new(self.version, databases, tables.collect()))
+        let view = CatalogView::new(self.version, databases, tables.collect());
+        Arc::new(view.with_checks(self.checks.clone()))
     }
 
     /// Is there such a database, of users or of the system?

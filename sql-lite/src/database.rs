@@ -155,4 +155,8 @@ impl Sessions for Doorman {
     fn is_killed(&self, id: u32) -> bool {
         self.0.connections.is_killed(id)
     }
+
+    fn client_gone(&self, id: u32) {
+        self.0.connections.kill(id, crate::interrupt::Reason::Connection);
+    }
 }

@@ -50,12 +50,13 @@ fn none(_: &Context<'_>) -> Rows {
 /// By database and name.
 static TABLES: &[Definition] = &[
     view("CHARACTER_SETS", columns::CHARACTER_SETS, |_| server::charset_rows()),
-    view("CHECK_CONSTRAINTS", columns::CHECK_CONSTRAINTS, none),
+    view("CHECK_CONSTRAINTS", columns::CHECK_CONSTRAINTS, rows::check_constraints),
     view("COLLATIONS", columns::COLLATIONS, |_| server::collation_rows()),
     view("COLLATION_CHARACTER_SET_APPLICABILITY", columns::APPLICABILITY, |_| {
         server::applicability_rows()
     }),
     view("COLUMNS", columns::COLUMNS, rows::columns),
+    view("COLUMN_PRIVILEGES", columns::COLUMN_PRIVILEGES, none),
     view("COLUMN_REPLICA", columns::COLUMN_REPLICA, rows::column_replica),
     view("DATA_LOCK_WAITS", columns::DATA_LOCK_WAITS, lock_waits::rows),
     view("ENGINES", columns::ENGINES, |_| server::engine_rows()),

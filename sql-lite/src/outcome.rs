@@ -191,4 +191,6 @@ pub trait Sessions: Send + Sync + 'static {
     fn open(&self, info: ConnectionInfo) -> Result<Box<dyn Session>>;
     /// `KILL` and shutdown: has this connection been told to end?
     fn is_killed(&self, id: u32) -> bool;
+    /// The client of a connection is gone while a statement of it runs: nobody waits for the answer.
+    fn client_gone(&self, id: u32);
 }

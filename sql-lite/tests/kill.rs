@@ -37,6 +37,10 @@ impl ColumnReplicas for NoColumns {
         (0, 0)
     }
 
+    fn indexes(&self, _: &KeyRange) -> Option<(u64, u64)> {
+        None
+    }
+
     fn lag_ms(&self, _: &KeyRange) -> Option<u64> {
         Some(3)
     }

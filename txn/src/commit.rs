@@ -1,4 +1,4 @@
-//! The commit (`raftstore-txn-pd.md` §3.3, §3.5). It must never commit at a version that a reader
+//! The commit. It must never commit at a version that a reader
 //! may have passed, change the primary, or report an unknown outcome as known.
 //!
 //! ```text
@@ -7,7 +7,8 @@
 //!   side by side   └── commit_ts ─► commit the primary's group: decided ──────┤
 //!       │ a key refuses                                                   answer, and
 //!       ▼                                                     all other keys in the background
-//!   roll back what was locked
+//!   end it at its primary: nobody can commit it now, unless a copy of a request just has;
+//!   roll back what else was locked
 //! ```
 //!
 //! In one phase and async the stores choose the version: above every read that they have served,
@@ -170,29 +171,31 @@ fn decide(client: &Client, txn: &Txn, locked: Locked) -> Result<Timestamp> {
     Ok(commit_ts)
 }
 
-/// A key is not locked.
+/// A key is not locked. A copy of a request that comes late could still lock what was refused, and
+/// decide the transaction: so it is ended at its primary, and whoever came first has decided.
 fn fail(client: &Client, txn: &Txn, failure: Failure) -> Result<Timestamp> {
-    let Failure { error, locked } = failure;
+    let Failure { error, mut locked } = failure;
     let (core, start_ts) = (client.core(), txn.start_ts);
-    if txn.is_unknown() {
-        match settle::settle(core, txn) {
-            Ok(Some(commit_ts)) => {
-                core.outcomes.put(start_ts, Some(commit_ts));
-                commit_rest(client, start_ts, commit_ts, locked);
-                return Ok(commit_ts);
-            }
-            Ok(None) => core.outcomes.put(start_ts, None),
-            Err(unknown) => {
-                let detail = format!("{error}; and nobody can tell: {unknown}");
-                return Err(Error::Undetermined { start_ts, detail });
-            }
+    let unknown = txn.is_unknown();
+    match if unknown { settle::settle(core, txn) } else { settle::end(core, txn) } {
+        Ok(Some(commit_ts)) => {
+            core.outcomes.put(start_ts, Some(commit_ts));
+            commit_rest(client, start_ts, commit_ts, locked);
+            return Ok(commit_ts);
         }
+        Ok(None) if unknown => core.outcomes.put(start_ts, None),
+        Ok(None) => {}
+        Err(silent) if unknown || txn.may_be_decided() => {
+            let detail = format!("{error}; and nobody can tell: {silent}");
+            return Err(Error::Undetermined { start_ts, detail });
+        }
+        Err(silent) => tracing::warn!(%start_ts, error = %silent, "the primary is left"),
     }
-    // A copy of its requests that comes late could still lock its keys, and commit: it has to find
-    // that the transaction was ended, whatever was locked.
-    let mut ended = locked;
-    ended.push(txn.primary.clone());
-    roll_back(core, txn, ended);
+    if unknown {
+        // Perhaps a missing key has told: the primary's lock stands.
+        locked.push(txn.primary.clone());
+    }
+    roll_back(core, txn, locked);
     Err(error)
 }
 

@@ -1,6 +1,6 @@
 //! What async and one-phase commit need to know of reads: the highest timestamp that was read
 //! here, the locks that are being written, and whether this store knows what its predecessor
-//! served (`raftstore-txn-pd.md` §3.5). It must never let a transaction commit at or below a
+//! served. It must never let a transaction commit at or below a
 //! timestamp that was read here without its lock being seen.
 //!
 //! ```text
@@ -147,8 +147,8 @@ impl Manager {
         self.table.blocking_range(range, reading.0, bypass, LOCKS_MAX)
     }
 
-    /// Every unfinished prewrite that could commit at or below the read, and a version that is surely
-    /// below its commit.
+    /// Every unfinished prewrite that could commit at or below the read, and a version that is
+    /// surely below its commit.
     pub fn unfinished(&self, reading: Reading) -> Vec<(Vec<u8>, Timestamp)> {
         if self.table.is_empty() {
             return Vec::new();

@@ -41,6 +41,8 @@ pub(crate) struct Held {
     perhaps: BTreeSet<Vec<u8>>,
     /// The newest version of all statements and locks.
     newest: Timestamp,
+    /// What statements have locked was read at one version, at several, or not at all.
+    read: Read,
     alive: Option<Watch>,
     fresh: Option<Fresh>,
 }
@@ -56,6 +58,15 @@ struct Fresh {
     until_ms: u64,
     /// The second run has begun.
     used: bool,
+}
+
+/// At which versions statements that lock have read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Read {
+    #[default]
+    Never,
+    At(Timestamp),
+    Several,
 }
 
 /// What one statement wants.
@@ -102,6 +113,7 @@ impl Held {
             keys: BTreeMap::new(),
             perhaps: BTreeSet::new(),
             newest: start_ts,
+            read: Read::Never,
             alive: None,
             fresh: None,
         }
@@ -137,11 +149,21 @@ impl Held {
         self.keys.iter().map(|(key, version)| (key.as_slice(), *version))
     }
 
-    /// At most one version of the data was locked.
+    /// A statement that locks has ended, and its user knows what it read at this version.
+    pub fn has_read(&mut self, read_ts: Timestamp) {
+        self.read = match self.read {
+            Read::Never => Read::At(read_ts),
+            Read::At(other) if other == read_ts => self.read,
+            Read::At(_) | Read::Several => Read::Several,
+        };
+    }
+
+    /// At most one version of the data was locked, and no statement has read under these locks at
+    /// another: what it saw was there at that version, whatever became of the locks.
     pub fn is_of_one_version(&self) -> bool {
         let mut versions = self.keys.values();
         let first = versions.next();
-        versions.all(|version| Some(version) == first)
+        first.is_none() || (self.read != Read::Several && versions.all(|v| Some(v) == first))
     }
 
     /// The deciding key, if a lock may name it.
@@ -326,8 +348,8 @@ fn lock_once(
     }
     match outcome {
         Ok(Response::PessimisticLocked(locked)) if locked.len() == group.items.len() => {
-            // Of the primary alone is it known how long it lives. Another key's lock ends with it, and
-            // it may have run out long ago.
+            // Of the primary alone is it known how long it lives. Another key's lock ends with it,
+            // and it may have run out long ago.
             if let ([key], [l]) = (group.items.as_slice(), locked.as_slice())
                 && l.conflict_ts != Timestamp::ZERO
                 && *key == shared.primary

@@ -34,8 +34,9 @@
 //! [`Gc`] and sweep the stores: the cluster drives both.
 //!
 //! Reading order: `request`, `percolator`, `latch`, `concurrency`, `replica`, `waits`, `deadlock`,
-//! `resolved`, `server`; then `client`, `options`, `transaction`, `buffer`, `held`, `snapshot`, `commit`,
-//! `resolve`, `region`, `backoff`, `keeper`, `running`, `gc`; `history` checks what clients saw.
+//! `resolved`, `server`; then `client`, `options`, `transaction`, `buffer`, `held`, `snapshot`,
+//! `commit`, `resolve`, `region`, `backoff`, `keeper`, `running`, `gc`; `history` checks what
+//! clients saw.
 
 pub mod concurrency;
 pub mod deadlock;

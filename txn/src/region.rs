@@ -191,7 +191,7 @@ impl Core {
         Ok(answer)
     }
 
-    /// What a region error means for the next attempt (`raftstore-txn-pd.md` §2.11).
+    /// What a region error means for the next attempt.
     fn learn(
         &self,
         route: &Route,

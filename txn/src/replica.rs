@@ -31,8 +31,8 @@ pub trait Replica: Send + Sync + 'static {
         Vec::new()
     }
     /// Nothing will be committed in these regions any more at or below these timestamps that is not
-    /// in their logs now; true if the store leads them still, of which it makes sure before it tells
-    /// their replicas.
+    /// in their logs now; true if the store leads them still, of which it makes sure before it
+    /// tells their replicas.
     fn resolved(&self, _found: Vec<Resolved>) {}
     /// Calls `take` for a snapshot that holds all that is ever committed at or below `ts`, on any
     /// replica. By default none does.
@@ -49,6 +49,11 @@ pub trait Replica: Send + Sync + 'static {
     fn safe_ts(&self, _region: RegionId) -> Timestamp {
         Timestamp::ZERO
     }
+    /// A read of `low..end` of a region is served here: of one key if they are equal; an empty `end`
+    /// is no bound. For who splits what is busy.
+    fn note_read(&self, _region: RegionId, _low: &[u8], _end: &[u8]) {}
+    /// Such reads have found so many bytes.
+    fn note_read_bytes(&self, _region: RegionId, _bytes: u64) {}
 }
 
 /// Regions over one engine, each "replicated" by applying its records at once.
@@ -332,6 +337,14 @@ impl Replica for StoreHandle {
     fn safe_ts(&self, region: RegionId) -> Timestamp {
         StoreHandle::safe_ts(self, region)
     }
+
+    fn note_read(&self, region: RegionId, low: &[u8], end: &[u8]) {
+        StoreHandle::note_read(self, region, low, end, 0);
+    }
+
+    fn note_read_bytes(&self, region: RegionId, bytes: u64) {
+        StoreHandle::note_read_bytes(self, region, bytes);
+    }
 }
 
 impl<R: Replica + ?Sized> Replica for Arc<R> {
@@ -367,5 +380,13 @@ impl<R: Replica + ?Sized> Replica for Arc<R> {
 
     fn safe_ts(&self, region: RegionId) -> Timestamp {
         R::safe_ts(self, region)
+    }
+
+    fn note_read(&self, region: RegionId, low: &[u8], end: &[u8]) {
+        R::note_read(self, region, low, end);
+    }
+
+    fn note_read_bytes(&self, region: RegionId, bytes: u64) {
+        R::note_read_bytes(self, region, bytes);
     }
 }

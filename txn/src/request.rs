@@ -176,8 +176,8 @@ pub enum Request {
         /// Version.
         ts: Timestamp,
     },
-    /// A `Get`, `BatchGet` or `Scan` of any replica, if its timestamp is safe there: nobody is asked,
-    /// and locks are no matter. Else `DataIsNotReady`: ask the leader, without this.
+    /// A `Get`, `BatchGet` or `Scan` of any replica, if its timestamp is safe there: nobody is
+    /// asked, and locks are no matter. Else `DataIsNotReady`: ask the leader, without this.
     Stale(Box<Request>),
     /// Commit (or, with ZERO, roll back) locks of a transaction in this region.
     ResolveLock {
@@ -208,7 +208,7 @@ pub enum Request {
     },
 }
 
-/// How a prewrite may end the transaction (`raftstore-txn-pd.md` §3.5).
+/// How a prewrite may end the transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Finish {
     /// By a commit of the primary.
@@ -469,7 +469,8 @@ pub enum RequestError {
     Keys(Vec<KeyError>),
 }
 
-/// The server end, on the store that leads the region (but for [`Request::Stale`]): a wire when stores are processes.
+/// The server end, on the store that leads the region (but for [`Request::Stale`]): a wire when
+/// stores are processes.
 pub trait Service: Send + Sync + 'static {
     /// Blocks until answered.
     fn call(&self, context: Context, request: Request) -> Result<Response, RequestError>;

@@ -15,6 +15,7 @@
 //! nothing but open locks, so a look costs less than to keep count of each lock that comes and
 //! goes, and there is nothing to rebuild after a restart, a split, a merge or a change of leader.
 
+use damask_env::{Mistake, mistaken};
 use damask_kv::{Cf, Snapshot};
 use damask_types::codec::{decode_key, encode_key};
 use damask_types::{KeyLock, Lock, LockKind, Region, RegionId, Timestamp};
@@ -167,7 +168,8 @@ impl Pushed {
 
     /// Up to where a lock lets its region be resolved; `None`: it is in nobody's way.
     fn limit(&self, lock: &Lock) -> Option<Timestamp> {
-        if !matches!(lock.kind, LockKind::Put | LockKind::Delete) {
+        let writes = matches!(lock.kind, LockKind::Put | LockKind::Delete);
+        if !writes || mistaken(Mistake::ResolvedPastLock) {
             return None;
         }
         let pushed = self.0.get(&lock.start_ts).copied().unwrap_or_default();

@@ -33,8 +33,8 @@ use damask_env::{Clock, Mistake, RealClock, mistaken};
 use damask_kv::{Engine, GcSafePoint, MvccReader};
 use damask_raftstore::{Done, Error as RegionError, Proposal, ReadPermit};
 use damask_tso::Oracle;
-use damask_types::{ErrorKind, KeyLock, KeyRange, Timestamp};
-use scope::{check_keys, keys_of, reads_of, starts_of, version_of};
+use damask_types::{ErrorKind, KeyLock, KeyRange, RegionId, Timestamp};
+use scope::{bytes_of, check_keys, keys_of, reads_of, starts_of, version_of};
 use stale::Rounds;
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,12 +170,24 @@ impl TxnServer {
         self.manager.wait_until(WRITERS_PATIENCE, || self.blocking(reading, &request).is_empty());
         let permit = self.permit(context)?;
         check_keys(&permit.region, &request)?;
+        self.note_read(permit.region.id, &request);
         unlocked(self.blocking(reading, &request))?;
         self.not_collected(ts)?;
         let decision = decide(&self.reader(), request).map_err(request_error)?;
         debug_assert!(decision.records.is_empty(), "a read writes nothing");
         self.not_collected(ts)?;
+        self.replica.note_read_bytes(permit.region.id, bytes_of(&decision.response));
         Ok(decision.response)
+    }
+
+    /// Every key of a batch is a read of its own, as its range is what a region is parted by.
+    fn note_read(&self, region: RegionId, request: &Request) {
+        match request {
+            Request::Scan { range, .. } => {
+                self.replica.note_read(region, &range.start, &range.end);
+            }
+            _ => keys_of(request).for_each(|key| self.replica.note_read(region, key, key)),
+        }
     }
 
     /// Unfinished prewrites that a reading request must not overlook.

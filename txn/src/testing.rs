@@ -1,7 +1,7 @@
 //! What must be so of the three families after every command, whoever sent it: for tests of
 //! transactions, of other servers, and of whole clusters. It must never write.
 //!
-//! The names are those of `raftstore-txn-pd.md` §3.7; `tests/invariants.rs` lists all twenty of
+//! `tests/invariants.rs` lists all twenty of
 //! them with the tests that hold each. Here are 1 to 8; 9 holds by the form of the keys.
 
 pub mod counter;

@@ -140,6 +140,7 @@ impl Transaction {
         if let Some(key) = valued.into_iter().find(inserts) {
             return Err(Error::AlreadyExists { key });
         }
+        held.has_read(read_ts);
         self.check_no_value(known, &self.reader)
     }
 
@@ -173,6 +174,7 @@ impl Transaction {
             held.acquire(vec![key], ask)?;
         }
         held.acquire(rest.collect(), ask)?;
+        held.has_read(read_ts);
         Ok(keys.iter().map(|key| held.version(key).is_some()).collect())
     }
 
@@ -366,9 +368,9 @@ impl Transaction {
             .map(Some)
     }
 
-    /// Nothing to commit: nothing was written, and what was locked was locked at one version. With
-    /// several, only a commit tells that no lock was lost between them, and with it what it kept
-    /// from changing.
+    /// Nothing to commit: nothing was written, and what was locked was locked, and read, at one
+    /// version. With several, only a commit tells that no lock was lost between them, and with it
+    /// what it kept from changing.
     fn is_over(&self) -> bool {
         if self.buffer.len() == 0 && self.held.is_none() {
             return true;

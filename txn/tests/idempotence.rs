@@ -1,5 +1,5 @@
 //! Random commands of a few transactions, each perhaps twice and late, straight to the decisions:
-//! after every one the invariants hold over all families (`raftstore-txn-pd.md` §3.7).
+//! after every one the invariants hold over all families.
 
 use damask_kv::{Cf, Engine, MemoryEngine, MvccReader, records_to_batch};
 use damask_txn::percolator::{Decision, Error, decide};

@@ -1,4 +1,4 @@
-//! The invariants of `raftstore-txn-pd.md` §3.7 by number and name, the tests that hold each, and
+//! The invariants of transactions by number and name, the tests that hold each, and
 //! the proof that the checker of stored records can fail. It must name no test that is gone.
 
 use damask_kv::{Engine, MemoryEngine, records_to_batch};
@@ -23,7 +23,7 @@ const TABLE: [(&str, &[&str]); 20] = [
             "kv/src/gc/tests.rs::reads_at_or_above_the_safe_point_are_the_same",
         ],
     ),
-    ("abort_is_final", &[COMMANDS, DECISIONS, "txn/tests/scripts.rs::scripts"]),
+    ("abort_is_final", &[COMMANDS, DECISIONS, LATE_COPIES, "txn/tests/scripts.rs::scripts"]),
     ("unique_write", &[COMMANDS, HISTORIES]),
     ("min_commit_respected", &["txn/tests/scripts.rs::scripts", HIGHEST]),
     (
@@ -97,6 +97,7 @@ const TABLE: [(&str, &[&str]); 20] = [
 const HIGHEST: &str =
     "txn/tests/short_commit.rs::an_async_commit_is_at_the_highest_version_that_a_key_asks_for";
 const DECISIONS: &str = "txn/tests/decisions.rs::transactions_of_every_kind_keep_the_invariants";
+const LATE_COPIES: &str = "txn/tests/late.rs::a_failed_commit_is_not_made_by_late_copies";
 const BELOW_READ: &str = "txn/src/server/tests/phases.rs::\
     nobody_commits_below_what_was_read_by_whatever_command";
 const NEW_LEADER: &str = "txn/src/server/tests/phases.rs::\

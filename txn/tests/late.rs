@@ -1,19 +1,53 @@
-//! Locks of clients that fell silent, and requests that come late or whose answers are lost: whoever
-//! was told that it has failed must not commit, and nothing must stay locked.
+//! Locks of clients that fell silent, and requests that come late or whose answers are lost:
+//! whoever was told that it has failed must not commit, and nothing must stay locked.
 
 mod common;
 
-use common::statements::{LONG, begin, lock, put};
+use common::statements::{LONG, PESSIMISTIC, begin, lock, put, statement};
 use common::{Spoil, brief, cluster, get, locks, put_all, region_of, send, spoiled_client};
 use damask_kv::MvccReader;
 use damask_txn::{
-    Config, Context, Error, LockWait, PessimisticLock, Reads, Request, Response, Service, Services,
-    Wait,
+    Client, Config, Context, Error, LocalCluster, LockWait, Mode, Options, PessimisticLock, Reads,
+    Request, Response, Service, Services, Transaction, Wait,
 };
 use damask_types::{ErrorKind, KeyRange, StoreId};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What a client has sent to lock and to prewrite.
+type Copies = Arc<Mutex<Vec<Request>>>;
+
+/// A client that takes the short ways, whose heartbeats are lost and whose requests are copied.
+fn copied_client(cluster: &Arc<LocalCluster>) -> (Client, Copies) {
+    let copies = Copies::default();
+    let seen = Arc::clone(&copies);
+    let config = Config { one_phase: true, async_commit: true, ..Config::default() };
+    let client = spoiled_client(cluster, config, move |request| match request {
+        Request::HeartBeat { .. } => Spoil::LoseRequest,
+        Request::PessimisticLock(_) | Request::Prewrite(_) => {
+            seen.lock().push(request.clone());
+            Spoil::Nothing
+        }
+        _ => Spoil::Nothing,
+    });
+    (client, copies)
+}
+
+/// Sets `a`, below what the next transaction reads at: a commit in one phase is at the very version
+/// that is given out next.
+fn put_before(client: &Client, value: &str) {
+    let version = put_all(client, &[("a", value)]);
+    assert!(client.timestamp().expect("a timestamp") >= version);
+}
+
+/// Brings these requests to the region of `key`, whatever becomes of them.
+fn deliver(cluster: &LocalCluster, key: &str, requests: impl IntoIterator<Item = Request>) {
+    let region = region_of(cluster, key);
+    let context = Context { region: region.id, epoch: region.epoch };
+    let store = cluster.service(StoreId(1)).expect("the store");
+    requests.into_iter().for_each(|request| drop(store.call(context, request)));
+}
 
 #[test]
 fn the_locks_of_a_dead_client_go_when_their_time_is_over() {
@@ -46,8 +80,8 @@ fn the_locks_of_a_dead_client_go_when_their_time_is_over() {
     assert_eq!(locks(&cluster), 0);
 }
 
-/// The value that comes with a lock is good while the lock stands, which is as long as the primary's:
-/// one that has been given up says nothing any more.
+/// The value that comes with a lock is good while the lock stands, which is as long as the
+/// primary's: one that has been given up says nothing any more.
 #[test]
 fn a_value_that_came_with_a_lock_ends_with_the_primary() {
     let cluster = cluster(&["b"]);
@@ -74,8 +108,8 @@ fn a_value_that_came_with_a_lock_ends_with_the_primary() {
     txn.commit().expect_err("it was ended");
 }
 
-/// A lock that was lost and that a late copy of its request has taken again says nothing of what was
-/// committed between, however new a later statement's version is: neither of a key that was written
+/// A lock that was lost and that a late copy of its request has taken again says nothing of what
+/// was committed between, however new a later statement's version is: neither of a key that was written
 /// nor of one that was only locked.
 #[test]
 fn a_lock_taken_again_by_a_late_copy_does_not_hold_what_was_read() {
@@ -83,16 +117,7 @@ fn a_lock_taken_again_by_a_late_copy_does_not_hold_what_was_read() {
         let cluster = cluster(&["b"]);
         let others = cluster.client();
         put_all(&others, &[("a", "1"), ("b", "1")]);
-        let copies = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&copies);
-        let client = spoiled_client(&cluster, Config::default(), move |request| match request {
-            Request::HeartBeat { .. } => Spoil::LoseRequest,
-            Request::PessimisticLock(_) => {
-                seen.lock().push(request.clone());
-                Spoil::Nothing
-            }
-            _ => Spoil::Nothing,
-        });
+        let (client, copies) = copied_client(&cluster);
         let mut txn = begin(&client);
         match written {
             true => put(&mut txn, "a", "2"),
@@ -100,11 +125,7 @@ fn a_lock_taken_again_by_a_late_copy_does_not_hold_what_was_read() {
         }
         cluster.pass_ms(10 * Config::default().lock_ttl_ms);
         put_all(&others, &[("a", "3")]);
-        let region = region_of(&cluster, "a");
-        let context = Context { region: region.id, epoch: region.epoch };
-        let store = cluster.service(StoreId(1)).expect("the store");
-        let copies = std::mem::take(&mut *copies.lock());
-        copies.into_iter().for_each(|request| drop(store.call(context, request)));
+        deliver(&cluster, "a", std::mem::take(&mut *copies.lock()));
         assert_eq!(locks(&cluster), 1, "the copy has taken it");
         put(&mut txn, "b", "2");
         assert_eq!(txn.commit().expect_err("it was lost").kind(), ErrorKind::Conflict);
@@ -157,40 +178,131 @@ fn a_primary_locked_again_after_the_question_stays() {
     assert_eq!(get(&owner, "a").as_deref(), Some("1"));
 }
 
-/// Who was told that it has failed does not commit by copies of its requests that come late.
+/// Who was told that it has failed does not commit by copies of its requests that come late;
+/// neither when another's rollback has swallowed a record of its end that could be swallowed.
 #[test]
 fn a_failed_commit_is_not_made_by_late_copies() {
-    let cluster = cluster(&[]);
-    let others = cluster.client();
-    put_all(&others, &[("a", "1")]);
-    let copies = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&copies);
-    let config = Config { one_phase: true, async_commit: true, ..Config::default() };
-    let client = spoiled_client(&cluster, config, move |request| match request {
-        Request::HeartBeat { .. } => Spoil::LoseRequest,
-        Request::PessimisticLock(_) | Request::Prewrite(_) => {
-            seen.lock().push(request.clone());
-            Spoil::Nothing
+    for swallowed in [false, true] {
+        let cluster = cluster(&[]);
+        let others = cluster.client();
+        put_before(&others, "1");
+        let (client, copies) = copied_client(&cluster);
+        let mut txn = begin(&client);
+        put(&mut txn, "a", "2");
+        cluster.pass_ms(10 * Config::default().lock_ttl_ms);
+        let mut other = begin(&others);
+        lock(&mut other, "a", LONG).expect("its time is over");
+        assert_eq!(txn.commit().expect_err("its lock has gone").kind(), ErrorKind::Conflict);
+        if swallowed {
+            let (keys, start_ts) = (vec![b"a".to_vec()], other.start_ts());
+            send(&cluster, "a", Request::Rollback { keys, start_ts });
         }
-        _ => Spoil::Nothing,
-    });
-    let mut txn = begin(&client);
-    put(&mut txn, "a", "2");
-    cluster.pass_ms(10 * Config::default().lock_ttl_ms);
-    let mut other = begin(&others);
-    lock(&mut other, "a", LONG).expect("its time is over");
-    other.rollback();
-    others.flush();
-    assert_eq!(txn.commit().expect_err("its lock has gone").kind(), ErrorKind::Conflict);
-    let copies = std::mem::take(&mut *copies.lock());
-    assert!(copies.len() > 1, "a lock and a prewrite");
-    let region = region_of(&cluster, "a");
-    let context = Context { region: region.id, epoch: region.epoch };
-    let store = cluster.service(StoreId(1)).expect("the store");
-    copies.into_iter().for_each(|request| drop(store.call(context, request)));
-    cluster.pass_ms(100 * Config::default().lock_ttl_ms);
-    put_all(&others, &[("b", "1")]);
-    assert_eq!(get(&others, "a").as_deref(), Some("1"));
+        other.rollback();
+        let copies = std::mem::take(&mut *copies.lock());
+        assert!(copies.len() > 1, "a lock and a prewrite");
+        deliver(&cluster, "a", copies);
+        cluster.pass_ms(100 * Config::default().lock_ttl_ms);
+        put_all(&others, &[("b", "1")]);
+        assert_eq!(get(&others, "a").as_deref(), Some("1"));
+    }
+}
+
+/// A copy of a refused prewrite comes before the client has ended the transaction, and commits it:
+/// then that is what the client says.
+#[test]
+fn a_copy_that_overtakes_the_end_of_a_refused_commit_decides() {
+    for mode in [Mode::Optimistic, Mode::Pessimistic] {
+        let cluster = cluster(&[]);
+        let others = cluster.client();
+        put_before(&others, "1");
+        let holder = Arc::new(Mutex::new(None::<Transaction>));
+        let (held, prewrite) = (Arc::clone(&holder), Mutex::new(None));
+        let store = Arc::clone(&cluster);
+        let config = Config { one_phase: true, ..Config::default() };
+        let client = spoiled_client(&cluster, config, move |request| {
+            match request {
+                Request::HeartBeat { .. } => return Spoil::LoseRequest,
+                Request::Prewrite(_) => *prewrite.lock() = Some(request.clone()),
+                Request::Rollback { .. } | Request::CheckSecondaryLocks { .. } => {
+                    if let Some(holder) = held.lock().take() {
+                        holder.rollback();
+                        deliver(&store, "a", prewrite.lock().take());
+                    }
+                }
+                _ => {}
+            }
+            Spoil::Nothing
+        });
+        let mut txn = client.begin_with(Options { mode, ..PESSIMISTIC }).expect("begins");
+        match mode {
+            Mode::Optimistic => txn.put("a", "2").expect("fits"),
+            Mode::Pessimistic => put(&mut txn, "a", "2"),
+        }
+        cluster.pass_ms(10 * Config::default().lock_ttl_ms);
+        let mut other = begin(&others);
+        lock(&mut other, "a", LONG).expect("nobody holds it any more");
+        *holder.lock() = Some(other);
+        let commit_ts = txn.commit().expect("a copy has committed it").expect("not read-only");
+        assert!(holder.lock().is_none(), "the copy came");
+        assert_eq!(get(&others, "a").as_deref(), Some("2"));
+        assert_eq!(others.snapshot(commit_ts.prev()).get(b"a").expect("read"), Some(b"1".to_vec()));
+        assert_eq!(locks(&cluster), 0);
+    }
+}
+
+/// Nobody has heard that it was given up: as long as a copy could commit it in one go, its outcome
+/// is not known. In two phases only this client could.
+#[test]
+fn a_refused_commit_whose_end_does_not_arrive_may_be_made() {
+    for (short, kind) in [(true, ErrorKind::Undetermined), (false, ErrorKind::Conflict)] {
+        let cluster = cluster(&[]);
+        let config = Config { one_phase: short, ..brief() };
+        let client = spoiled_client(&cluster, config, |request| match request {
+            Request::Rollback { .. } => Spoil::LoseRequest,
+            _ => Spoil::Nothing,
+        });
+        let others = cluster.client();
+        let mut other = begin(&others);
+        lock(&mut other, "a", LONG).expect("free");
+        let mut txn = client.begin().expect("begins");
+        txn.put("a", "1").expect("fits");
+        assert_eq!(txn.commit().expect_err("the key is held").kind(), kind);
+        other.rollback();
+    }
+}
+
+/// A lock that was lost between two reads of its key kept nothing from changing: who has read both
+/// is told at the end, also if it wrote nothing.
+#[test]
+fn two_reads_under_a_lock_that_was_lost_between_them_do_not_pass() {
+    for lost in [true, false] {
+        let cluster = cluster(&[]);
+        let others = cluster.client();
+        put_all(&others, &[("a", "1")]);
+        let client = spoiled_client(&cluster, Config::default(), |request| match request {
+            Request::HeartBeat { .. } => Spoil::LoseRequest,
+            _ => Spoil::Nothing,
+        });
+        let mut txn = begin(&client);
+        let read = |txn: &mut Transaction| {
+            let value = statement(txn, |txn| {
+                txn.lock("a")?;
+                txn.get(b"a")
+            });
+            value.expect("read")
+        };
+        assert_eq!(read(&mut txn), Some(b"1".to_vec()));
+        if lost {
+            cluster.pass_ms(10 * Config::default().lock_ttl_ms);
+            put_all(&others, &[("a", "2")]);
+            assert_eq!(read(&mut txn), Some(b"2".to_vec()));
+            assert_eq!(txn.commit().expect_err("it was lost").kind(), ErrorKind::Conflict);
+        } else {
+            assert_eq!(read(&mut txn), Some(b"1".to_vec()));
+            txn.commit().expect("it stood");
+        }
+        assert_eq!(locks(&cluster), 0);
+    }
 }
 
 #[test]

@@ -4,37 +4,27 @@
 
 mod common;
 
-use common::poll;
-use damask_env::{MemoryDisk, spawn};
-use damask_kv::{GcSafePoint, MemoryEngine, MvccReader};
+use common::falls::{ACCOUNTS, Falls, START, TICK, account, balance, below, open_accounts};
+use common::{falls, poll};
+use damask_env::spawn;
+use damask_kv::MvccReader;
 use damask_txn::history::{Level, Op, Outcome, Run, check};
 use damask_txn::testing::check_invariants;
 use damask_txn::testing::counter::{count_up, read_count};
-use damask_txn::testing::replicated::{Parts, Replicated};
-use damask_txn::{Client, Config, Error, Gc, Mode, Options, Reads, Transaction, Wait};
-use damask_types::{ErrorKind, KeyRange, StoreId, Timestamp};
+use damask_txn::{Client, Config, Error, Mode, Options, Reads, Transaction, Wait};
+use damask_types::{ErrorKind, KeyRange, Timestamp};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
-const STORES: u64 = 3;
-const TICK: Duration = Duration::from_millis(10);
 const LISTS: u32 = 8;
-const ACCOUNTS: u64 = 6;
-const START: u64 = 100;
 /// Leaders that fall, one after the other.
 const FALLS: u64 = 4;
 /// Transactions that are acknowledged between two falls.
 const BETWEEN: u64 = 40;
 
-/// What stores keep over a crash.
-type Kept = Arc<Mutex<BTreeMap<StoreId, (MemoryDisk, MemoryEngine)>>>;
-
 struct World {
-    cluster: Arc<Replicated>,
-    kept: Kept,
+    stores: Falls,
     over: AtomicBool,
     elements: AtomicU32,
     committed: AtomicU64,
@@ -45,10 +35,6 @@ fn list_key(list: u32) -> Vec<u8> {
     format!("list{list}").into_bytes()
 }
 
-fn account(n: u64) -> Vec<u8> {
-    format!("account{n}").into_bytes()
-}
-
 fn list_of(value: Option<Vec<u8>>) -> Vec<u32> {
     let bytes = value.unwrap_or_default();
     let (elements, rest) = bytes.as_chunks::<4>();
@@ -56,27 +42,10 @@ fn list_of(value: Option<Vec<u8>>) -> Vec<u32> {
     elements.iter().map(|e| u32::from_le_bytes(*e)).collect()
 }
 
-fn balance(value: Option<Vec<u8>>) -> u64 {
-    u64::from_le_bytes(value.expect("an account")[..].try_into().expect("a balance"))
-}
-
-fn below(seed: &mut u64, n: u64) -> u64 {
-    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    (*seed >> 33) % n
-}
-
 impl World {
     fn start() -> Arc<World> {
-        let kept = Kept::default();
-        let parts = Arc::clone(&kept);
-        let open = Box::new(move |id| {
-            let new = || (MemoryDisk::new(), MemoryEngine::with_crashes());
-            let (disk, engine) = parts.lock().entry(id).or_insert_with(new).clone();
-            Parts { disk: Arc::new(disk), engine: Arc::new(engine) }
-        });
         Arc::new(World {
-            cluster: Replicated::start(STORES, TICK, open),
-            kept,
+            stores: Falls::start(TICK),
             over: AtomicBool::new(false),
             elements: AtomicU32::new(1),
             committed: AtomicU64::new(0),
@@ -86,7 +55,7 @@ impl World {
 
     fn client(&self, config: Config) -> Client {
         let config = Config { lock_ttl_ms: 600, lock_ttl_max_ms: 2_000, ..config };
-        self.cluster.client(config).expect("valid")
+        self.stores.cluster.client(config).expect("valid")
     }
 
     fn is_over(&self) -> bool {
@@ -171,16 +140,7 @@ impl World {
                 self.check_total(client);
                 continue;
             }
-            let moved = client.begin().and_then(|mut txn| {
-                let (a, b) = (txn.get(&account(from))?, txn.get(&account(to))?);
-                let (a, b) = (balance(a), balance(b));
-                if a > 0 {
-                    txn.put(account(from), (a - 1).to_le_bytes())?;
-                    txn.put(account(to), (b + 1).to_le_bytes())?;
-                }
-                txn.commit()
-            });
-            self.end(moved);
+            self.end(falls::transfer(client, from, to));
         }
     }
 
@@ -194,26 +154,18 @@ impl World {
         }
     }
 
-    /// The leader falls while transactions are on their way: without power (of what was not synced
-    /// a part is left), or cut off for as long as it takes to elect another.
+    /// The leader falls while transactions are on their way: without power, or cut off for as long
+    /// as it takes to elect another.
     fn fall(&self, n: u64) {
-        let leader = self.cluster.leader();
-        self.cluster.cut_off(leader);
+        let cluster = &self.stores.cluster;
+        let leader = cluster.leader();
+        cluster.cut_off(leader);
         if n.is_multiple_of(2) {
-            let image = {
-                let kept = self.kept.lock();
-                let (disk, engine) = &kept[&leader];
-                // The rows first: they must not be ahead of the log.
-                let engine = engine.crash(engine.unsynced() / 2).expect("made with crashes");
-                (disk.crash_image(|unsynced| unsynced / 2), engine)
-            };
-            self.cluster.stop(leader);
-            self.kept.lock().insert(leader, image);
-            self.cluster.restart(leader, false);
+            self.stores.cut_power(leader);
         } else {
-            poll("another leader", || self.cluster.leader() != leader);
-            self.cluster.stop(leader);
-            self.cluster.restart(leader, false);
+            poll("another leader", || cluster.leader() != leader);
+            cluster.stop(leader);
+            cluster.restart(leader, false);
         }
     }
 
@@ -225,13 +177,9 @@ impl World {
 /// Transactions that end one way until all leaders have fallen, and then the whole truth.
 fn leaders_fall(config: Config, mode: Mode) {
     let world = World::start();
-    world.cluster.leader();
+    world.stores.cluster.leader();
     let client = world.client(config.clone());
-    let mut txn = client.begin().expect("begins");
-    for n in 0..ACCOUNTS {
-        txn.put(account(n), START.to_le_bytes()).expect("fits");
-    }
-    txn.commit().expect("commits");
+    open_accounts(&client);
     let counted = Arc::new(Mutex::new((0, 0)));
     let mut workers = Vec::new();
     for seed in 1..=2 {
@@ -269,14 +217,8 @@ fn leaders_fall(config: Config, mode: Mode) {
 
 /// `counted`: increments that were acknowledged, and those of which nobody knows.
 fn the_whole_truth(world: &World, config: &Config, mode: Mode, counted: (u64, u64)) {
-    // Whatever a dead client has left is over.
-    let oracle = world.cluster.oracle();
     let client = world.client(config.clone());
-    let now = client.timestamp().expect("a timestamp");
-    oracle.advance_to(Timestamp::compose(now.physical_ms() + 1_000_000, 0));
-    let gc = Gc::new(Arc::new(GcSafePoint::new()));
-    let now = client.timestamp().expect("a timestamp");
-    gc.advance(&client, now, Duration::ZERO, None).expect("advances");
+    world.stores.end_all(&client);
     world.check_total(&client);
     let count = read_count(&client, b"count").expect("read");
     let (acknowledged, unknown) = counted;
@@ -295,8 +237,8 @@ fn the_whole_truth(world: &World, config: &Config, mode: Mode, counted: (u64, u6
     let anomalies = check(&runs, level);
     assert!(anomalies.is_empty(), "{:?}", &anomalies[..anomalies.len().min(3)]);
 
-    let leader = world.cluster.leader();
-    let engine = world.cluster.engine(leader).expect("it runs");
+    let leader = world.stores.cluster.leader();
+    let engine = world.stores.cluster.engine(leader).expect("it runs");
     let reader = MvccReader::new(engine.snapshot());
     let locks = reader.scan_locks(&KeyRange::all(), |_| true, 10).expect("read");
     assert_eq!(locks, [], "no lock is left");

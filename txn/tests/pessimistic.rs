@@ -4,7 +4,7 @@
 mod common;
 
 use common::statements::{LONG, PESSIMISTIC, begin, lock, put, statement};
-use common::{Spoil, cluster, get, locks, poll, put_all, spoiled_client, two_phase};
+use common::{DEADLINE, Spoil, cluster, get, locks, poll, put_all, spoiled_client, two_phase};
 use damask_env::{Clock, RealClock, spawn};
 use damask_txn::{Config, Error, Isolation, Options, Reads, Request, Services, Transaction, Wait};
 use damask_types::{ErrorKind, KeyRange};
@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 fn increment(txn: &mut Transaction, key: &[u8]) -> Result<(), Error> {
     let now = txn.get(key)?.map_or(0, |v| v[0]);
@@ -356,9 +355,8 @@ fn a_silent_region_does_not_let_the_transactions_of_others_die() {
     put(&mut other, "z", "1");
     poll("a heartbeat that hangs", || silent.load(Ordering::SeqCst) > 0);
     let before = beats.load(Ordering::SeqCst);
-    let deadline = Duration::from_secs(20);
     let clock = RealClock::default();
-    while beats.load(Ordering::SeqCst) < before + 3 && clock.monotonic() < deadline {
+    while beats.load(Ordering::SeqCst) < before + 3 && clock.monotonic() < DEADLINE {
         std::thread::yield_now();
     }
     let went_on = beats.load(Ordering::SeqCst) >= before + 3;

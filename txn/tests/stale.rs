@@ -4,32 +4,28 @@
 
 mod common;
 
-use common::{cluster, get, locks, poll, prewrite_and_die, put_all};
-use damask_env::{MemoryDisk, spawn};
-use damask_kv::{GcSafePoint, MemoryEngine, MvccReader, Read};
+use common::falls::{ACCOUNTS, Falls, START, STORES, TICK, account, balance, below, open_accounts};
+use common::{cluster, falls, get, locks, poll, prewrite_and_die, put_all};
+use damask_env::spawn;
+use damask_kv::{MvccReader, Read};
 use damask_raftstore::{Error as RegionError, ReadMode};
-use damask_txn::testing::replicated::{Parts, Replicated};
+use damask_txn::testing::replicated::Replicated;
 use damask_txn::{
-    Client, Config, Context, Error, Gc, Mutation, Prewrite, ReadFrom, Request, RequestError,
-    Response, Service, Services,
+    Client, Config, Context, Error, Mutation, Prewrite, ReadFrom, Request, RequestError, Response,
+    Service, Services,
 };
 use damask_types::{ErrorKind, KeyRange, RegionId, StoreId, Timestamp};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const REGION: RegionId = RegionId(1);
-const STORES: u64 = 3;
-const TICK: Duration = Duration::from_millis(10);
-const ACCOUNTS: u64 = 6;
-const START: u64 = 100;
+/// Who leads goes on to lead, however busy the machine.
+const CALM: Duration = Duration::from_millis(300);
 /// Leaders that fall, and transfers and stale reads between two falls.
 const FALLS: u64 = 2;
 const BETWEEN: u64 = 40;
-
-type Kept = Arc<Mutex<BTreeMap<StoreId, (MemoryDisk, MemoryEngine)>>>;
 
 /// What a replica has answered.
 struct Seen {
@@ -40,7 +36,7 @@ struct Seen {
 
 struct World {
     cluster: Arc<Replicated>,
-    kept: Kept,
+    stores: Falls,
     over: AtomicBool,
     committed: AtomicU64,
     seen: Mutex<Vec<Seen>>,
@@ -48,31 +44,12 @@ struct World {
     by_role: [AtomicU64; 2],
 }
 
-fn account(n: u64) -> Vec<u8> {
-    format!("account{n}").into_bytes()
-}
-
-fn balance(value: Option<&Vec<u8>>) -> u64 {
-    u64::from_le_bytes(value.expect("an account")[..].try_into().expect("a balance"))
-}
-
-fn below(seed: &mut u64, n: u64) -> u64 {
-    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    (*seed >> 33) % n
-}
-
 impl World {
-    fn start() -> Arc<World> {
-        let kept = Kept::default();
-        let parts = Arc::clone(&kept);
-        let open = Box::new(move |id| {
-            let new = || (MemoryDisk::new(), MemoryEngine::with_crashes());
-            let (disk, engine) = parts.lock().entry(id).or_insert_with(new).clone();
-            Parts { disk: Arc::new(disk), engine: Arc::new(engine) }
-        });
+    fn start(tick: Duration) -> Arc<World> {
+        let stores = Falls::start(tick);
         Arc::new(World {
-            cluster: Replicated::start(STORES, TICK, open),
-            kept,
+            cluster: Arc::clone(&stores.cluster),
+            stores,
             over: AtomicBool::new(false),
             committed: AtomicU64::new(0),
             seen: Mutex::default(),
@@ -95,16 +72,7 @@ impl World {
             if from == to {
                 continue;
             }
-            let moved = client.begin().and_then(|mut txn| {
-                let (a, b) = (txn.get(&account(from))?, txn.get(&account(to))?);
-                let (a, b) = (balance(a.as_ref()), balance(b.as_ref()));
-                if a > 0 {
-                    txn.put(account(from), (a - 1).to_le_bytes())?;
-                    txn.put(account(to), (b + 1).to_le_bytes())?;
-                }
-                txn.commit()
-            });
-            if moved.is_ok() {
+            if falls::transfer(client, from, to).is_ok() {
                 self.committed.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -195,15 +163,7 @@ impl World {
         let leader = self.cluster.leader();
         self.cluster.cut_off(leader);
         if n.is_multiple_of(2) {
-            let image = {
-                let kept = self.kept.lock();
-                let (disk, engine) = &kept[&leader];
-                let engine = engine.crash(engine.unsynced() / 2).expect("made with crashes");
-                (disk.crash_image(|unsynced| unsynced / 2), engine)
-            };
-            self.cluster.stop(leader);
-            self.kept.lock().insert(leader, image);
-            self.cluster.restart(leader, false);
+            self.stores.cut_power(leader);
         } else {
             // For a while two of them believe to lead.
             poll("another leader", || self.cluster.leader() != leader);
@@ -226,14 +186,10 @@ impl World {
 }
 
 fn stale_reads_agree_with_the_versions(config: &Config) {
-    let world = World::start();
+    let world = World::start(TICK);
     world.cluster.leader();
     let client = world.client(config);
-    let mut txn = client.begin().expect("begins");
-    for n in 0..ACCOUNTS {
-        txn.put(account(n), START.to_le_bytes()).expect("fits");
-    }
-    txn.commit().expect("commits");
+    open_accounts(&client);
     let mut workers = Vec::new();
     for seed in 1..=2 {
         let (one, two) = (Arc::clone(&world), Arc::clone(&world));
@@ -250,13 +206,8 @@ fn stale_reads_agree_with_the_versions(config: &Config) {
     world.go_on();
     world.over.store(true, Ordering::SeqCst);
     workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
-    // Whatever the dead have left is over; then the versions tell.
-    let oracle = world.cluster.oracle();
-    let now = client.timestamp().expect("a timestamp");
-    oracle.advance_to(Timestamp::compose(now.physical_ms() + 1_000_000, 0));
-    let gc = Gc::new(Arc::new(GcSafePoint::new()));
-    let now = client.timestamp().expect("a timestamp");
-    gc.advance(&client, now, Duration::ZERO, None).expect("advances");
+    // Nothing goes on any more; then the versions tell.
+    world.stores.end_all(&client);
     let leader = world.cluster.leader();
     let engine = world.cluster.engine(leader).expect("it runs");
     let reader = MvccReader::new(engine.snapshot());
@@ -291,7 +242,7 @@ fn stale_reads_beside_commits_in_two_phases() {
 /// All replicas take turns, the leader only where they are not ready; one nearby is asked alone.
 #[test]
 fn any_replica_is_asked_and_then_the_leader() {
-    let world = World::start();
+    let world = World::start(CALM);
     let leader = world.cluster.leader();
     let client = world.client(&Config::default());
     let at = put_all(&client, &[("a", "1"), ("b", "2")]);

@@ -1,6 +1,6 @@
 //! What the replicated log says about versions: locks, values, commits, rollbacks. Rows and
 //! columns read the same records, each into its own layout. `Lock` and `Write` have TiKV's exact
-//! bytes (`components/txn_types/src/{lock,write}.rs`; `raftstore-txn-pd.md` §3.1).
+//! bytes (`components/txn_types/src/{lock,write}.rs`).
 //!
 //! ```text
 //! family    key                      value
@@ -146,7 +146,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Must a read at `ts` wait for this lock? (`raftstore-txn-pd.md` §3.2, "Read at ts")
+    /// Must a read at `ts` wait for this lock?
     pub fn blocks_read(&self, ts: Timestamp) -> bool {
         matches!(self.kind, LockKind::Put | LockKind::Delete)
             && self.start_ts <= ts

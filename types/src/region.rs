@@ -1,5 +1,5 @@
-//! Regions: a key range, its replicas, and the epoch that orders its changes
-//! (`raftstore-txn-pd.md` §2.8). Plain values; who leads is not part of them.
+//! Regions: a key range, its replicas, and the epoch that orders its changes.
+//! Plain values; who leads is not part of them.
 
 use crate::ids::{PeerId, RegionId, StoreId};
 use crate::key::KeyRange;

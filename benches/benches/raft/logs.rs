@@ -12,7 +12,7 @@ use damask_benches::{Error, machine};
 use damask_raftstore::{Applied, LogBatch, LogEntry, LogOp, LogStore};
 use damask_types::RegionId;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Regions in a turn.
 const REGIONS: [u64; 3] = [1, 16, 256];
@@ -22,6 +22,8 @@ const ENTRY_BYTES: usize = 200;
 const KEPT: u64 = 100;
 /// Turns before the first that is counted.
 const WARM_UP: u64 = 100;
+/// Turns of one store before those of the next.
+const TURNS: u64 = 10;
 
 /// Of one store in one round.
 struct Figures {
@@ -53,55 +55,89 @@ fn compaction(regions: u64, to: u64) -> LogBatch {
     (1..=regions).map(|id| (RegionId(id), LogOp::CompactTo(to))).collect()
 }
 
-impl Run {
-    fn turns(
-        &self,
-        store: &dyn LogStore,
-        folder: &Path,
-        regions: u64,
-        time: Duration,
-    ) -> Result<Figures, Error> {
-        let mut mixed = 0x9E37_79B9_7F4A_7C15u64;
-        let (mut turn, mut seconds) = (0, Vec::new());
-        let (mut before, mut spent) = (machine::Writes::default(), 0.0);
-        while spent < time.as_secs_f64() {
-            turn += 1;
-            let batch = batch(regions, turn, &mut mixed);
-            if turn == WARM_UP {
-                before = machine::writes(folder)?;
-            }
-            let (done, took) = self.stopwatch.time(|| {
-                store.append(batch)?;
-                store.sync()
-            });
-            done?;
-            if turn >= WARM_UP {
-                seconds.push(took);
-                spent += took;
-            }
-            if turn % KEPT == 0 && turn > KEPT {
-                store.append(compaction(regions, turn - KEPT))?;
-                store.purge()?;
-            }
-        }
-        let written = machine::writes(folder)?.since(&before);
-        let syncs = seconds.len() as f64;
-        Ok(Figures {
-            rate: syncs * regions as f64 / spent,
-            median: Spread::of(&seconds).median * 1e6,
-            bytes: written.bytes as f64 / (syncs * regions as f64),
-            disk: written.disk.map(|count| count as f64 / syncs),
-        })
+/// A store that gets its turns.
+struct Racer {
+    store: Arc<dyn LogStore>,
+    mixed: u64,
+    turn: u64,
+    /// Seconds of each turn that counts.
+    seconds: Vec<f64>,
+    /// Of those turns.
+    bytes: u64,
+    disk: [u64; 3],
+}
+
+impl Racer {
+    fn open(name: &str, folder: &Path) -> Result<Racer, Error> {
+        let store = backends::open(name, folder)?;
+        let (mixed, seconds) = (0x9E37_79B9_7F4A_7C15, Vec::new());
+        Ok(Racer { store, mixed, turn: 0, seconds, bytes: 0, disk: [0; 3] })
     }
 
-    /// One round of each store, by turns, so many times.
+    /// Some turns, of which those after the first [`WARM_UP`] count.
+    fn run(&mut self, run: &Run, folder: &Path, regions: u64, turns: u64) -> Result<(), Error> {
+        let counts = self.turn >= WARM_UP;
+        let before = machine::writes(folder)?;
+        for _ in 0..turns {
+            self.turn += 1;
+            let batch = batch(regions, self.turn, &mut self.mixed);
+            let (done, took) = run.stopwatch.time(|| {
+                self.store.append(batch)?;
+                self.store.sync()
+            });
+            done?;
+            if counts {
+                self.seconds.push(took);
+            }
+            if self.turn.is_multiple_of(KEPT) && self.turn > KEPT {
+                self.store.append(compaction(regions, self.turn - KEPT))?;
+                self.store.purge()?;
+            }
+        }
+        if counts {
+            let written = machine::writes(folder)?.since(&before);
+            self.bytes += written.bytes;
+            self.disk.iter_mut().zip(written.disk).for_each(|(sum, count)| *sum += count);
+        }
+        Ok(())
+    }
+
+    fn figures(&self, regions: u64) -> Figures {
+        let syncs = self.seconds.len() as f64;
+        Figures {
+            rate: syncs * regions as f64 / self.seconds.iter().sum::<f64>(),
+            median: Spread::of(&self.seconds).median * 1e6,
+            bytes: self.bytes as f64 / (syncs * regions as f64),
+            disk: self.disk.map(|count| count as f64 / syncs),
+        }
+    }
+}
+
+impl Run {
+    /// One round: all stores at once, some turns of one and then of the next, so that whatever else
+    /// the disk has to do meets all of them alike. Who begins changes.
+    fn round(&self, regions: u64) -> Result<Vec<Figures>, Error> {
+        let folder = self.folder("raft-logs")?;
+        let open = |name: &&str| Racer::open(name, &folder.path().join(name));
+        let mut racers = backends::NAMES.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let (count, time) = (racers.len(), self.slice().as_secs_f64() * racers.len() as f64);
+        let spent = |racers: &[Racer]| racers.iter().flat_map(|r| &r.seconds).sum::<f64>();
+        let mut first = 0;
+        while spent(&racers) < time {
+            for at in 0..count {
+                racers[(first + at) % count].run(self, folder.path(), regions, TURNS)?;
+            }
+            first += 1;
+        }
+        Ok(racers.iter().map(|racer| racer.figures(regions)).collect())
+    }
+
+    /// Rounds, by store.
     fn race(&self, regions: u64) -> Result<Vec<Vec<Figures>>, Error> {
         let mut all: Vec<Vec<Figures>> = backends::NAMES.iter().map(|_| Vec::new()).collect();
         for _ in 0..self.arguments.pick(4, 1) {
-            for (name, figures) in backends::NAMES.iter().zip(&mut all) {
-                let folder = self.folder("raft-logs")?;
-                let store = backends::open(name, folder.path())?;
-                figures.push(self.turns(store.as_ref(), folder.path(), regions, self.slice())?);
+            for (all, figures) in all.iter_mut().zip(self.round(regions)?) {
+                all.push(figures);
             }
         }
         Ok(all)

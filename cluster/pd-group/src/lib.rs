@@ -15,7 +15,7 @@
 //!   regions, leaders and loads it learns from reports, and it plans when it has heard of all;
 //! * a member that has voted never begins empty again.
 //!
-//! What is durable and what is rebuilt follows `raftstore-txn-pd.md` §4.4. Who looks for the leader
+//! Who looks for the leader
 //! and asks again is elsewhere: `cluster::pd_group` in one process, the simulator on its network.
 //!
 //! Reading order: `registers`, `member`.

@@ -18,9 +18,10 @@ use crate::nodes::{Life, crash};
 use crate::plan::FaultKind;
 use crate::rivals::{open, read, write};
 use crate::tables::{BANK, ITEMS, LISTS, QUIET, REGISTERS, WITH_COLUMNS, key};
-use crate::work::{self, REGISTER_KEYS, fleeting};
+use crate::work::{self, ACCOUNTS, REGISTER_KEYS, fleeting};
 use crate::world::World;
 use damask_env::simulation::pause;
+use damask_raftstore::PeerChange;
 use damask_types::key::{decode_row_key, row_range};
 use damask_types::{Region, RegionId, StoreId, TableId};
 use std::sync::Arc;
@@ -43,6 +44,16 @@ const EARLY_TICKS: u64 = 7;
 const RESTARTS: u64 = 5;
 /// Readers of a rush.
 const RUSH_READERS: u64 = 3;
+/// A lock that is not kept alive lives so long, milliseconds.
+const BRIEF_TTL_MS: u64 = 120;
+/// A late copy of its request comes after this time, and its owner goes on soon after that.
+const LATE_COPY: Micros = 300_000;
+/// See [`LATE_COPY`].
+const LATE_COPY_SPREAD: Micros = 25_000;
+/// Until readers of columns have been told that they may read.
+const LEAVE_AFTER: Micros = 40_000;
+/// In which columns leave their store.
+const LEAVE_TIME: Micros = 800_000;
 /// Attempts of a row that shall come and go.
 const FLEETING_TRIES_MAX: u32 = 6;
 
@@ -57,6 +68,7 @@ impl World {
             FaultKind::SlowSplit => self.slow_split(pick),
             FaultKind::EarlyVote => self.early_vote(pick),
             FaultKind::LateMerge => self.late_merge(time, pick, true),
+            FaultKind::LateLock => self.late_lock(pick),
             _ => self.column_rush(time, pick),
         }
     }
@@ -315,6 +327,79 @@ impl World {
                 world.merge(life, region, into);
             }
         });
+    }
+
+    /// Somebody holds an account's lock for longer than it lives, somebody else writes the
+    /// account meanwhile, and a late copy of the first one's request takes the lock again before
+    /// he goes on.
+    fn late_lock(self: &Arc<World>, pick: u64) {
+        let end = kernel().time() + LATE_COPY;
+        let from = key(BANK, (pick >> 4) as i64 % ACCOUNTS);
+        self.witness(pick, end, from.clone(), |world, pick, _, row| {
+            let Some((_, from)) = decode_row_key(row) else { return };
+            let to = (from + 1 + (pick >> 12) as i64 % (ACCOUNTS - 1)) % ACCOUNTS;
+            let mut session = open(world, pick);
+            session.be_forgotten(BRIEF_TTL_MS, LATE_COPY);
+            let late = LATE_COPY + (pick >> 20) % LATE_COPY_SPREAD;
+            work::slow_transfer(&mut session, (from, to), Duration::from_micros(late));
+            session.client.flush();
+        });
+        self.in_storm(BRIEF_TTL_MS * 500, move |world| {
+            world.witness(pick ^ 1, end, from, |world, pick, end, row| {
+                let Some((_, from)) = decode_row_key(row) else { return };
+                let mut session = open(world, pick);
+                let to = (from + ACCOUNTS / 2) % ACCOUNTS;
+                while !world.witnessed(end) && !work::transfer_between(&mut session, (from, to)) {
+                    session.think(5);
+                }
+                session.client.flush();
+            });
+        });
+    }
+
+    /// A part of a region is split off, and its columns leave their store or are replaced, while
+    /// readers of the whole have been told that they may read, and have not read yet.
+    pub fn leave_after_split(self: &Arc<World>, pick: u64, readers: u64) {
+        let led = self.led();
+        let table = WITH_COLUMNS[(pick >> 18) as usize % WITH_COLUMNS.len()];
+        let at = key(table, 1 + ((pick >> 22) % 6) as i64);
+        let holds = |(_, region): &&Led| region.range.contains(&at) && region.range.start != at;
+        let Some((life, region)) = led.iter().find(holds).cloned() else { return };
+        let Some(learner) = region.learners().next().map(|peer| peer.store) else { return };
+        if led.len() > REGIONS_MAX || !self.takes_aim(LEAVE_TIME) {
+            return;
+        }
+        self.pace(learner).hold(readers);
+        let read = row_range(table).intersect(&region.range).unwrap_or(row_range(table));
+        (0..readers).for_each(|n| self.read_columns(pick.rotate_left(n as u32), &read));
+        self.in_storm(LEAVE_AFTER, move |world| {
+            world.split(&life, &region, vec![at.clone()]);
+            let (there, led) = (at.clone(), at);
+            let is_split = move |world: &World| {
+                let life = world.life(learner);
+                let all = life.map(|life| life.handle.replicas()).unwrap_or_default();
+                all.iter().any(|status| status.region.range.start == there)
+            };
+            world.when(LOOKS_MAX / 10, is_split, move |world| match (pick >> 30) % 2 {
+                0 => world.leave(&led, learner),
+                _ => {
+                    let others = world.store_ids().into_iter().filter(|other| *other != learner);
+                    others.for_each(|other| world.cut(other.0, learner.0, LEAVE_TIME));
+                }
+            });
+        });
+    }
+
+    /// A region that begins there loses its columns.
+    fn leave(self: &Arc<World>, at: &[u8], learner: StoreId) {
+        let led = self.led();
+        let Some((life, part)) = led.iter().find(|(_, part)| part.range.start == at) else {
+            return;
+        };
+        if let Some(peer) = part.peer_on(learner).copied() {
+            let change = PeerChange::Remove(peer);
+            life.handle.change_peer(part.id, part.epoch, change, Box::new(|_| {}));
+        }
     }
 
     /// Many read the columns of a table that is written, while they are stored slowly.

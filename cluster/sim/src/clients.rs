@@ -3,7 +3,7 @@
 
 use crate::chance::Chance;
 use crate::history::{Outcome, Read, Run};
-use crate::kernel::kernel;
+use crate::kernel::{Micros, kernel};
 use crate::net::NodeId;
 use crate::nodes::Alive;
 use crate::remote::Wire;
@@ -45,24 +45,7 @@ impl Session {
     /// Opens a client; on one of its own process's tasks.
     pub fn open(world: &Arc<World>, id: NodeId, alive: Alive, purpose: u64) -> Session {
         let wire = Wire::new(world.clone(), id, alive.clone());
-        let limits = &world.plan.limits;
-        let config = Config {
-            request_ms: 6_000,
-            lock_wait_ms: 6_000,
-            lock_ttl_ms: limits.ttl_ms,
-            lock_ttl_max_ms: limits.ttl_ms * 3,
-            one_phase: limits.one_phase,
-            async_commit: limits.async_commit,
-            parallel: 2,
-            background: 1,
-            background_queue: 16,
-            ..Config::default()
-        };
-        let (oracle, services) = (Arc::new(wire.oracle()), Arc::new(wire.clone()));
-        let locate = Arc::new(RegionCache::new(Arc::new(wire.placement())));
-        let clock = Arc::new(kernel().clock(kernel().here()));
-        let client = Client::new(oracle, locate, services, clock, config)
-            .expect("the configuration is valid");
+        let client = client_of(&wire, config_of(world));
         let chance = Chance::new(world.plan.seed, 100 + purpose);
         world.running.lock().push((alive.clone(), client.clone()));
         Session { world: world.clone(), client, id, alive, wire, chance }
@@ -71,6 +54,13 @@ impl Session {
     /// Waits for answers no longer than this.
     pub fn be_impatient(&self, patience: Duration) {
         self.wire.set_patience(patience);
+    }
+
+    /// Its locks are not kept alive, and copies of its requests for them arrive after `late`.
+    pub fn be_forgotten(&mut self, ttl_ms: u64, late: Micros) {
+        self.wire.set_late_copy(late);
+        let config = Config { lock_ttl_ms: ttl_ms, ..config_of(&self.world) };
+        self.client = client_of(&self.wire, config);
     }
 
     /// Waits a while.
@@ -91,6 +81,45 @@ impl Session {
         };
         Some(recorded.end(result))
     }
+
+    /// A pessimistic transaction of two statements, with time between them.
+    pub fn transact_in_two(
+        &mut self,
+        mut first: impl FnMut(&mut Recorded) -> Result<(), Error>,
+        wait: Duration,
+        mut second: impl FnMut(&mut Recorded) -> Result<(), Error>,
+    ) -> Option<Outcome> {
+        let mut recorded = Recorded::begin(self, true).ok()?;
+        let result = recorded.statement(&mut first).and_then(|()| {
+            pause(wait);
+            recorded.statement(&mut second)
+        });
+        Some(recorded.end(result))
+    }
+}
+
+fn config_of(world: &World) -> Config {
+    let limits = &world.plan.limits;
+    Config {
+        request_ms: 6_000,
+        lock_wait_ms: 6_000,
+        lock_ttl_ms: limits.ttl_ms,
+        lock_ttl_max_ms: limits.ttl_ms * 3,
+        one_phase: limits.one_phase,
+        async_commit: limits.async_commit,
+        parallel: 2,
+        background: 1,
+        background_queue: 16,
+        ..Config::default()
+    }
+}
+
+/// On the thread of its process.
+fn client_of(wire: &Wire, config: Config) -> Client {
+    let (oracle, services) = (Arc::new(wire.oracle()), Arc::new(wire.clone()));
+    let locate = Arc::new(RegionCache::new(Arc::new(wire.placement())));
+    let clock = Arc::new(kernel().clock(kernel().here()));
+    Client::new(oracle, locate, services, clock, config).expect("the configuration is valid")
 }
 
 impl Drop for Session {
@@ -140,6 +169,7 @@ impl Recorded {
         body: &mut impl FnMut(&mut Recorded) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut runs = 0;
+        let (writes, lists) = (self.run.writes.clone(), self.lists.len());
         loop {
             let mark = self.txn.mark();
             self.txn.begin_statement(Reads::Current)?;
@@ -148,8 +178,8 @@ impl Recorded {
             match self.txn.lock_written(&mark, Wait::Millis(LOCK_WAIT_MS)) {
                 Err(Error::Outdated { .. }) if runs < STATEMENT_RUNS_MAX => {
                     self.txn.rollback_to(mark);
-                    self.run.writes.clear();
-                    self.lists.clear();
+                    self.run.writes.clone_from(&writes);
+                    self.lists.truncate(lists);
                 }
                 other => {
                     self.txn.release(mark);

@@ -20,6 +20,7 @@ use damask_raftstore::{
 };
 use damask_types::{KeyRange, Region, RegionId, TableId, Timestamp};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -407,22 +408,23 @@ pub struct SimColumns {
     /// One merge at a time, as in the tree, whose own lock is no place to wait at.
     merging: Mutex<()>,
     merges: Arc<AtomicBool>,
-    /// Counts the ranges whose rows were removed.
-    cleared: AtomicU64,
+    /// Counts the ranges of each table whose rows were removed.
+    cleared: Mutex<BTreeMap<TableId, u64>>,
 }
 
 impl SimColumns {
     /// Over a tree whose disk waits while `merges` is set.
     pub fn new(inner: Arc<DeltaTree>, pace: Arc<Pace>, merges: Arc<AtomicBool>) -> SimColumns {
-        let (merging, cleared) = (Mutex::default(), AtomicU64::new(0));
+        let (merging, cleared) = (Mutex::default(), Mutex::default());
         SimColumns { inner, pace, merging, merges, cleared }
     }
 
     /// A reader is overtaken by whoever replaces rows next: its snapshot is taken when some of
     /// them are gone, and it goes on when they are there again.
     fn hold(&self, table: TableId) -> damask_deltatree::Result<Arc<dyn ColumnSnapshot>> {
-        let (before, end) = (self.cleared.load(Ordering::Relaxed), kernel().time() + HELD_MAX);
-        while self.cleared.load(Ordering::Relaxed) == before && kernel().time() < end {
+        let cleared = || self.cleared.lock().get(&table).copied();
+        let (before, end) = (cleared(), kernel().time() + HELD_MAX);
+        while cleared() == before && kernel().time() < end {
             pause(HELD_STEP);
         }
         let snapshot = self.inner.snapshot(table);
@@ -451,7 +453,7 @@ impl ColumnStore for SimColumns {
     fn clear(&self, table: TableId, range: HandleRange) -> damask_deltatree::Result<()> {
         self.pace.hesitate();
         self.inner.clear(table, range)?;
-        self.cleared.fetch_add(1, Ordering::Relaxed);
+        *self.cleared.lock().entry(table).or_default() += 1;
         self.pace.work(100, 4_000);
         Ok(())
     }

@@ -140,7 +140,8 @@ impl World {
             | FaultKind::SlowSplit
             | FaultKind::EarlyVote
             | FaultKind::LateMerge
-            | FaultKind::ColumnRush => self.aim(kind, time, pick),
+            | FaultKind::ColumnRush
+            | FaultKind::LateLock => self.aim(kind, time, pick),
             FaultKind::BadDisk => self.break_disk(store, time, pick),
             FaultKind::AddColumn => {
                 let added = self.columns_added.load(Ordering::Relaxed);
@@ -209,9 +210,12 @@ impl World {
         });
     }
 
-    /// Half of the lags in a run that collects are so long that nothing is left, when they end, of
-    /// rows that were deleted meanwhile.
+    /// One in three is a change of a part that was split off. Of the others in a run that collects,
+    /// half are so long that nothing is left, when they end, of rows that were deleted meanwhile.
     fn lag(self: &Arc<World>, time: Micros, pick: u64) {
+        if (pick >> 14).is_multiple_of(3) {
+            return self.leave_after_split(pick, READERS_HELD);
+        }
         let life = self.plan.limits.life_ms * 1_000;
         if life == 0 || (pick >> 12).is_multiple_of(2) {
             let time = time.clamp(400_000, 1_200_000);

@@ -170,9 +170,7 @@ impl Truth {
                 self.check_read(key, *ts, value.as_deref())
                     .map_err(|e| format!("{}: {e}", told(run)))?;
             }
-            if run.optimistic {
-                self.check_overlap(run).map_err(|e| format!("{}: {e}", told(run)))?;
-            }
+            self.check_overlap(run).map_err(|e| format!("{}: {e}", told(run)))?;
         }
         history.scans.iter().try_for_each(|scan| self.check_scan(scan))?;
         self.check_order(history)?;
@@ -227,11 +225,15 @@ impl Truth {
         ))
     }
 
-    /// Nobody else has committed between the start and the commit of an optimistic transaction.
+    /// Nobody else has committed between the start and the commit of an optimistic transaction, or
+    /// since a pessimistic one last read what it wrote: in the same statement, in all workloads.
     fn check_overlap(&self, run: &Run) -> Result<(), String> {
         for key in run.writes.keys() {
             let Some(own) = self.of(key, run.start_ts) else { continue };
-            let between = |v: &&Version| v.commit_ts > run.start_ts && v.commit_ts < own.commit_ts;
+            let read = run.reads.iter().filter(|read| read.key == *key).map(|read| read.ts).max();
+            let from = if run.optimistic { Some(run.start_ts) } else { read };
+            let Some(from) = from else { continue };
+            let between = |v: &&Version| v.commit_ts > from && v.commit_ts < own.commit_ts;
             if let Some(other) = self.versions(key).iter().find(between) {
                 let (commit_ts, other) = (own.commit_ts, other.start_ts);
                 let key = Hex(key);
@@ -386,6 +388,11 @@ mod tests {
             let found = check(&truth, vec![bad]).expect_err("wrong");
             assert!(found.contains(why), "{found}");
         }
+        let mut locked = run(20, committed(25), "k", "b");
+        locked.optimistic = false;
+        let read = |ts| Read { key: b"k".to_vec(), ts: Timestamp(ts), value: Some(b"a".to_vec()) };
+        locked.reads = vec![read(12)];
+        check(&truth, vec![locked.clone()]).expect("nobody has written since it has read");
         let lost = Truth(
             [("k", 12, 10, Some("a")), ("k", 25, 11, Some("b"))]
                 .iter()
@@ -401,6 +408,13 @@ mod tests {
                 .0,
         );
         let found = check(&lost, vec![run(11, committed(25), "k", "b")]).expect_err("lost update");
+        assert!(found.contains("lost that of 10"), "{found}");
+        // A pessimistic one that has read it at 11 keeps nothing of what came before from it.
+        let mut locked = run(11, committed(25), "k", "b");
+        (locked.optimistic, locked.reads) = (false, vec![read(12)]);
+        check(&lost, vec![locked.clone()]).expect("it has read what was committed at 12");
+        locked.reads = vec![Read { value: None, ..read(11) }];
+        let found = check(&lost, vec![locked]).expect_err("lost update");
         assert!(found.contains("lost that of 10"), "{found}");
     }
 

@@ -10,17 +10,21 @@
 //! A process is a group of tasks with clocks of their own; it may stand still as a whole.
 
 use crate::chance::{Chance, hash_bytes, mix};
+use crate::places::Places;
 use damask_env::Clock;
 use damask_env::simulation::{Body, Entered, Scheduler, enter};
 use generator::{Generator, Gn};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Words of a task's stack; pages that are not touched cost nothing.
 const STACK_WORDS: usize = 128 << 10;
+/// Events below which none is looked at before its time.
+const HEAP_MIN: usize = 256;
 /// Notes kept for the story of a failure.
 const NOTES: usize = 160;
 /// Wall clocks begin about here: milliseconds since 1970.
@@ -64,25 +68,25 @@ enum What {
     Call(Box<dyn FnOnce()>),
 }
 
-struct Entry {
+struct Event {
     at: Micros,
     order: u64,
     what: What,
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
+impl PartialEq for Event {
+    fn eq(&self, other: &Event) -> bool {
         (self.at, self.order) == (other.at, other.order)
     }
 }
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
+impl Eq for Event {}
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Event) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
+impl Ord for Event {
+    fn cmp(&self, other: &Event) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
     }
 }
@@ -100,13 +104,15 @@ struct Note {
 struct State {
     now: Micros,
     order: u64,
-    heap: BinaryHeap<Reverse<Entry>>,
+    heap: BinaryHeap<Reverse<Event>>,
+    /// So long, it is rid of the waits that are over.
+    heap_max: usize,
     slots: Vec<Slot>,
     free: Vec<usize>,
     idle: Vec<Generator<'static, (), ()>>,
     processes: Vec<Process>,
     current: Option<usize>,
-    places: HashMap<u64, VecDeque<(usize, u64)>>,
+    places: Places,
     chance: Chance,
     events: u64,
     tasks: usize,
@@ -158,12 +164,13 @@ impl Kernel {
             now: 0,
             order: 0,
             heap: BinaryHeap::new(),
+            heap_max: HEAP_MIN,
             slots: Vec::new(),
             free: Vec::new(),
             idle: Vec::new(),
             processes: Vec::new(),
             current: None,
-            places: HashMap::new(),
+            places: Places::default(),
             chance: Chance::new(seed, 1),
             events: 0,
             tasks: 0,
@@ -421,9 +428,22 @@ impl Kernel {
 
 impl State {
     fn push(&mut self, delay: Micros, what: What) {
+        if self.heap.len() >= self.heap_max {
+            self.forget_ended_waits();
+        }
         self.order += 1;
         let (at, order) = (self.now + delay, self.order);
-        self.heap.push(Reverse(Entry { at, order, what }));
+        self.heap.push(Reverse(Event { at, order, what }));
+    }
+
+    /// Who was woken before his time leaves its end behind.
+    fn forget_ended_waits(&mut self) {
+        let slots = &self.slots;
+        self.heap.retain(|Reverse(event)| match event.what {
+            What::Resume(at, wait) => slots[at].wait == Some(wait),
+            What::Call(_) => true,
+        });
+        self.heap_max = HEAP_MIN.max(2 * self.heap.len());
     }
 
     fn group_now(&self) -> usize {
@@ -480,7 +500,7 @@ impl Scheduler for Kernel {
             let slot = &mut state.slots[at];
             (slot.wait, slot.woken) = (Some(number), false);
             let rate = state.processes[slot.group].rate;
-            state.places.entry(place).or_default().push_back((at, number));
+            state.places.entry(place).or_default().push((at, number));
             if let Some(time) = at_most {
                 let local = time.as_micros().min(1 << 50) as u64;
                 let delay = (u128::from(local) * 1_000_000 / u128::from(rate)) as u64;
@@ -491,12 +511,12 @@ impl Scheduler for Kernel {
         leave_stack();
         let mut state = self.state.borrow_mut();
         let woken = state.slots[at].woken;
-        if let Some(queue) = state.places.get_mut(&place) {
+        if let Entry::Occupied(mut waiters) = state.places.entry(place) {
             if !woken {
-                queue.retain(|waiter| *waiter != (at, number));
+                waiters.get_mut().remove((at, number));
             }
-            if queue.is_empty() {
-                state.places.remove(&place);
+            if waiters.get().is_empty() {
+                waiters.remove();
             }
         }
         woken
@@ -507,7 +527,7 @@ impl Scheduler for Kernel {
         let state = &mut *state;
         let Some(queue) = state.places.get_mut(&place) else { return };
         let mut woken = Vec::new();
-        while let Some((at, number)) = queue.pop_front() {
+        while let Some((at, number)) = queue.pop() {
             let slot = &mut state.slots[at];
             if slot.wait == Some(number) && !slot.woken {
                 slot.woken = true;

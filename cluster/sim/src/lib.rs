@@ -16,25 +16,27 @@
 //! `damask_env`, which asks the simulation's scheduler. A crash takes the disks' images at one
 //! instant and lets the threads of the old life end unheard.
 //!
-//! What is checked: every committed, aborted and unknown transaction against the versions in the
-//! stores (`history`), list-append histories by their cycles (`damask_txn::history`), the bank's
-//! total and index entries in every scan, columns against rows at the same timestamp, liveness
-//! after the storm, replicas at the end, threads that do not end, and every panic. After every step
-//! of a replica (`rules`): one leader a term, one term an index, no record outside of its region,
-//! one outcome on a key, and rollbacks that are protected stay. Each timestamp and id is given out
-//! once, timestamps in order (`given`).
+//! What is checked: every committed, aborted and unknown transaction and every read, in the past
+//! from any replica (`stale`) too, against the versions in the stores (`history`), list-append
+//! histories by their cycles (`damask_txn::history`), the bank's total and index entries in every
+//! scan, columns against rows at the same timestamp, liveness after the storm, replicas at the
+//! end, threads that do not end, and every panic. After every step of a replica (`rules`): one
+//! leader a term, one term an index, no record outside of its region, one outcome on a key, and
+//! rollbacks that are protected stay. Each timestamp and id is given out once, timestamps in
+//! order (`given`).
 //!
 //! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own).
 //!
-//! Reading order: `plan`, `kernel`, `net`, `disks`, `driver`, `nodes`, `remote`, `given`,
+//! Reading order: `plan`, `kernel`, `places`, `net`, `disks`, `driver`, `nodes`, `remote`, `given`,
 //! `placement`, `members`, `world`, `collect`, `rules`, `faults`, `rivals`, `aimed`, `tables`,
-//! `work`, `clients`, `columns`, `history`, `run`, `sweep`, `mutants`.
+//! `work`, `clients`, `columns`, `stale`, `history`, `run`, `sweep`, `mutants`.
 
 pub mod chance;
 pub mod plan;
 
 pub mod kernel;
 pub mod net;
+mod places;
 
 mod disks;
 mod driver;
@@ -55,6 +57,7 @@ mod rivals;
 mod clients;
 mod columns;
 pub mod history;
+mod stale;
 mod tables;
 mod work;
 

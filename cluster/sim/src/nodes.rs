@@ -6,6 +6,7 @@ use crate::collect;
 use crate::disks::{ColumnDisk, FlushedEngine, Pace, SimColumns, SimEngine, SimLog, SimMachine};
 use crate::kernel::{Group, Micros, kernel};
 use crate::remote::{Wire, ask_leader};
+use crate::stale;
 use crate::tables::Schemas;
 use crate::world::World;
 use damask_deltatree::{ColumnStore, DeltaTree};
@@ -247,7 +248,9 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
                 .with_safe_point(world.safe_point.clone())
                 .with_clock(clock)
                 .with_patience(SERVER_PATIENCE);
-            server = Some(Arc::new(made));
+            let made = Arc::new(made);
+            stale::start(world, id, &alive, made.clone());
+            server = Some(made);
             engine = Some(engine_of_rows);
             rows.map(|rows| collect::start(world, &alive, rows))
         }
@@ -310,6 +313,7 @@ fn options(world: &Arc<World>, id: StoreId, alive: &Alive, held_data: bool) -> S
         read_wait_ticks: 20,
         undetermined_ticks: 40,
         snapshot_retry_ticks: 10,
+        permit_ticks: limits.permit_ticks,
         ..CoreConfig::default()
     };
     core.raft.election_ticks = limits.election_ticks as usize;

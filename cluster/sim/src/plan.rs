@@ -9,7 +9,7 @@ use crate::kernel::Micros;
 /// is a chain of events that others would break.
 const FEW_PERMILLE: u64 = 400;
 /// See [`FEW_PERMILLE`].
-const AIMED: [FaultKind; 7] = [
+const AIMED: [FaultKind; 8] = [
     FaultKind::LateAnswers,
     FaultKind::Forgetful,
     FaultKind::SlowSplit,
@@ -17,6 +17,7 @@ const AIMED: [FaultKind; 7] = [
     FaultKind::LateMerge,
     FaultKind::ColumnRush,
     FaultKind::ColumnLag,
+    FaultKind::LateLock,
 ];
 
 /// A kind of trouble.
@@ -88,11 +89,13 @@ pub enum FaultKind {
     OldPlacement,
     /// Bits of one store's disk change by themselves.
     BitRot,
+    /// A lock runs out, and a late copy of its request takes it again above another's commit.
+    LateLock,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 32] = [
+    pub const ALL: [FaultKind; 33] = [
         FaultKind::Loss,
         FaultKind::Delay,
         FaultKind::Duplicate,
@@ -125,6 +128,7 @@ impl FaultKind {
         FaultKind::DropColumn,
         FaultKind::OldPlacement,
         FaultKind::BitRot,
+        FaultKind::LateLock,
     ];
 
     /// In force from the beginning to the end of the storm.
@@ -215,6 +219,10 @@ pub struct Limits {
     pub hold_permille: u64,
     /// What clients do, by weight.
     pub mix: Vec<Workload>,
+    /// Milliseconds between two rounds in which a store moves its safe timestamps; 0: they stay.
+    pub resolved_ms: u64,
+    /// Ticks for which a read permit keeps content that is removed or replaced.
+    pub permit_ticks: u64,
 }
 
 /// All that a seed decides beforehand.
@@ -317,5 +325,7 @@ fn limits(chance: &mut Chance) -> Limits {
         },
         hold_permille: [0, 40, 200][chance.below(3) as usize],
         mix,
+        resolved_ms: [0, 60, 250][chance.below(3) as usize],
+        permit_ticks: [600, 12][chance.below(2) as usize],
     }
 }

@@ -2,7 +2,7 @@
 //! that nothing happened when nobody answered.
 
 use crate::driver::RemotePd;
-use crate::kernel::{Group, kernel};
+use crate::kernel::{Group, Micros, kernel};
 use crate::net::{NodeId, PLACEMENT};
 use crate::nodes::{Alive, Life};
 use crate::world::World;
@@ -65,18 +65,27 @@ pub struct Wire {
     pub hint: Arc<AtomicU64>,
     /// A request's answer is not waited for any longer than this, microseconds.
     patience: Arc<AtomicU64>,
+    /// Not 0: its heartbeats are lost, and copies of its lock requests arrive after so long,
+    /// microseconds.
+    late_copy: Arc<AtomicU64>,
 }
 
 impl Wire {
     /// Of this process.
     pub fn new(world: Arc<World>, from: NodeId, alive: Alive) -> Wire {
         let patience = Arc::new(AtomicU64::new(world.plan.limits.patience_ms * 1_000));
-        Wire { world, from, alive, hint: Arc::default(), patience }
+        let (hint, late_copy) = (Arc::default(), Arc::default());
+        Wire { world, from, alive, hint, patience, late_copy }
     }
 
     /// Waits for answers no longer than this.
     pub fn set_patience(&self, patience: Duration) {
         self.patience.store(patience.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// From now on its heartbeats are lost, and copies of its lock requests arrive late.
+    pub fn set_late_copy(&self, late: Micros) {
+        self.late_copy.store(late, Ordering::Relaxed);
     }
 
     /// The oracle, as this process reaches it.
@@ -168,10 +177,24 @@ impl Service for RemoteService {
         };
         let own = Duration::from_micros(self.wire.patience.load(Ordering::Relaxed));
         let patience = own + Duration::from_millis(waits);
+        let late = Duration::from_micros(self.wire.late_copy.load(Ordering::Relaxed));
+        let copied = matches!(request, Request::PessimisticLock(_)) && !late.is_zero();
+        if matches!(request, Request::HeartBeat { .. }) && !late.is_zero() {
+            pause(own);
+            return Err(RegionError::Undetermined("no answer".to_owned()).into());
+        }
         let work = move |life: &Life| match &life.server {
             Some(server) => server.call(context, request.clone()),
             None => Err(RegionError::Invalid("a column store serves no writes".into()).into()),
         };
+        if copied {
+            let (wire, store, work) = (self.wire.clone(), self.store, work.clone());
+            let again = move || {
+                pause(late);
+                drop(wire.ask(store, patience, work));
+            };
+            drop(damask_env::spawn("late-copy", again));
+        }
         match self.wire.ask(self.store, patience, work) {
             Ok(answer) => answer,
             Err(false) => Err(RegionError::Stopped.into()),

@@ -3,14 +3,16 @@
 
 use crate::clients::{Recorded, Session};
 use crate::columns;
-use crate::history::{History, Latest, Scan};
+use crate::history::{History, Latest, Outcome, Scan};
 use crate::plan::Workload;
+use crate::stale;
 use crate::tables::{BANK, INDEX, ITEMS, LISTS, REGISTERS, Value, WITH_COLUMNS, decode, key};
-use damask_txn::Error;
 use damask_txn::history::Op;
+use damask_txn::{Error, SnapshotReader};
 use damask_types::key::{decode_index_key, decode_row_key, index_key, index_prefix, row_range};
 use damask_types::{Datum, KeyRange, TableId, Timestamp};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Accounts, and what each has at first.
 pub const ACCOUNTS: i64 = 10;
@@ -31,6 +33,7 @@ pub fn once(session: &mut Session) {
     match reads {
         0..12 => drop(scan_some(session)),
         12..26 if session.world.plan.limits.columns > 0 => columns::read_some(session),
+        26..34 if session.world.plan.limits.resolved_ms > 0 => stale::read_some(session),
         _ => {
             let mix = session.world.plan.limits.mix.clone();
             match session.chance.pick(&mix) {
@@ -56,7 +59,7 @@ pub fn set_up(session: &mut Session) -> Result<(), Error> {
         Ok(())
     });
     match outcome {
-        Some(crate::history::Outcome::Committed(_)) => Ok(()),
+        Some(Outcome::Committed(_)) => Ok(()),
         other => Err(Error::Invalid(format!("the first transaction: {other:?}"))),
     }
 }
@@ -76,14 +79,41 @@ fn transfer(session: &mut Session) {
     let chance = &mut session.chance;
     let from = chance.below(ACCOUNTS as u64) as i64;
     let to = (from + 1 + chance.below(ACCOUNTS as u64 - 1) as i64) % ACCOUNTS;
-    let amount = chance.between(1, 5) as i64;
-    session.transact(|txn| {
+    let slow = session.world.plan.limits.pessimistic_percent > 0 && chance.permille(60);
+    if !slow {
+        transfer_between(session, (from, to));
+        return;
+    }
+    // A lock may be lost meanwhile.
+    let longest = 2_000 * session.world.plan.limits.ttl_ms;
+    let wait = Duration::from_micros(session.chance.between(1, longest));
+    slow_transfer(session, (from, to), wait);
+}
+
+/// From one account to another one; true: it has been done.
+pub fn transfer_between(session: &mut Session, (from, to): (i64, i64)) -> bool {
+    let amount = session.chance.between(1, 5) as i64;
+    let outcome = session.transact(|txn| {
         let (a, b) = (key(BANK, from), key(BANK, to));
         let left = number(BANK, txn.get(&a)?)? - amount;
         let right = number(BANK, txn.get(&b)?)? + amount;
         txn.put_row(&a, &Value::Number(left))?;
         txn.put_row(&b, &Value::Number(right))
     });
+    matches!(outcome, Some(Outcome::Committed(_)))
+}
+
+/// The same in two statements with time between them.
+pub fn slow_transfer(session: &mut Session, (from, to): (i64, i64), wait: Duration) {
+    let amount = session.chance.between(1, 5) as i64;
+    let add = |handle, amount| {
+        move |txn: &mut Recorded| {
+            let row = key(BANK, handle);
+            let sum = number(BANK, txn.get(&row)?)? + amount;
+            txn.put_row(&row, &Value::Number(sum))
+        }
+    };
+    session.transact_in_two(add(from, -amount), wait, add(to, amount));
 }
 
 /// The elements of a list.
@@ -166,7 +196,7 @@ pub fn set_item(session: &mut Session, handle: i64, value: Option<i64>) -> bool 
         None if txn.get(&key(ITEMS, handle))?.is_none() => Ok(()),
         None => change_item(txn, handle, 0, true),
     };
-    matches!(session.transact(change), Some(crate::history::Outcome::Committed(_)))
+    matches!(session.transact(change), Some(Outcome::Committed(_)))
 }
 
 /// Puts an item with its entry; or removes it, if it is there.
@@ -200,20 +230,22 @@ fn scan_some(session: &mut Session) -> Option<()> {
     let ts = some_ts(session)?;
     let table = *session.chance.pick(&[BANK, LISTS, ITEMS, REGISTERS])?;
     let reverse = session.chance.permille(300);
-    scan_rows(session, table, ts, reverse)
+    let reader = session.client.snapshot(ts);
+    scan_rows(session, table, &reader, reverse)
 }
 
 /// Reads a whole table from rows; `None`: it cannot be read now.
 pub fn scan_rows(
     session: &mut Session,
     table: TableId,
-    ts: Timestamp,
+    reader: &SnapshotReader,
     reverse: bool,
 ) -> Option<()> {
-    let rows = scan_range(session, &row_range(table), ts, reverse)?;
+    let ts = reader.ts();
+    let rows = scan_range(session, &row_range(table), reader, reverse)?;
     if table == ITEMS {
         let range = KeyRange::prefix(&index_prefix(ITEMS, INDEX));
-        let entries = scan_range(session, &range, ts, reverse)?;
+        let entries = scan_range(session, &range, reader, reverse)?;
         check_index(session, ts, &rows, &entries);
     }
     session.world.counts.lock().scans += 1;
@@ -223,8 +255,14 @@ pub fn scan_rows(
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn scan_range(session: &Session, range: &KeyRange, ts: Timestamp, reverse: bool) -> Option<Pairs> {
-    let mut pairs = session.client.snapshot(ts).scan(range, SCAN_MAX, reverse).ok()?;
+fn scan_range(
+    session: &Session,
+    range: &KeyRange,
+    reader: &SnapshotReader,
+    reverse: bool,
+) -> Option<Pairs> {
+    let ts = reader.ts();
+    let mut pairs = reader.scan(range, SCAN_MAX, reverse).ok()?;
     if reverse {
         pairs.reverse();
     }
@@ -277,7 +315,8 @@ fn check_index(session: &Session, ts: Timestamp, rows: &Pairs, entries: &Pairs) 
 pub fn audit(session: &mut Session) -> bool {
     let Ok(ts) = session.client.timestamp() else { return false };
     for table in [BANK, LISTS, ITEMS, REGISTERS] {
-        if scan_rows(session, table, ts, false).is_none() {
+        let reader = session.client.snapshot(ts);
+        if scan_rows(session, table, &reader, false).is_none() {
             return false;
         }
     }
@@ -307,5 +346,5 @@ fn read_lists(session: &mut Session) -> bool {
         }
         Ok(())
     });
-    matches!(outcome, Some(crate::history::Outcome::Committed(_)))
+    matches!(outcome, Some(Outcome::Committed(_)))
 }

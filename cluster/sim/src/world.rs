@@ -17,7 +17,7 @@ use damask_types::StoreId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// What a run did: a test can see that it was not idle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,10 @@ pub struct Counts {
     pub column_scans: u64,
     /// Reads of columns that were not answered in time.
     pub column_refusals: u64,
+    /// Reads of a table in the past, from any replica.
+    pub stale_scans: u64,
+    /// Requests of those that some replica answered without a question to its leader.
+    pub stale_served: u64,
     /// Splits.
     pub splits: u64,
     /// Merges.
@@ -55,6 +59,8 @@ impl Counts {
         self.scans += other.scans;
         self.column_scans += other.column_scans;
         self.column_refusals += other.column_refusals;
+        self.stale_scans += other.stale_scans;
+        self.stale_served += other.stale_served;
         self.splits += other.splits;
         self.merges += other.merges;
         self.changes += other.changes;
@@ -123,6 +129,8 @@ pub struct World {
     retired: Mutex<Vec<StoreId>>,
     stage: AtomicU8,
     failure: Mutex<Option<String>>,
+    /// There is one.
+    failed: AtomicBool,
 }
 
 impl World {
@@ -180,6 +188,7 @@ impl World {
             retired: Mutex::default(),
             stage: AtomicU8::new(STORM),
             failure: Mutex::default(),
+            failed: AtomicBool::new(false),
         }))
     }
 
@@ -288,6 +297,7 @@ impl World {
     /// Keeps the first failure.
     pub fn fail(&self, why: String) {
         self.failure.lock().get_or_insert(why);
+        self.failed.store(true, Ordering::Relaxed);
     }
 
     /// The first failure.
@@ -305,6 +315,6 @@ impl World {
 
     /// Has anything failed?
     pub fn has_failed(&self) -> bool {
-        self.failure.lock().is_some()
+        self.failed.load(Ordering::Relaxed)
     }
 }

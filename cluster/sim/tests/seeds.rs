@@ -33,6 +33,7 @@ fn every_seed_keeps_every_rule() {
     each("scans", counts.scans, 5);
     each("columns", counts.column_scans, 3);
     each("faults", counts.faults, 3);
+    each("reads in the past from any replica", counts.stale_served, 1);
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn without_faults_everything_is_answered() {
-    let report = run_or_panic(&Plan::new(5, 4_000, Some(&[])));
+    let report = run_or_panic(&Plan::new(5, STORM_MS, Some(&[])));
     let counts = report.counts;
     assert!(counts.committed > 100 && counts.unknown == 0 && counts.faults == 0, "{counts:?}");
 }

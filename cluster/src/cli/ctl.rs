@@ -36,7 +36,9 @@ enum Command {
     Members,
     /// Every store: what it is meant to do, what it carries.
     Stores,
-    /// Every region: keys, replicas (* leads, ~ learns, ? has not caught up), epoch, size.
+    /// Every region: its range, epoch, term, size, versions of rows, requests a second, replicas (*
+    /// leads, ~ learns, ? has not caught up), and the timestamp up to which any replica of rows may
+    /// be read.
     Regions {
         /// Only those with a replica on this store.
         #[arg(long)]
@@ -272,8 +274,10 @@ fn stores(list: &Value) -> String {
 }
 
 fn regions(list: &Value, store: Option<u64>) -> String {
-    let mut rows =
-        vec![row(&["region", "start", "end", "epoch", "term", "size", "writes/s", "replicas"])];
+    let mut rows = vec![row(&[
+        "region", "start", "end", "epoch", "term", "size", "keys", "reads/s", "writes/s",
+        "safe_ts", "replicas",
+    ])];
     for region in list.as_array().into_iter().flatten() {
         let all = region["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
         if store.is_some_and(|store| all.iter().all(|peer| peer["store"] != store)) {
@@ -295,7 +299,10 @@ fn regions(list: &Value, store: Option<u64>) -> String {
             format!("{}/{}", text(&epoch["version"]), text(&epoch["conf_ver"])),
             text(&region["term"]),
             size(&region["bytes"]),
+            text(&region["keys"]),
+            text(&region["flow"]["read"]),
             text(&region["flow"]["write"]),
+            text(&region["safe_ts"]),
             all.iter().map(peer).collect::<Vec<_>>().join(" "),
         ]);
     }
@@ -510,8 +517,9 @@ mod tests {
     #[test]
     fn tables_are_aligned() {
         let list = json!([{
-            "id": 5, "start": "", "end": "61".repeat(40), "term": 6, "bytes": 3 << 20,
-            "epoch": {"version": 2, "conf_ver": 3}, "flow": {"read": 0, "write": 12},
+            "id": 5, "start": "", "end": "61".repeat(40), "term": 6, "bytes": 3 << 20, "keys": 77,
+            "epoch": {"version": 2, "conf_ver": 3}, "flow": {"read": 9, "write": 12},
+            "safe_ts": 471_000_000_000_000_123_u64,
             "peers": [
                 {"id": 51, "store": 1, "role": "Voter"},
                 {"id": 52, "store": 2, "role": "Voter"},
@@ -522,8 +530,9 @@ mod tests {
         let shown = regions(&list, None);
         let end = "61".repeat(16);
         let expected = format!(
-            "region  start  end                                epoch  term  size     writes/s  \
-             replicas\n5       -      {end}…  2/3    6     3.0 MiB  12        1 2* 101~?\n"
+            "region  start  end                                epoch  term  size     keys  reads/s  \
+             writes/s  safe_ts             replicas\n5       -      {end}…  2/3    6     3.0 MiB  \
+             77    9        12        471000000000000123  1 2* 101~?\n"
         );
         assert_eq!(shown, expected);
         assert_eq!(regions(&list, Some(3)).lines().count(), 1, "none there");

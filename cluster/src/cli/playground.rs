@@ -101,8 +101,8 @@ pub fn run(options: Options) -> Result<(), Error> {
         None => println!("  data        in memory, gone at the end"),
     }
     println!("  mysql       {mysql}");
-    for (id, reason) in cluster.down() {
-        println!("  NOT RUNNING store {id}: {reason}");
+    for what in cluster.not_running() {
+        println!("  NOT RUNNING {what}");
     }
     println!("  status      http://{status}/status  /regions  /metrics");
     println!();

@@ -40,3 +40,16 @@ SELECT if(pay > 90, 1, 0) AS p, ifnull(pay, 0), nullif(dept, 1) FROM emp ORDER B
 SELECT 7 / 2, 7 DIV 2, 7 % 3, -7 % 3, 1 / 0, 2 + '3', '10' = 10, NULL <=> NULL, 5 IN (1, NULL), NOT 0;
 SELECT count(*) FROM (SELECT id FROM emp LIMIT 3 OFFSET 2) x;
 SELECT count(*) FROM (SELECT id FROM emp WHERE id > 0 LIMIT 4, 5) x;
+-- A column beside the `*` that it is among.
+CREATE TABLE beside (id INT PRIMARY KEY, n INT);
+INSERT INTO beside VALUES (1, 20), (2, 10);
+SELECT *, n FROM beside ORDER BY n;
+SELECT *, id AS id FROM beside ORDER BY n;
+SELECT b.*, b.id, n AS other FROM beside b ORDER BY other DESC;
+SELECT *, n AS id FROM beside WHERE n > 10;
+SELECT *, n AS id FROM beside ORDER BY id;
+SELECT DISTINCT *, n FROM beside ORDER BY id;
+(SELECT *, id FROM beside) UNION (SELECT *, id FROM beside) ORDER BY n;
+SELECT * FROM (SELECT *, id FROM beside) x;
+SELECT * FROM beside ORDER BY 3;
+SELECT n, count(*) FROM beside GROUP BY 3;

@@ -32,6 +32,7 @@ GC_LIFE_TIME_MS = 30_000
 # What is left for a burst of rows where nothing is kept in reserve.
 BURST_BYTES = 30 << 20
 BURST_ROW_BYTES = 200_000
+BURSTS_MAX = 10
 # Nothing was written: conflicts, deadlocks, waits that took too long, a full disk.
 REFUSED = (9007, 8002, 1213, 1205, 8028, 9005, 1021)
 DEADLINE = 120
@@ -406,27 +407,44 @@ def round_of(server, number, kind, chance, seconds, acknowledged, finals):
     return there, sum(run["outcome"] == "committed" for run in history), dict(errors)
 
 
+def burst(server, acknowledged):
+    """Rows until something fails; the stores that have stopped by then. There are none if the
+    look at the file system came between its last byte and the next write."""
+    server.free()
+    server.fill(BURST_BYTES)
+
+    def insert():
+        row = random.getrandbits(62)
+        with server.connect(read_timeout=2, autocommit=True) as connection:
+            connection.cursor().execute("INSERT INTO burst VALUES (%s, %s)",
+                                        (row, random.randbytes(BURST_ROW_BYTES)))
+        acknowledged.add(row)
+
+    until("room again", insert)
+    try:
+        for _ in range(2 * BURST_BYTES // BURST_ROW_BYTES):
+            insert()
+        raise AssertionError("there was room for everything")
+    except (pymysql.MySQLError, OSError):
+        pass
+    url = f"http://127.0.0.1:{server.status}/status"
+    stores = json.load(urllib.request.urlopen(url))["stores"]
+    return [store for store in stores if store["state"] == "failed"]
+
+
 def overflow():
     """Without a reserve a burst of rows to the last byte stops stores; room starts them again."""
     server, acknowledged = Server(reserve_bytes=1), set()
     try:
         server.start()
-        connection = server.connect(read_timeout=2, autocommit=True)
+        connection = server.connect(autocommit=True)
         cursor = connection.cursor()
         cursor.execute("CREATE TABLE burst (id BIGINT PRIMARY KEY, data LONGBLOB NOT NULL)")
-        server.fill(BURST_BYTES)
-        try:
-            for row in range(2 * BURST_BYTES // BURST_ROW_BYTES):
-                cursor.execute("INSERT INTO burst VALUES (%s, %s)",
-                               (row, random.randbytes(BURST_ROW_BYTES)))
-                acknowledged.add(row)
-            raise AssertionError("there was room for everything")
-        except (pymysql.MySQLError, OSError):
-            pass
-        url = f"http://127.0.0.1:{server.status}/status"
-        stores = json.load(urllib.request.urlopen(url))["stores"]
-        stopped = [store for store in stores if store["state"] == "failed"]
-        assert stopped, f"no store has stopped: {stores}"
+        for _ in range(BURSTS_MAX):
+            stopped = burst(server, acknowledged)
+            if stopped:
+                break
+        assert stopped, f"no store has stopped in {BURSTS_MAX} bursts"
         server.free()
 
         def rows():
@@ -464,10 +482,10 @@ def main():
     if not server.mounted and "fill" in kinds:
         print("no tmpfs may be mounted here: the disk is not filled", flush=True)
         kinds.remove("fill")
-    if "fill" in kinds:
-        overflow()
     acknowledged, finals, committed = set(), {}, 0
     try:
+        if "fill" in kinds:
+            overflow()
         server.start()
         set_up(server)
         for number in range(options.rounds):

@@ -5,6 +5,7 @@ Loopback only, free ports, a folder of its own; ends only the process it started
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,10 +19,23 @@ START_SECONDS = 60
 STOP_SECONDS = 30
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+# Below the ports that the kernel gives to clients: a client of a server that is down must not
+# take its port, nor connect to itself.
+PORTS = range(20_000, 32_000)
+
+
+def free_ports(count):
+    """So many different ports that nobody listens at."""
+    with contextlib.ExitStack() as held:
+        ports = []
+        while len(ports) < count:
+            s = held.enter_context(socket.socket())
+            try:
+                s.bind(("127.0.0.1", random.choice(PORTS)))
+                ports.append(s.getsockname()[1])
+            except OSError:
+                pass
+        return ports
 
 
 class Playground:
@@ -30,8 +44,7 @@ class Playground:
     def __init__(self, *options):
         self.binary = os.environ["DAMASK_BINARY"]
         self.data = tempfile.mkdtemp(prefix="damask-test-")
-        self.port = free_port()
-        self.status = free_port()
+        self.port, self.status = free_ports(2)
         self.options = list(options)
         self.process = None
         self.log = os.path.join(self.data, "log")

@@ -22,10 +22,13 @@ use arrow::datatypes::{DataType, TimeUnit};
 use damask_types::ErrorKind;
 use std::sync::{Arc, OnceLock};
 
-/// Bytes of a column that are asked for before it is read: behind them a loop looks ahead itself.
-const EXPECTED_BYTES: usize = 2048;
+/// Bytes of a column that are asked for before it is read: behind them a loop looks ahead itself,
+/// by less than that (see `wide`).
+const EXPECTED_BYTES: usize = 8192;
 /// About the bytes of an array without its values.
 const ARRAY_BYTES: usize = 128;
+/// Bytes in front of it: the counts of those that share it, which handing it out writes.
+const COUNTS_BYTES: usize = 16;
 
 const VALIDITY: u8 = 1;
 const ABSENT: u8 = 2;
@@ -105,7 +108,8 @@ fn put_bits(out: &mut Vec<u8>, bits: &BooleanBuffer) {
 }
 
 /// Appends `array` to `out` (whose length must be a multiple of 64); `base` is the position of
-/// `out`'s first byte in the file.
+/// `out`'s first byte in the file. It may be "negative", wrapped around: where offsets count from
+/// a later byte of `out`.
 pub fn write(
     out: &mut Vec<u8>,
     base: u64,
@@ -141,7 +145,7 @@ pub fn write(
     }
     out.pad();
     Ok(Descriptor {
-        offset: base + start as u64,
+        offset: base.wrapping_add(start as u64),
         len: (out.len() - start) as u64,
         crc: crc32fast::hash(&out[start..]),
         nulls: data.null_count() as u32,
@@ -247,7 +251,8 @@ impl Block {
     /// Asks memory for an opened column's array and first bytes, which will be read soon.
     pub fn expect(&self, bytes: &Buffer) {
         let Some(column) = self.opened.get() else { return };
-        prefetch_from(Arc::as_ptr(&column.array), ARRAY_BYTES);
+        let counts = Arc::as_ptr(&column.array).cast::<u8>().wrapping_sub(COUNTS_BYTES);
+        prefetch_from(counts, COUNTS_BYTES + ARRAY_BYTES);
         let first = bytes.as_ptr().wrapping_add(self.descriptor.offset as usize);
         prefetch_from(first, EXPECTED_BYTES.min(self.descriptor.len as usize));
     }

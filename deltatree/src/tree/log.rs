@@ -41,6 +41,10 @@ const SYNC: u32 = 3;
 const MARKS: u32 = 4;
 /// Encoded bytes that are collected before they are handed to the disk.
 const WRITE_BYTES: usize = 4 << 20;
+/// Bytes of rows that get a record of their own: its head and padding are less than 1 % of them.
+const OWN_RECORD_BYTES: usize = 256 << 10;
+/// About the bytes of a record without its values.
+const HEADS_BYTES: usize = 4096;
 
 /// The folder of log files.
 pub const FOLDER: &str = "log";
@@ -84,19 +88,23 @@ pub struct Log {
     written: u64,
 }
 
-fn put_record(out: &mut Vec<u8>, kind: u32, seq: u64, meta: u64, body: &[u8]) {
+/// Leaves room for a record's head; where it begins. The body follows, then `end_record`.
+fn begin_record(out: &mut Vec<u8>) -> usize {
     let start = out.len();
-    let padded = body.len().next_multiple_of(ALIGN);
-    out.reserve(ALIGN + padded);
-    out.extend_from_slice(RECORD);
-    out.put_u32(kind);
-    out.put_u32(0);
-    out.put_u64(padded as u64);
-    out.put_u64(seq);
-    out.put_u64(meta);
+    out.resize(start + ALIGN, 0);
+    start
+}
+
+fn end_record(out: &mut Vec<u8>, start: usize, kind: u32, seq: u64, meta: u64) {
     out.pad();
-    out.extend_from_slice(body);
-    out.pad();
+    let mut head = Vec::with_capacity(ALIGN);
+    head.extend_from_slice(RECORD);
+    head.put_u32(kind);
+    head.put_u32(0);
+    head.put_u64((out.len() - start - ALIGN) as u64);
+    head.put_u64(seq);
+    head.put_u64(meta);
+    out[start..start + head.len()].copy_from_slice(&head);
     let crc = crc32fast::hash(&out[start..]);
     out[start + 12..start + 16].copy_from_slice(&crc.to_le_bytes());
 }
@@ -106,31 +114,34 @@ pub fn put_op(out: &mut Vec<u8>, seq: u64, op: &Op) -> Result<()> {
     let (table, rows) = match op {
         Op::Rows(table, rows) => (table, rows),
         Op::Clear(table, range) => {
-            let mut body = Vec::with_capacity(24);
-            body.put_u64(table.0 as u64);
-            body.put_u64(range.first as u64);
-            body.put_u64(range.last as u64);
-            put_record(out, CLEAR, seq, 0, &body);
+            let start = begin_record(out);
+            out.put_u64(table.0 as u64);
+            out.put_u64(range.first as u64);
+            out.put_u64(range.last as u64);
+            end_record(out, start, CLEAR, seq, 0);
             return Ok(());
         }
     };
-    let mut body = Vec::with_capacity(rows.bytes + 4096);
     let deleted: Int64Array = rows.deleted.iter().map(|d| d.map(i64::from)).collect();
     let hidden: [&dyn Array; 3] = [&rows.handles, &rows.versions, &deleted];
     let columns = rows.columns.columns().iter().map(|c| c.as_ref());
+    out.reserve(rows.bytes + HEADS_BYTES);
+    let start = begin_record(out);
+    let body = out.len();
     let mut descriptors = Vec::new();
     for array in hidden.into_iter().chain(columns) {
-        block::write(&mut body, 0, array, None)?.put(&mut descriptors)?;
+        // offsets count from the body's first byte
+        block::write(out, 0u64.wrapping_sub(body as u64), array, None)?.put(&mut descriptors)?;
     }
-    let meta = body.len() as u64;
-    body.put_u64(table.0 as u64);
-    body.put_u32(rows.len() as u32);
-    body.put_u32(rows.columns.num_columns() as u32);
+    let meta = (out.len() - body) as u64;
+    out.put_u64(table.0 as u64);
+    out.put_u32(rows.len() as u32);
+    out.put_u32(rows.columns.num_columns() as u32);
     for field in rows.columns.schema_ref().fields() {
-        body.put_bytes(field.name().as_bytes());
+        out.put_bytes(field.name().as_bytes());
     }
-    body.extend_from_slice(&descriptors);
-    put_record(out, ROWS, seq, meta, &body);
+    out.extend_from_slice(&descriptors);
+    end_record(out, start, ROWS, seq, meta);
     Ok(())
 }
 
@@ -140,15 +151,17 @@ fn put_marks<'a>(
     seq: u64,
     marks: impl Iterator<Item = (u64, &'a [u8])>,
 ) {
-    let mut body = vec![0; 4];
+    let start = begin_record(out);
+    let at = out.len();
+    out.put_u32(0);
     let mut count = 0u32;
     for (key, bytes) in marks {
         count += 1;
-        body.put_u64(key);
-        body.put_bytes(bytes);
+        out.put_u64(key);
+        out.put_bytes(bytes);
     }
-    body[..4].copy_from_slice(&count.to_le_bytes());
-    put_record(out, kind, seq, 0, &body);
+    out[at..at + 4].copy_from_slice(&count.to_le_bytes());
+    end_record(out, start, kind, seq, 0);
 }
 
 /// Replaces and removes marks.
@@ -463,16 +476,18 @@ impl Log {
 }
 
 /// How many operations from the first on go into one record: rows of one table, with the same
-/// columns. A record of few rows is mostly head and padding. All of them are durable together or
-/// not at all, so the number of the last one stands for all: a merge that took some of them
-/// forgets no deletion (see `merge` in `mod`), and what is applied again is a duplicate.
+/// columns. A record of few rows is mostly head and padding; many rows are not copied for it. All
+/// of a record are durable together or not at all, so the number of the last one stands for all: a
+/// merge that took some of them forgets no deletion (see `merge` in `mod`), and what is applied
+/// again is a duplicate.
 fn joinable(ops: &[(u64, Op)]) -> usize {
     let Some((_, Op::Rows(table, first))) = ops.first() else { return 1 };
     let mut bytes = 0;
     let alike = ops.iter().take_while(|(_, op)| match op {
         Op::Rows(other, rows) => {
             bytes += rows.bytes;
-            other == table && rows.is_like(first) && bytes <= WRITE_BYTES
+            let small = rows.bytes < OWN_RECORD_BYTES && bytes <= WRITE_BYTES;
+            other == table && rows.is_like(first) && small
         }
         Op::Clear(..) => false,
     });

@@ -115,7 +115,7 @@ fn leave(region: &Region) -> Result<Region, String> {
 }
 
 /// The change as raft-rs wants it. It never leaves a joint configuration by itself: it would
-/// forget to when its leader changes (trap f of `raftstore-txn-pd.md` §2.2).
+/// forget to when its leader changes.
 pub(crate) fn raft_change(change: &Membership) -> ConfChangeV2 {
     let single = |change: &PeerChange| {
         let (kind, peer) = match change {

@@ -13,6 +13,12 @@ impl StoreHandle {
         self.shared.loads.note(region, Access::Read, low, end, bytes);
     }
 
+    /// Reads of a region that are noted by themselves have got so many bytes: for who learns of a
+    /// read's keys before it knows what it finds.
+    pub fn note_read_bytes(&self, region: RegionId, bytes: u64) {
+        self.shared.loads.note_bytes(region, bytes);
+    }
+
     /// How busy each region is that is led here, since the last call that ended a window
     /// (`LoadConfig::window`), and where to cut those that are too busy. For one caller, who calls
     /// as often as there are windows, or less.

@@ -1,7 +1,7 @@
 //! What comes in, but for messages and snapshots: requests, ticks, and the threads' reports. Each
 //! only marks replicas; what follows from it is collected by `finish`.
 
-use super::{EARLY_TICKS_MAX, KEPT_ENTRIES, PERMIT_TICKS_MAX, PROBE_TICKS, StoreCore};
+use super::{EARLY_TICKS_MAX, KEPT_ENTRIES, PROBE_TICKS, StoreCore};
 use crate::answer::Answer;
 use crate::apply::{ApplyReport, ApplyTask, Change, LOG_START, Waiting, split_region};
 use crate::command::{self, Membership};
@@ -476,7 +476,7 @@ impl StoreCore {
     pub(super) fn destroy_unread(&mut self) {
         for replica in self.replicas.values_mut() {
             let Some((_, since)) = &replica.ending else { continue };
-            if !replica.is_read() || self.tick > since + PERMIT_TICKS_MAX {
+            if !replica.is_read() || self.tick > since + self.config.permit_ticks {
                 let (state, _) = replica.ending.take().expect("looked at above");
                 self.out.applies.push(ApplyTask::Destroy(state));
             }

@@ -4,10 +4,7 @@
 //! An envelope without message bytes is a notice: "in this epoch you are not in the region"; others
 //! say that the region has become a part of its neighbour, or never will.
 
-use super::{
-    EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, PERMIT_TICKS_MAX, StoreCore,
-    Tombstone,
-};
+use super::{EARLY_MESSAGES_MAX, EARLY_REGIONS_MAX, EARLY_TICKS, Early, StoreCore, Tombstone};
 use crate::apply::ApplyTask;
 use crate::error::Result;
 use crate::handle::Envelope;
@@ -278,7 +275,7 @@ impl StoreCore {
             let frozen = self.frozen.iter().filter(|(_, by)| **by == id).map(|(other, _)| other);
             let is_read = |id: &RegionId| self.replicas.get(id).is_some_and(Replica::is_read);
             let waits = std::iter::once(&id).chain(frozen).any(is_read);
-            if waits && self.tick <= import.since + PERMIT_TICKS_MAX {
+            if waits && self.tick <= import.since + self.config.permit_ticks {
                 self.unread.push(import);
             } else {
                 let Unread { state, stream, .. } = import;

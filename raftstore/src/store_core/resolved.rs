@@ -17,6 +17,7 @@ use crate::handle::Envelope;
 use crate::replica::Replica;
 use crate::resolved::{Resolved, SafeAt, SafeWord, WORD_REGIONS_MAX};
 use crate::resolved_read::SafeView;
+use damask_env::{Mistake, mistaken};
 use damask_types::{Epoch, Peer, PeerId, PeerRole, RegionId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,7 +87,7 @@ impl StoreCore {
             if !offer.holds(replica) {
                 continue;
             }
-            if replica.group.is_quorum(&offer.agreed) {
+            if replica.group.is_quorum(&offer.agreed) || mistaken(Mistake::SafeUnvouched) {
                 sure.push(id);
             }
             for peer in replica.region.voters().filter(|peer| peer.store != self.store) {

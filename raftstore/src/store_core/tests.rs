@@ -5,6 +5,7 @@
 mod hibernate;
 mod merges;
 mod scripts;
+mod starts;
 mod waiting;
 
 use super::*;

@@ -37,7 +37,7 @@ fn writes_reach_every_store_and_survive_a_restart_from_the_log() {
 /// The baseline of benches is slow, and right.
 #[test]
 fn the_naive_path_keeps_what_it_acknowledges() {
-    let tick = Duration::from_millis(20);
+    let tick = Duration::from_millis(50);
     let config = StoreConfig { tick, without: Without::EVERYTHING, ..StoreConfig::default() };
     let mut cluster = Cluster::with(3, config);
     for n in 0..40 {

@@ -2,7 +2,7 @@
 //! until it pleases: the first answer counts, unless it is a refusal.
 
 use super::support::*;
-use damask_raftstore::{Error, Proposal, ReadMode};
+use damask_raftstore::{Error, Proposal, ReadMode, ReadPermit};
 use damask_types::{Epoch, StoreId};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// A follower is read at the index that the leader has named, once it is there.
 #[test]
 fn a_replica_is_read_at_an_index_that_its_leader_named() {
-    let cluster = Cluster::new(3);
+    let cluster = Cluster::calm(3);
     cluster.write(FIRST, "k", 1);
     let (leader, region) = cluster.leader(FIRST);
     let behind = (1..=3).find(|id| *id != leader).expect("three");
@@ -38,17 +38,15 @@ fn a_replica_is_read_at_an_index_that_its_leader_named() {
 fn another_leader_takes_over_and_the_old_one_refuses_reads() {
     let cluster = Cluster::new(3);
     cluster.write(FIRST, "k", 1);
-    let (old, region) = cluster.leader(FIRST);
-    assert!(cluster.read_at(old, &region).is_ok());
+    let (old, ReadPermit { region, .. }) = cluster.read_leader(FIRST, &[1, 2, 3]);
     cluster.network.isolate(StoreId(old));
     let (sender, receiver) = mpsc::channel();
     let done = Box::new(move |result| drop(sender.send(result)));
     cluster.handle(old).read(FIRST, region.epoch, ReadMode::Index, done);
     let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
-    let (new, region) = cluster.leader_among(FIRST, &others);
-    assert_ne!(new, old);
-    cluster.propose_at(new, &region, vec![value("k", 2)]).unwrap();
-    let permit = cluster.read_at(new, &region).unwrap();
+    cluster.leader_among(FIRST, &others);
+    cluster.write(FIRST, "k", 2);
+    let (new, permit) = cluster.read_leader(FIRST, &others);
     assert_eq!(cluster.get(new, "k"), Some(2));
     assert!(permit.applied.index > 5);
     // Its lease ended before another could be elected.
@@ -63,7 +61,7 @@ fn another_leader_takes_over_and_the_old_one_refuses_reads() {
 
 #[test]
 fn every_way_of_reading_sees_what_was_acknowledged() {
-    let cluster = Cluster::new(3);
+    let cluster = Cluster::calm(3);
     let (leader, region) = cluster.leader(FIRST);
     let follower = (1..=3).find(|id| *id != leader).unwrap();
     for n in 1..20 {
@@ -107,11 +105,9 @@ fn a_deposed_leaders_proposal_is_stale_once_another_entry_is_committed_in_its_pl
     let done = Box::new(move |result| drop(sender.send(result)));
     cluster.handle(old).propose(proposal, done);
     let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
-    let (new, region) = cluster.leader_among(FIRST, &others);
+    cluster.leader_among(FIRST, &others);
     // Not so many that the old leader needs a snapshot.
-    for n in 2..4 {
-        cluster.propose_at(new, &region, vec![value("k", n)]).unwrap();
-    }
+    (2..4).for_each(|n| cluster.write(FIRST, "k", n));
     cluster.network.heal();
     let result = receiver.recv_timeout(DEADLINE).expect("an answer");
     assert!(matches!(result, Err(Error::Stale | Error::NotLeader { .. })), "{result:?}");

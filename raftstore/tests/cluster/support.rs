@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 pub const FIRST: RegionId = RegionId(1);
 
 pub struct Node {
@@ -62,9 +62,19 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 impl Cluster {
+    /// With quick elections, for tests in which leaders change: any store may lead at any time.
     pub fn new(stores: u64) -> Cluster {
-        let config = StoreConfig { tick: Duration::from_millis(20), ..StoreConfig::default() };
-        Cluster::with(stores, config)
+        Cluster::ticking(stores, 50)
+    }
+
+    /// Whoever leads goes on to lead: a busy machine does not delay its words for seconds.
+    pub fn calm(stores: u64) -> Cluster {
+        Cluster::ticking(stores, 500)
+    }
+
+    pub fn ticking(stores: u64, tick_ms: u64) -> Cluster {
+        let tick = Duration::from_millis(tick_ms);
+        Cluster::with(stores, StoreConfig { tick, ..StoreConfig::default() })
     }
 
     pub fn with(stores: u64, mut config: StoreConfig) -> Cluster {
@@ -77,7 +87,8 @@ impl Cluster {
         config.core.hibernate_regions = true;
         let mut cluster =
             Cluster { network: LocalNetwork::new(), nodes: BTreeMap::new(), bootstrap, config };
-        (1..=stores).for_each(|s| cluster.add(s, true));
+        // The first one campaigns when it starts, and the others hear it.
+        (1..=stores).rev().for_each(|s| cluster.add(s, true));
         cluster
     }
 
@@ -96,6 +107,9 @@ impl Cluster {
         options.config = self.config.clone();
         options.staging = Some(Arc::new(node.disk.clone()));
         options.bootstrap = bootstrap.then(|| self.bootstrap.clone());
+        let network = self.network.clone();
+        options.on_open = Some(Box::new(move |handle| network.connect(handle)));
+        self.network.rejoin(StoreId(id));
         let store = Store::start(
             options,
             Arc::new(log),
@@ -103,10 +117,7 @@ impl Cluster {
             Arc::new(self.network.clone()),
             Arc::new(RealClock::default()),
         );
-        let store = store.unwrap();
-        self.network.connect(store.handle());
-        self.network.rejoin(StoreId(id));
-        node.store = Some(store);
+        node.store = Some(store.unwrap());
     }
 
     pub fn stop(&mut self, id: u64) {
@@ -178,6 +189,14 @@ impl Cluster {
         let done = Box::new(move |result| drop(sender.send(result)));
         self.handle(id).read_index(region.id, region.epoch, done);
         receiver.recv_timeout(DEADLINE).expect("an answer")
+    }
+
+    /// Reads through whoever of these leads, until it works.
+    pub fn read_leader(&self, region: RegionId, stores: &[u64]) -> (u64, ReadPermit) {
+        eventually("a leader that is read", || {
+            let (id, description) = self.leader_among(region, stores);
+            Some((id, self.read_at(id, &description).ok()?))
+        })
     }
 
     pub fn get(&self, id: u64, key: &str) -> Option<u64> {

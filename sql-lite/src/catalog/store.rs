@@ -12,6 +12,7 @@
 //! One SQL node changes the catalog of a cluster; others would have to be told of new versions.
 
 use super::CatalogView;
+use super::checks::Check;
 use super::ids::Ids;
 use crate::error::{Error, Result};
 use crate::failure;
@@ -19,6 +20,7 @@ use damask_txn::{Client, ReadFrom, SnapshotReader, Transaction};
 use damask_types::schema::{IndexSchema, IndexState, catalog as keys};
 use damask_types::{IndexId, KeyRange, TableId, TableSchema, Timestamp};
 use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,6 +34,8 @@ const PAGE: usize = 1_000;
 /// `mg{table id}` or `mg{table id}{index id}`, big-endian: a dropped table or index whose data is
 /// still to be deleted.
 const GARBAGE_PREFIX: &[u8] = b"mg";
+/// `mk{table id, big-endian}`: a table's CHECK constraints, JSON; none, if it has none.
+const CHECKS_PREFIX: &[u8] = b"mk";
 
 /// Something dropped whose data is still to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,7 @@ pub struct Change {
     new_databases: Vec<String>,
     old_databases: Vec<String>,
     counters: Vec<(Vec<u8>, u64)>,
+    checks: HashMap<TableId, Vec<Check>>,
 }
 
 impl Change {
@@ -76,6 +81,11 @@ impl Change {
     /// Adds or replaces a table.
     pub fn put(&mut self, table: TableSchema) {
         self.puts.push(table);
+    }
+
+    /// Sets a table's CHECK constraints.
+    pub fn put_checks(&mut self, id: TableId, checks: Vec<Check>) {
+        self.checks.insert(id, checks);
     }
 
     /// Removes a table; its data is deleted afterwards.
@@ -116,7 +126,10 @@ impl Change {
         let kept = before.tables().filter(|table| !replaced(table.id));
         let kept = kept.map(|table| TableSchema::clone(table));
         let tables = kept.chain(self.puts.iter().cloned()).collect();
-        CatalogView::new(before.version + 1, databases, tables)
+        let mut checks = before.checks.clone();
+        checks.retain(|id, _| !self.drops.contains(id));
+        checks.extend(self.checks.iter().map(|(id, list)| (*id, list.clone())));
+        CatalogView::new(before.version + 1, databases, tables).with_checks(checks)
     }
 
     fn write(&self, txn: &mut Transaction) -> Result<()> {
@@ -128,6 +141,18 @@ impl Change {
             failure::catalog(txn.delete(keys::table_key(*id)))?;
             failure::catalog(txn.delete(keys::auto_increment_key(*id)))?;
             failure::catalog(txn.delete(keys::row_id_key(*id)))?;
+            if !self.view.checks(*id).is_empty() {
+                failure::catalog(txn.delete(checks_key(*id)))?;
+            }
+        }
+        for (id, list) in &self.checks {
+            if list.is_empty() {
+                failure::catalog(txn.delete(checks_key(*id)))?;
+                continue;
+            }
+            let value = serde_json::to_vec(list);
+            let value = value.map_err(|e| Error::unknown(format!("catalog: {e}")))?;
+            put(txn, checks_key(*id), value)?;
         }
         for table in &self.puts {
             put(txn, keys::table_key(table.id), json(table)?)?;
@@ -148,6 +173,10 @@ impl Change {
         put(txn, keys::next_id_key(), self.next_id.to_string().into_bytes())?;
         put(txn, keys::version_key(), (self.view.version + 1).to_string().into_bytes())
     }
+}
+
+fn checks_key(id: TableId) -> Vec<u8> {
+    [CHECKS_PREFIX, &id.0.to_be_bytes()].concat()
 }
 
 fn garbage_key(garbage: Garbage) -> Vec<u8> {
@@ -352,6 +381,7 @@ impl Change {
             new_databases: Vec::new(),
             old_databases: Vec::new(),
             counters: Vec::new(),
+            checks: HashMap::new(),
         }
     }
 }
@@ -368,6 +398,7 @@ fn read(snapshot: &SnapshotReader) -> Result<CatalogView> {
     let mut version = 0;
     let mut databases = Vec::new();
     let mut tables = Vec::new();
+    let mut checks = HashMap::new();
     let mut range = KeyRange::prefix(keys::PREFIX);
     // Ends: each page leaves less of the range.
     loop {
@@ -389,12 +420,20 @@ fn read(snapshot: &SnapshotReader) -> Result<CatalogView> {
                         serde_json::from_slice(value).map_err(|_| corrupt("a table"))?;
                     tables.push(table);
                 }
+                Some(b'k') => {
+                    let id = key.get(CHECKS_PREFIX.len()..).and_then(|id| id.try_into().ok());
+                    let list = id.zip(serde_json::from_slice::<Vec<Check>>(value).ok());
+                    let (id, list) = list.ok_or_else(|| corrupt("a CHECK constraint"))?;
+                    checks.insert(TableId(i64::from_be_bytes(id)), list);
+                }
                 _ => {}
             }
         }
         match pairs.last() {
             Some((key, _)) if pairs.len() == PAGE => range.start = KeyRange::point(key).end,
-            _ => return Ok(CatalogView::new(version, databases, tables)),
+            _ => {
+                return Ok(CatalogView::new(version, databases, tables).with_checks(checks));
+            }
         }
     }
 }
@@ -445,6 +484,8 @@ mod tests {
             let put = |change: &mut Change| {
                 let id = change.table_id();
                 change.put(table(id, name, state));
+                let (name, clause) = (format!("{name}_chk_1"), "`n` > 0".to_owned());
+                change.put_checks(id, vec![Check { name, clause, enforced: true }]);
                 Ok(id)
             };
             catalog.change(put).expect("made")
@@ -456,6 +497,7 @@ mod tests {
         same();
         let b = catalog.view().table_by_id(b).expect("it stays");
         assert!(b.indexes.is_empty() && b.version == 2);
+        assert_eq!(catalog.view().checks(b.id)[0].name, "b_chk_1");
         assert_eq!(catalog.garbage(), Ok(vec![Garbage::Index(b.id, IndexId(7))]));
         catalog
             .change(|change| {
@@ -483,8 +525,10 @@ mod tests {
         assert_eq!(left, [Garbage::Table(a), Garbage::Table(b.id)]);
     }
 
-    fn sorted(view: &CatalogView) -> (u64, Vec<String>, Vec<TableSchema>) {
+    fn sorted(view: &CatalogView) -> (u64, Vec<String>, Vec<(TableSchema, Vec<Check>)>) {
         let databases = view.databases.values().cloned().collect();
-        (view.version, databases, view.tables().map(|t| TableSchema::clone(t)).collect())
+        let table = |t: &Arc<TableSchema>| (TableSchema::clone(t), view.checks(t.id).to_vec());
+        assert!(view.tables().count() >= view.checks.len(), "constraints of tables that are gone");
+        (view.version, databases, view.tables().map(table).collect())
     }
 }

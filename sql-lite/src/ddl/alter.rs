@@ -2,13 +2,18 @@
 //! one catalog transaction; then indexes are filled. It must never change what stored rows mean:
 //! a change of type is allowed only where every old value has the same stored form.
 
-use super::{Ddl, backfill, build, table_of};
+use super::{Ddl, backfill, build, checks, table_of};
 use crate::catalog::Change;
+use crate::catalog::checks::Check;
 use crate::catalog::ids::Counter;
+use crate::dml::Checks;
 use crate::error::{Error, Result};
 use crate::failure;
 use crate::session::Level;
+use crate::statement::check::{CheckDef, condition};
+use crate::statement::ddl::FOREIGN_KEY;
 use crate::statement::{AlterAction, ColumnDef, KeyDef, KeyKind, Position, TableName};
+use crate::value::Rules;
 use damask_types::schema::{DefaultValue, IndexState};
 use damask_types::{ColumnId, ColumnType, IndexId, TableId, TableSchema};
 use std::sync::Arc;
@@ -32,8 +37,10 @@ pub fn run(ddl: &mut Ddl<'_>, name: &TableName, actions: &[AlterAction]) -> Resu
     let work = ddl.catalog.change(|change| {
         let before = table_of(change, &database, &name)?;
         let mut work = Work { table: before.id, ..Work::default() };
+        let (checks, not_null) = (change.view.checks(before.id).to_vec(), Vec::new());
+        let work_left = &mut work;
         let mut edit =
-            Edit { change, before, work: &mut work, client, now_us, offset_us, not_null: vec![] };
+            Edit { change, before, work: work_left, client, now_us, offset_us, not_null, checks };
         edit.all(actions)?;
         Ok(work)
     });
@@ -129,6 +136,8 @@ struct Edit<'a, 'b> {
     offset_us: i64,
     /// Columns that become NOT NULL: no row may have a NULL in them.
     not_null: Vec<ColumnId>,
+    /// CHECK constraints as they become.
+    checks: Vec<Check>,
 }
 
 impl Edit<'_, '_> {
@@ -146,10 +155,73 @@ impl Edit<'_, '_> {
         if !self.not_null.is_empty() {
             backfill::check_not_null(self.client, &self.before, &self.not_null)?;
         }
+        self.keep_checks(&table, actions)?;
         table.version += 1;
         self.work.dropped.iter().for_each(|id| self.change.drop_index(table.id, *id));
         self.change.put(table);
         Ok(())
+    }
+
+    /// Adds CHECK constraints; stored rows must satisfy those that are newly enforced.
+    fn keep_checks(&mut self, table: &TableSchema, actions: &[AlterAction]) -> Result<()> {
+        let there = |name: &str| self.before.column(name).is_some();
+        let defs = actions.iter().flat_map(|action| match action {
+            AlterAction::AddCheck(def) => std::slice::from_ref(def),
+            AlterAction::AddColumn { column, if_not_exists, .. }
+                if !(*if_not_exists && there(&column.name)) =>
+            {
+                &column.checks
+            }
+            AlterAction::ChangeColumn { column, .. } => &column.checks,
+            _ => &[],
+        });
+        let defs: Vec<CheckDef> = defs.cloned().collect();
+        let view = self.change.view.clone();
+        for message in checks::add(&view, table, &mut self.checks, &defs)? {
+            self.work.notes.push((Level::Warning, 1235, message));
+        }
+        let before = view.checks(self.before.id);
+        let rules = Rules { strict: true, offset_us: self.offset_us, now_us: self.now_us };
+        Checks::new(&self.checks, table, rules)?;
+        let new = self.checks.iter().filter(|c| c.enforced && !before.contains(c));
+        let new: Vec<Check> = new.cloned().collect();
+        if !new.is_empty() {
+            checks::check_rows(self.client, table, &Checks::new(&new, table, rules)?)?;
+        }
+        if self.checks != before {
+            self.change.put_checks(table.id, std::mem::take(&mut self.checks));
+        }
+        Ok(())
+    }
+
+    /// A CHECK constraint goes; `any`: or a key of that name, or a foreign key.
+    fn drop_check(&mut self, table: &mut TableSchema, name: &str, any: bool) -> Result<()> {
+        let is_key = |i: &damask_types::IndexSchema| i.unique && i.name.eq_ignore_ascii_case(name);
+        match checks::position(&self.checks, name) {
+            Some(at) => drop(self.checks.remove(at)),
+            None if any && table.indexes.iter().any(is_key) => {
+                return self.drop_key(table, name, false);
+            }
+            None if any => self.ignore(FOREIGN_KEY),
+            None => return Err(checks::not_found(name)),
+        }
+        Ok(())
+    }
+
+    fn enforce_check(&mut self, table: &TableSchema, name: &str, enforced: bool) -> Result<()> {
+        let at = checks::position(&self.checks, name).ok_or_else(|| checks::not_found(name))?;
+        let simple = crate::dml::is_simple(&condition(&self.checks[at].clause)?, table);
+        if enforced && !simple {
+            let message = format!("Check constraint '{name}' cannot be enforced");
+            return Err(Error::not_supported(message));
+        }
+        self.checks[at].enforced = enforced;
+        Ok(())
+    }
+
+    fn ignore(&mut self, what: &str) {
+        let message = format!("{what} constraints are parsed and not enforced");
+        self.work.notes.push((Level::Warning, 1235, message));
     }
 
     fn one(&mut self, table: &mut TableSchema, action: &AlterAction) -> Result<()> {
@@ -174,10 +246,15 @@ impl Edit<'_, '_> {
             AlterAction::RenameColumn { old, new } => {
                 let at = at(table, old)?;
                 check_rename(table, old, new)?;
+                checks::column_goes(&mut self.checks, old, false)?;
                 table.columns[at].name.clone_from(new);
                 Ok(())
             }
-            AlterAction::AddKey { .. } | AlterAction::NoEffect => Ok(()),
+            AlterAction::AddKey { .. } | AlterAction::AddCheck(_) | AlterAction::NoEffect => Ok(()),
+            AlterAction::DropCheck { name, any } => self.drop_check(table, name, *any),
+            AlterAction::EnforceCheck { name, enforced } => {
+                self.enforce_check(table, name, *enforced)
+            }
             AlterAction::DropKey { name, if_exists } => self.drop_key(table, name, *if_exists),
             AlterAction::RenameKey { old, new } => rename_key(table, old, new),
             AlterAction::RenameTo(name) => {
@@ -199,8 +276,7 @@ impl Edit<'_, '_> {
                 Ok(())
             }
             AlterAction::Ignored(what) => {
-                let message = format!("{what} constraints are parsed and not enforced");
-                self.work.notes.push((Level::Warning, 1235, message));
+                self.ignore(what);
                 Ok(())
             }
         }
@@ -258,6 +334,7 @@ impl Edit<'_, '_> {
                  several columns"
             )));
         }
+        checks::column_goes(&mut self.checks, name, true)?;
         let dropped = table.indexes.iter().filter(uses).map(|i| i.id);
         self.work.dropped.extend(dropped);
         table.indexes.retain(|i| !i.columns.contains(&id));
@@ -274,6 +351,9 @@ impl Edit<'_, '_> {
     ) -> Result<()> {
         let from = at(table, old)?;
         check_rename(table, old, &def.name)?;
+        if !old.eq_ignore_ascii_case(&def.name) {
+            checks::column_goes(&mut self.checks, old, false)?;
+        }
         let mut column = table.columns[from].clone();
         if !keeps_values(&column.ty, &def.ty) {
             return Err(Error::not_supported(format!(

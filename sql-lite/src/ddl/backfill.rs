@@ -14,7 +14,7 @@ use damask_types::row::{Cell, RowView};
 use damask_types::{ColumnId, IndexId, KeyRange, TableId, TableSchema};
 
 /// Rows of one batch.
-const BATCH: usize = 1_000;
+pub(super) const BATCH: usize = 1_000;
 /// Conflicts of one batch after which the whole gives up.
 const ATTEMPTS_MAX: u32 = 50;
 /// For the row locks of transactions that are open.

@@ -10,6 +10,7 @@
 pub mod alter;
 pub mod backfill;
 pub mod build;
+mod checks;
 pub mod collect;
 
 use crate::catalog::{Catalog, Change, is_system};
@@ -161,6 +162,7 @@ impl Ddl<'_> {
             None => None,
         };
         let (now_us, offset_us) = (self.now_us, self.offset_us);
+        let mut said = Vec::new();
         let created = self.catalog.change(|change| {
             check_free(change, &database, &name, create.if_not_exists)?;
             if change.view.table(&database, &name).is_some() {
@@ -181,9 +183,20 @@ impl Ddl<'_> {
             if let Some(next) = create.auto_increment {
                 change.auto_increment(id, next.max(1));
             }
+            let mut list = match &like {
+                Some(like) => checks::alike(&change.view, &table, change.view.checks(like.id)),
+                None => Vec::new(),
+            };
+            said = checks::add(&change.view, &table, &mut list, &create.checks)?;
+            if !list.is_empty() {
+                change.put_checks(id, list);
+            }
             change.put(table);
             Ok(true)
         })?;
+        for message in said {
+            self.warnings.push(Level::Warning, 1235, message);
+        }
         if !created {
             self.warnings.push(Level::Note, 1050, format!("Table '{name}' already exists"));
         }
@@ -233,6 +246,10 @@ impl Ddl<'_> {
             let old = table_of(change, &database, &name)?;
             let id = change.table_id();
             change.drop_table(old.id);
+            let checks = change.view.checks(old.id).to_vec();
+            if !checks.is_empty() {
+                change.put_checks(id, checks);
+            }
             change.put(TableSchema { id, version: old.version + 1, ..TableSchema::clone(&old) });
             Ok((old, id))
         })?;

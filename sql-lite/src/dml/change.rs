@@ -5,6 +5,7 @@
 use super::Context;
 use super::access::{Access, Cursor, Found, Reader, access, by_handles};
 use super::assign::{self, Assigned, Assignment};
+use super::checks::Checks;
 use super::expr::{Node, Scope, all_hold, conjuncts};
 use super::input::Input;
 use super::planned::{self, Handles, Selection, Wanted};
@@ -155,6 +156,7 @@ struct Updater {
     layout: Layout,
     input: Input,
     writer: Writer,
+    checks: Checks,
     assignments: Vec<Assignment>,
     ignore: bool,
     matched: u64,
@@ -203,6 +205,13 @@ impl Updater {
             return Ok(None);
         }
         assign::touch(table, &self.assignments, &self.input, &mut new);
+        if let Some(error) = self.checks.violated(&new)? {
+            if !self.ignore {
+                return Err(error);
+            }
+            ctx.warnings.demote(error);
+            return Ok(None);
+        }
         Ok(Some(Changed { handle, old, new }))
     }
 
@@ -334,9 +343,10 @@ pub(super) fn update_parts(
             None => assign::in_sequence(assigns, &assignments, &scope)?,
         };
         let writer = Writer::new(ctx.view.clone());
-        let ignore = update.ignore;
+        let checks = Checks::new(ctx.view.checks(table.id), &table, input.rules)?;
+        let (ignore, matched, changed) = (update.ignore, 0, 0);
         let updater =
-            Updater { layout, input, writer, assignments, ignore, matched: 0, changed: 0 };
+            Updater { layout, input, writer, checks, assignments, ignore, matched, changed };
         parts.push(Part { updater, name: target.name.clone(), exprs });
     }
     Ok((parts, way))

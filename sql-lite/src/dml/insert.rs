@@ -2,6 +2,7 @@
 //! never put a value under a key without having it checked, now or by the commit.
 
 use super::Context;
+use super::checks::Checks;
 use super::expr::{self, Scope};
 use super::input::Input;
 pub use super::input::now;
@@ -61,6 +62,8 @@ pub(super) struct Inserter {
     pub layout: Layout,
     pub input: Input,
     pub writer: Writer,
+    /// What no row may violate.
+    pub checks: Checks,
     auto_at: Option<usize>,
     pub on_conflict: OnConflict,
     /// AUTO_INCREMENT values given to the rows at hand.
@@ -82,6 +85,7 @@ impl Inserter {
     ) -> Result<Inserter> {
         Ok(Inserter {
             auto_at: table.columns.iter().position(|c| c.auto_increment),
+            checks: Checks::new(view.checks(table.id), &table, input.rules)?,
             layout: Layout::new(table)?,
             input,
             writer: Writer::new(view),
@@ -167,7 +171,14 @@ impl Inserter {
             let end = rows.len().min(start + CHUNK_ROWS);
             let handles = self.prepare(target, &mut rows[start..end])?;
             for (row, handle) in rows[start..end].iter().zip(handles) {
-                self.put(target, row, handle)?;
+                match self.checks.violated(row)? {
+                    None => self.put(target, row, handle)?,
+                    Some(error) if self.on_conflict == OnConflict::Ignore => {
+                        target.warnings.demote(error);
+                        self.counts.skipped += 1;
+                    }
+                    Some(error) => return Err(error),
+                }
             }
             start = end;
         }

@@ -289,13 +289,13 @@ impl Loader {
             (self.inserter.counts, self.warnings) = before;
             let looked = self.inserter.on_conflict != OnConflict::FailLater;
             let again = match error.code {
-                1062 => !looked && self.on_conflict != OnConflict::Fail,
+                1062 | 3819 => !looked && self.on_conflict != OnConflict::Fail,
                 _ => failure::is_conflict(&error) || failure::ends_transaction(&error),
             };
             if !again || attempt >= ATTEMPTS_MAX {
                 return Err(error);
             }
-            if error.code == 1062 {
+            if matches!(error.code, 1062 | 3819) {
                 self.inserter.on_conflict = self.on_conflict;
             }
         }

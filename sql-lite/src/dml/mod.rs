@@ -13,12 +13,13 @@
 //! ```
 //!
 //! Reading order: `rows` (bytes of rows and entries), `write` (keys in the way), `input`
-//! (defaults and conversion), `insert`, `expr` and `access` (simple conditions), `change`,
-//! `explain`, `point`, `lock`, `skip`, `load`.
+//! (defaults and conversion), `checks` (CHECK), `insert`, `expr` and `access` (simple
+//! conditions), `change`, `explain`, `point`, `lock`, `skip`, `load`.
 
 mod access;
 mod assign;
 mod change;
+mod checks;
 mod explain;
 mod expr;
 mod input;
@@ -35,6 +36,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::checks::{Checks, is_simple};
 pub use self::explain::explain;
 pub(crate) use self::input::default_of;
 use self::insert::Target;

@@ -65,6 +65,10 @@ impl Upsert {
             let handles = inserter.prepare(&mut ctx.target()?, &mut rows[start..end])?;
             for (row, handle) in rows[start..end].iter().zip(handles) {
                 self.row += 1;
+                if let Some(error) = inserter.checks.violated(row)? {
+                    self.refuse(ctx, error)?;
+                    continue;
+                }
                 let (writer, layout) = (&inserter.writer, &inserter.layout);
                 match writer.in_the_way(ctx.txn()?, layout, row, handle, None)? {
                     None => inserter.add(ctx.txn()?, row, handle)?,
@@ -73,6 +77,15 @@ impl Upsert {
             }
             start = end;
         }
+        Ok(())
+    }
+
+    /// The row is not put: an error, or a warning with IGNORE.
+    fn refuse(&self, ctx: &mut Context<'_>, error: Error) -> Result<()> {
+        if !self.ignore {
+            return Err(error);
+        }
+        ctx.warnings.demote(error);
         Ok(())
     }
 
@@ -109,16 +122,15 @@ impl Upsert {
             return ctx.lock_unchanged(inserter.layout.row_key(other.handle));
         }
         assign::touch(&self.table, &self.assignments, &inserter.input, &mut new);
+        if let Some(error) = inserter.checks.violated(&new)? {
+            return self.refuse(ctx, error);
+        }
         let (writer, layout) = (&inserter.writer, &inserter.layout);
         let handle = layout.handle_of(&new).unwrap_or(other.handle);
         let txn = ctx.txn()?;
         if let Some(third) = writer.in_the_way(txn, layout, &new, handle, Some(other.handle))? {
             let error = writer.duplicate(&third.key);
-            if !self.ignore {
-                return Err(error);
-            }
-            ctx.warnings.demote(error);
-            return Ok(());
+            return self.refuse(ctx, error);
         }
         writer.replace(txn, layout, (other.handle, &old), (handle, &new))?;
         inserter.counts.replaced += 1;

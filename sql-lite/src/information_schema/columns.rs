@@ -368,6 +368,16 @@ pub(super) const SCHEMA_PRIVILEGES: Columns = &[
     ("IS_GRANTABLE", Name),
 ];
 
+pub(super) const COLUMN_PRIVILEGES: Columns = &[
+    ("GRANTEE", Name),
+    ("TABLE_CATALOG", Name),
+    ("TABLE_SCHEMA", Name),
+    ("TABLE_NAME", Name),
+    ("COLUMN_NAME", Name),
+    ("PRIVILEGE_TYPE", Name),
+    ("IS_GRANTABLE", Name),
+];
+
 pub(super) const TABLE_PRIVILEGES: Columns = &[
     ("GRANTEE", Name),
     ("TABLE_CATALOG", Name),
@@ -385,6 +395,8 @@ pub(super) const COLUMN_REPLICA: Columns = &[
     ("REPLICA_COUNT", Int),
     ("AVAILABLE", Int),
     ("PROGRESS", Ratio),
+    ("APPLIED_INDEX", Count),
+    ("COMMIT_INDEX", Count),
     ("LAG_MS", Count),
 ];
 

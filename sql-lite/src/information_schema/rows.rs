@@ -171,6 +171,28 @@ pub(super) fn table_constraints(ctx: &Context<'_>) -> Rows {
                 text("YES"),
             ]);
         }
+        for check in ctx.view.checks(table.id) {
+            rows.push(vec![
+                text("def"),
+                text(&table.database),
+                text(&check.name),
+                text(&table.database),
+                text(&table.name),
+                text("CHECK"),
+                yes(check.enforced),
+            ]);
+        }
+    }
+    rows
+}
+
+pub(super) fn check_constraints(ctx: &Context<'_>) -> Rows {
+    let mut rows = Rows::new();
+    for table in ctx.view.tables() {
+        for check in ctx.view.checks(table.id) {
+            let (database, clause) = (text(&table.database), format!("({})", check.clause));
+            rows.push(vec![text("def"), database, text(&check.name), text(clause)]);
+        }
     }
     rows
 }
@@ -191,8 +213,10 @@ pub(super) fn column_replica(ctx: &Context<'_>) -> Rows {
     let mut rows = replicas(ctx);
     let asked = ctx.view.tables().filter(|table| table.column_replicas > 0);
     for (row, table) in rows.iter_mut().zip(asked) {
-        let lag = ctx.replicas.lag_ms(&key::row_range(table.id));
-        row.push(lag.map_or(Datum::Null, Datum::UInt));
+        let range = key::row_range(table.id);
+        let (applied, committed) = ctx.replicas.indexes(&range).unzip();
+        let numbers = [applied, committed, ctx.replicas.lag_ms(&range)];
+        row.extend(numbers.map(|number| number.map_or(Datum::Null, Datum::UInt)));
     }
     rows
 }

@@ -6,7 +6,7 @@ use super::handshake;
 use super::packets;
 use super::parameters::Statement;
 use super::replies::too_large;
-use super::server::Shared;
+use super::server::{Busy, Shared};
 use super::wire::{TICK, Wire, WireError};
 use crate::error::Error;
 use crate::outcome::{ConnectionInfo, Session};
@@ -35,6 +35,7 @@ pub struct Connection {
     pub statements: HashMap<u32, Statement>,
     /// The server.
     pub shared: Arc<Shared>,
+    busy: Arc<Busy>,
 }
 
 /// Serves a client until either side ends it.
@@ -69,6 +70,7 @@ fn log_in(stream: TcpStream, id: u32, shared: &Arc<Shared>) -> Result<Connection
         info: login.info,
         statements: HashMap::new(),
         shared: shared.clone(),
+        busy: shared.busy(id),
     })
 }
 
@@ -99,8 +101,11 @@ impl Connection {
     /// Runs a command; a panic in it costs this client its connection, and only that.
     fn guarded(&mut self, payload: &[u8]) -> Result<Next, WireError> {
         self.shared.count_question();
+        self.shared.begin(&self.busy);
         let run = AssertUnwindSafe(|| commands::run(self, payload));
-        catch_unwind(run).unwrap_or_else(|_| {
+        let ran = catch_unwind(run);
+        self.busy.end();
+        ran.unwrap_or_else(|_| {
             tracing::error!(id = self.info.id, "a command panicked; its connection is closed");
             let error = Error::unknown("internal error: the statement was abandoned");
             self.fail(&error).map(|()| Next::End)

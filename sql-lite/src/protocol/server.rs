@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  accept ─► waiting (handshakes_max, the oldest makes room) ─ let in ─► inside (connections_max)
+//!  watch ──► is the client of a long statement still there? ─ no ─► the statement is told to end
 //! ```
 //!
 //! Who has not said who it is takes no place of those who have: silent sockets keep nobody out.
@@ -12,10 +13,10 @@ use super::packets;
 use crate::error::{Error, Result};
 use crate::outcome::Sessions;
 use crate::statement::STACK_BYTES;
-use damask_env::{Clock, RealClock, Task, spawn, spawn_deep};
+use damask_env::{Clock, Closing, RealClock, Task, spawn, spawn_deep};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,6 +26,8 @@ use std::time::Duration;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait after a failed accept (no descriptors left) before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks for clients that are gone; statements shorter than that are not looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long `stop` tries to reach its own listener.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -61,6 +64,7 @@ pub struct Server {
     shared: Arc<Shared>,
     addr: SocketAddr,
     accepting: Mutex<Option<Task>>,
+    watching: Mutex<Option<Task>>,
 }
 
 /// What the server's threads share.
@@ -75,12 +79,24 @@ pub(super) struct Shared {
     next_id: AtomicU32,
     questions: AtomicU64,
     stopping: AtomicBool,
+    /// Ends the watch.
+    closing: Closing,
+}
+
+/// When a connection's running command began: milliseconds since the server did, and one; 0: idle.
+#[derive(Default)]
+pub(super) struct Busy(AtomicU64);
+
+/// A client that has a thread.
+struct Guest {
+    stream: TcpStream,
+    busy: Arc<Busy>,
 }
 
 /// Every client that has a thread.
 #[derive(Default)]
 struct Guests {
-    open: HashMap<u32, TcpStream>,
+    open: HashMap<u32, Guest>,
     /// Not let in yet, the oldest first.
     waiting: VecDeque<u32>,
     /// Let in.
@@ -93,9 +109,9 @@ impl Guests {
         if self.waiting.len() < handshakes_max.max(1) {
             return;
         }
-        if let Some(stream) = self.waiting.pop_front().and_then(|id| self.open.get(&id)) {
+        if let Some(guest) = self.waiting.pop_front().and_then(|id| self.open.get(&id)) {
             // Its thread ends when it looks. One that is gone already needs no goodbye.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = guest.stream.shutdown(Shutdown::Both);
         }
     }
 
@@ -125,10 +141,14 @@ impl Server {
             next_id: AtomicU32::new(1),
             questions: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            closing: Closing::new(),
         });
         let accepting = shared.clone();
         let task = spawn("mysql-accept", move || accepting.accept(&listener));
-        Ok(Server { shared, addr, accepting: Mutex::new(Some(task)) })
+        let watched = shared.clone();
+        let watch = spawn("mysql-watch", move || watched.watch());
+        let (accepting, watching) = (Mutex::new(Some(task)), Mutex::new(Some(watch)));
+        Ok(Server { shared, addr, accepting, watching })
     }
 
     /// Where it listens.
@@ -154,10 +174,16 @@ impl Server {
             tracing::error!(panic, "the accepting thread panicked");
         }
         let deadline = self.shared.clock.monotonic() + STOP_TIMEOUT;
+        self.shared.closing.close();
+        if let Some(watch) = self.watching.lock().take()
+            && let Err(panic) = watch.join()
+        {
+            tracing::error!(panic, "the watching thread panicked");
+        }
         let mut guests = self.shared.guests.lock();
-        for stream in guests.open.values() {
+        for guest in guests.open.values() {
             // A client that is already gone needs no goodbye.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = guest.stream.shutdown(Shutdown::Both);
         }
         while !guests.open.is_empty() {
             let left = deadline.saturating_sub(self.shared.clock.monotonic());
@@ -224,7 +250,7 @@ impl Shared {
         while id == 0 || guests.open.contains_key(&id) {
             id = self.next_id.fetch_add(1, Ordering::Relaxed);
         }
-        guests.open.insert(id, handle);
+        guests.open.insert(id, Guest { stream: handle, busy: Arc::default() });
         guests.waiting.push_back(id);
         drop(guests);
         let leave = Leave { shared: self.clone(), id };
@@ -247,6 +273,47 @@ impl Shared {
         Ok(())
     }
 
+    /// Looks, until the server stops, whether those whose statements run for long are still there.
+    fn watch(&self) {
+        while !self.closing.wait(WATCH_EVERY) {
+            for (id, stream) in self.long_running() {
+                let gone = is_gone(&stream);
+                if self.closing.is_closed() {
+                    return;
+                }
+                if gone {
+                    tracing::debug!(id, "a client is gone while its statement runs");
+                    self.sessions.client_gone(id);
+                }
+            }
+        }
+    }
+
+    fn long_running(&self) -> Vec<(u32, TcpStream)> {
+        let began_before = self.now_ms().saturating_sub(WATCH_EVERY.as_millis() as u64);
+        let guests = self.guests.lock();
+        let long = guests.open.iter().filter(|(id, guest)| {
+            let since = guest.busy.0.load(Ordering::Relaxed);
+            guests.inside.contains(id) && since > 0 && since <= began_before
+        });
+        // Without a descriptor for it, it is looked at another time.
+        long.filter_map(|(id, guest)| Some((*id, guest.stream.try_clone().ok()?))).collect()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.monotonic().as_millis() as u64
+    }
+
+    /// Where a connection says that a command of it runs.
+    pub fn busy(&self, id: u32) -> Arc<Busy> {
+        self.guests.lock().open.get(&id).map(|guest| guest.busy.clone()).unwrap_or_default()
+    }
+
+    /// A command begins.
+    pub fn begin(&self, busy: &Busy) {
+        busy.0.store(self.now_ms() + 1, Ordering::Relaxed);
+    }
+
     /// Is this connection to end?
     pub fn must_end(&self, id: u32) -> bool {
         self.stopping.load(Ordering::Relaxed) || self.sessions.is_killed(id)
@@ -267,6 +334,24 @@ impl Shared {
             "Uptime: {uptime}  Threads: {threads}  Questions: {questions}  Slow queries: 0  \
              Opens: 0  Flush tables: 0  Open tables: 0  Queries per second avg: {average:.3}"
         )
+    }
+}
+
+impl Busy {
+    /// The command has ended.
+    pub fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Has the other end closed? Takes a tick of the stream's at most, when nothing comes.
+fn is_gone(stream: &TcpStream) -> bool {
+    match stream.peek(&mut [0]) {
+        Ok(bytes) => bytes == 0,
+        Err(e) => {
+            let alive = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted];
+            !alive.contains(&e.kind())
+        }
     }
 }
 

@@ -35,6 +35,11 @@ pub(super) fn planning(ctx: &QueryContext<'_>, written: &ast::Query, e: DataFusi
     }
 }
 
+/// Is it that a name means two columns, or two columns have one name?
+pub(super) fn names_twice(error: &Error) -> bool {
+    matches!(error.code, 1052 | 1060)
+}
+
 /// Does the outermost SELECT have a GROUP BY?
 fn is_grouped(query: &ast::Query) -> bool {
     match &*query.body {
@@ -137,6 +142,16 @@ fn plan(text: &str) -> Error {
     if text.contains("Invalid function") {
         let name = quoted(text);
         return with(1305, "42000", format!("FUNCTION {name} does not exist"));
+    }
+    for (start, clause) in [
+        ("Order by column out of bounds, specified: ", "order clause"),
+        ("Cannot find column with position ", "group statement"),
+    ] {
+        if let Some((_, rest)) = text.split_once(start) {
+            let end = rest.find([',', ' ']).unwrap_or(rest.len());
+            let message = format!("Unknown column '{}' in '{clause}'", &rest[..end]);
+            return Error::unknown_column(message);
+        }
     }
     if needs_group(text) {
         let message = "Expression of SELECT list is not in GROUP BY clause and contains a \

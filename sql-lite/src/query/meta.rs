@@ -14,6 +14,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use sqlparser::ast;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What the query as written calls its columns.
@@ -79,6 +80,59 @@ pub(crate) fn separate(query: &mut ast::Query) {
             _ => {}
         }
     }
+}
+
+/// Gives aliases to the columns that stand beside a `*` of the select list, whose columns may be
+/// the same ones, unless an ORDER BY names them by an alias; false: there are none.
+pub(crate) fn beside_wildcards(query: &mut ast::Query) -> bool {
+    let mut named = Vec::new();
+    if let Some(ast::OrderByKind::Expressions(list)) = query.order_by.as_ref().map(|o| &o.kind) {
+        let _: ControlFlow<()> = ast::visit_expressions(list, |expr| {
+            if let ast::Expr::Identifier(ident) = expr {
+                named.push(ident.value.to_lowercase());
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    set_apart(&mut query.body, &named)
+}
+
+fn set_apart(body: &mut ast::SetExpr, named: &[String]) -> bool {
+    let select = match body {
+        ast::SetExpr::Select(select) => select,
+        ast::SetExpr::Query(query) => return set_apart(&mut query.body, named),
+        ast::SetExpr::SetOperation { left, right, .. } => {
+            let left = set_apart(left, named);
+            return set_apart(right, named) || left;
+        }
+        _ => return false,
+    };
+    if !select.projection.iter().any(|i| matches!(item(i), Item::Wildcard)) {
+        return false;
+    }
+    let mut found = false;
+    for (i, item) in select.projection.iter_mut().enumerate() {
+        let (expr, alias) = match &*item {
+            ast::SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias)),
+            ast::SelectItem::UnnamedExpr(expr) => (expr, None),
+            _ => continue,
+        };
+        let column = match expr {
+            ast::Expr::Identifier(ident) => Some(ident),
+            ast::Expr::CompoundIdentifier(idents) => idents.last(),
+            _ => None,
+        };
+        // What is calculated and has no alias is no column's name.
+        let Some(name) = alias.or(column).map(|ident| ident.value.to_lowercase()) else { continue };
+        let column = column.map(|ident| ident.value.to_lowercase());
+        if column.as_ref() != Some(&name) && named.contains(&name) {
+            continue;
+        }
+        let alias = ast::Ident::with_quote('`', format!("__{i}_{name}"));
+        *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+        found = true;
+    }
+    found
 }
 
 /// A column of a catalog table, and the name that its table has in the query.

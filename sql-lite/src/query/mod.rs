@@ -193,7 +193,14 @@ enum Digits {
 type Made = (datafusion::logical_expr::LogicalPlan, Vec<ColumnMeta>);
 
 fn planned(ctx: &QueryContext<'_>, query: &ast::Query, digits: Digits) -> Result<Made> {
-    let made = planned_as(ctx, query, query.clone(), 0, digits);
+    let mut made = planned_as(ctx, query, query.clone(), 0, digits);
+    // Perhaps a column stands beside the `*` that it is among: `SELECT *, id`.
+    if matches!(&made, Err(error) if failure::names_twice(error)) {
+        let mut other = query.clone();
+        if meta::beside_wildcards(&mut other) {
+            made = planned_as(ctx, query, other, 0, digits).or(made);
+        }
+    }
     // Perhaps a subquery in its ORDER BY names columns that are not shown.
     let fails = match &made {
         Ok((plan, _)) => order::names_hidden(plan),

@@ -80,6 +80,7 @@ fn of(column: &ColumnMeta) -> ColumnDef {
         on_update_now: false,
         comment: String::new(),
         key: None,
+        checks: Vec::new(),
         ignored: Vec::new(),
     }
 }

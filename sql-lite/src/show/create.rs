@@ -4,6 +4,7 @@
 use super::Context;
 use super::describe::{self, CHARSET, COLLATION};
 use super::result::{Answer, Columns, Kind, text};
+use crate::catalog::checks::Check;
 use crate::catalog::is_system;
 use crate::convert;
 use crate::error::{Error, Result};
@@ -15,7 +16,8 @@ const DATABASE: Columns = &[("Database", Kind::Name), ("Create Database", Kind::
 
 /// SHOW CREATE TABLE.
 pub(super) fn table(ctx: &Context<'_>, table: &TableSchema) -> Result<Answer> {
-    let statement = table_text(table, ctx.variables.time_zone_offset_us())?;
+    let checks = ctx.view.checks(table.id);
+    let statement = table_text(table, checks, ctx.variables.time_zone_offset_us())?;
     Ok(Answer::new(TABLE, vec![vec![text(&table.name), text(statement)]]))
 }
 
@@ -40,7 +42,7 @@ pub(super) fn view(table: &TableSchema) -> Error {
 }
 
 /// The statement that makes a table. TIMESTAMP defaults are shown `offset_us` from UTC.
-pub(crate) fn table_text(table: &TableSchema, offset_us: i64) -> Result<String> {
+pub(crate) fn table_text(table: &TableSchema, checks: &[Check], offset_us: i64) -> Result<String> {
     let mut lines = Vec::with_capacity(table.columns.len() + table.indexes.len() + 1);
     for column in &table.columns {
         lines.push(column_text(column, offset_us)?);
@@ -53,6 +55,10 @@ pub(crate) fn table_text(table: &TableSchema, offset_us: i64) -> Result<String> 
             (_, true) => format!("UNIQUE KEY {} ({columns})", quoted_name(key.name)),
             _ => format!("KEY {} ({columns})", quoted_name(key.name)),
         });
+    }
+    for Check { name, clause, enforced } in checks {
+        let not = if *enforced { "" } else { " /*!80016 NOT ENFORCED */" };
+        lines.push(format!("CONSTRAINT {} CHECK (({clause})){not}", quoted_name(name)));
     }
     let mut out = format!("CREATE TABLE {} (\n  ", quoted_name(&table.name));
     out.push_str(&lines.join(",\n  "));

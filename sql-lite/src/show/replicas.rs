@@ -11,6 +11,10 @@ pub trait ColumnReplicas: Send + Sync + 'static {
     fn remove(&self, range: &KeyRange) -> Result<(), String>;
     /// How many replicas are caught up, and how many are wanted, over all regions of the range.
     fn progress(&self, range: &KeyRange) -> (u32, u32);
+    /// Raft log indexes: up to where every column replica has applied, and up to where the leader
+    /// has committed, each added up over the regions of the range (equal: all is there). `None`: a
+    /// region has no leader or no column replica.
+    fn indexes(&self, range: &KeyRange) -> Option<(u64, u64)>;
     /// How long it takes until what is committed now is in every column replica of the range, in
     /// milliseconds, as measured by waiting for it; `None`: more than a second.
     fn lag_ms(&self, range: &KeyRange) -> Option<u64>;

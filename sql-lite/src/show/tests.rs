@@ -34,6 +34,10 @@ impl ColumnReplicas for TwoOfThree {
         (2, 3)
     }
 
+    fn indexes(&self, _: &KeyRange) -> Option<(u64, u64)> {
+        Some((7, 9))
+    }
+
     fn lag_ms(&self, _: &KeyRange) -> Option<u64> {
         Some(3)
     }

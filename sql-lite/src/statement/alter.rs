@@ -1,6 +1,7 @@
 //! ALTER, DROP, TRUNCATE and RENAME: changes of what is there. The definitions themselves are
 //! parsed in `ddl`. It must never drop an action silently: what has no effect says so.
 
+use super::check::CheckDef;
 use super::ddl::*;
 use super::parser::P;
 use super::{Stmt, TableName};
@@ -89,7 +90,23 @@ pub enum AlterAction {
     Comment(String),
     /// AUTO_INCREMENT = n.
     AutoIncrement(u64),
-    /// FOREIGN KEY, CHECK: read, no effect, a warning.
+    /// ADD CHECK.
+    AddCheck(CheckDef),
+    /// DROP CHECK, DROP CONSTRAINT.
+    DropCheck {
+        /// Its name.
+        name: String,
+        /// DROP CONSTRAINT: it may be a key's name, or a foreign key's.
+        any: bool,
+    },
+    /// ALTER CHECK … [NOT] ENFORCED.
+    EnforceCheck {
+        /// Its name.
+        name: String,
+        /// Without NOT.
+        enforced: bool,
+    },
+    /// FOREIGN KEY: read, no effect, a warning.
     Ignored(&'static str),
     /// Character sets, engine, ENABLE KEYS …: read, no effect.
     NoEffect,
@@ -172,8 +189,9 @@ impl P<'_> {
         if self.peek_key() {
             let if_not_exists = false;
             actions.push(match self.key_def()? {
-                Ok(key) => AlterAction::AddKey { key, if_not_exists },
-                Err(what) => AlterAction::Ignored(what),
+                Element::Key(key) => AlterAction::AddKey { key, if_not_exists },
+                Element::Check(check) => AlterAction::AddCheck(check),
+                Element::Ignored(what) => AlterAction::Ignored(what),
             });
             return Ok(());
         }
@@ -208,9 +226,8 @@ impl P<'_> {
             self.name()?;
             return Ok(AlterAction::Ignored(FOREIGN_KEY));
         }
-        if self.one_of(&["CHECK", "CONSTRAINT"]).is_some() {
-            self.name()?;
-            return Ok(AlterAction::Ignored(CHECK));
+        if let Some(which) = self.one_of(&["CHECK", "CONSTRAINT"]) {
+            return Ok(AlterAction::DropCheck { name: self.name()?, any: which == "CONSTRAINT" });
         }
         if self.one_of(&["INDEX", "KEY"]).is_some() {
             let if_exists = self.if_exists();
@@ -249,11 +266,16 @@ impl P<'_> {
     }
 
     pub(super) fn alter_column(&mut self) -> Result<AlterAction> {
-        if self.one_of(&["INDEX", "CHECK", "CONSTRAINT"]).is_some() {
+        if self.word("INDEX") {
             self.name()?;
-            let known = self.one_of(&["VISIBLE", "INVISIBLE", "ENFORCED"]).is_some()
-                || self.words(&["NOT", "ENFORCED"]);
+            let known = self.one_of(&["VISIBLE", "INVISIBLE"]).is_some();
             return if known { Ok(AlterAction::NoEffect) } else { self.fail() };
+        }
+        if self.one_of(&["CHECK", "CONSTRAINT"]).is_some() {
+            let name = self.name()?;
+            let enforced = !self.word("NOT");
+            self.expect("ENFORCED")?;
+            return Ok(AlterAction::EnforceCheck { name, enforced });
         }
         self.word("COLUMN");
         let name = self.name()?;

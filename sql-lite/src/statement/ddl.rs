@@ -1,6 +1,7 @@
 //! Definitions: CREATE, and what ALTER shares with it. Types are resolved here, since their names
 //! are grammar; what MySQL has and this server has not is refused by name (1235), never silently changed.
 
+use super::check::CheckDef;
 use super::parser::P;
 use super::{AlterAction, Stmt, TableName};
 use crate::error::Result;
@@ -47,7 +48,9 @@ pub struct ColumnDef {
     pub comment: String,
     /// PRIMARY KEY or UNIQUE within the definition.
     pub key: Option<KeyKind>,
-    /// What was read and has no effect: REFERENCES, CHECK.
+    /// CHECK within the definition.
+    pub checks: Vec<CheckDef>,
+    /// What was read and has no effect: REFERENCES.
     pub ignored: Vec<&'static str>,
 }
 
@@ -60,6 +63,15 @@ pub struct KeyDef {
     pub columns: Vec<String>,
     /// Primary, unique, plain.
     pub kind: KeyKind,
+}
+
+/// What stands beside columns in a table's definition.
+#[derive(Clone, Debug)]
+pub(super) enum Element {
+    Key(KeyDef),
+    Check(CheckDef),
+    /// Read, and without effect.
+    Ignored(&'static str),
 }
 
 /// CREATE TABLE.
@@ -81,12 +93,13 @@ pub struct CreateTable {
     pub like: Option<TableName>,
     /// AS SELECT.
     pub query: Option<Box<Query>>,
-    /// What was read and has no effect: FOREIGN KEY, CHECK.
+    /// CHECK constraints, those of columns first.
+    pub checks: Vec<CheckDef>,
+    /// What was read and has no effect: FOREIGN KEY.
     pub ignored: Vec<&'static str>,
 }
 
-pub(super) const FOREIGN_KEY: &str = "FOREIGN KEY";
-pub(super) const CHECK: &str = "CHECK";
+pub(crate) const FOREIGN_KEY: &str = "FOREIGN KEY";
 /// What collations named `…_ci` ask for.
 pub(crate) const COLLATION: &str = "COLLATION";
 
@@ -164,6 +177,7 @@ impl P<'_> {
             auto_increment: None,
             like: None,
             query: None,
+            checks: Vec::new(),
             ignored: Vec::new(),
         };
         if self.word("LIKE") {
@@ -202,19 +216,16 @@ impl P<'_> {
 
     pub(super) fn table_element(&mut self, create: &mut CreateTable) -> Result<()> {
         if self.peek_key() {
-            return match self.key_def()? {
-                Ok(key) => {
-                    create.keys.push(key);
-                    Ok(())
-                }
-                Err(what) => {
-                    create.ignored.push(what);
-                    Ok(())
-                }
-            };
+            match self.key_def()? {
+                Element::Key(key) => create.keys.push(key),
+                Element::Check(check) => create.checks.push(check),
+                Element::Ignored(what) => create.ignored.push(what),
+            }
+            return Ok(());
         }
         let column = self.column_def()?;
         create.ignored.extend(&column.ignored);
+        create.checks.extend(column.checks.iter().cloned());
         create.columns.push(column);
         Ok(())
     }
@@ -235,19 +246,14 @@ impl P<'_> {
         .any(|w| self.peek(w))
     }
 
-    /// A key, or the name of what is read and ignored.
-    pub(super) fn key_def(&mut self) -> Result<std::result::Result<KeyDef, &'static str>> {
+    /// A key, a constraint, or what is read and ignored.
+    pub(super) fn key_def(&mut self) -> Result<Element> {
         let mut name = None;
         if self.word("CONSTRAINT") && !self.peek_key() {
             name = Some(self.name()?);
         }
         if self.word("CHECK") {
-            self.skip_group()?;
-            if self.word("NOT") {
-                self.expect("ENFORCED")?;
-            }
-            self.word("ENFORCED");
-            return Ok(Err(CHECK));
+            return self.check(name).map(Element::Check);
         }
         if self.words(&["FOREIGN", "KEY"]) {
             if !self.peek_symbol(&Token::LParen) {
@@ -255,7 +261,7 @@ impl P<'_> {
             }
             self.skip_group()?;
             self.references()?;
-            return Ok(Err(FOREIGN_KEY));
+            return Ok(Element::Ignored(FOREIGN_KEY));
         }
         if self.peek("FULLTEXT") || self.peek("SPATIAL") {
             return self.unsupported("FULLTEXT and SPATIAL indexes");
@@ -276,7 +282,7 @@ impl P<'_> {
         self.index_type()?;
         let columns = self.key_columns(kind)?;
         self.index_options()?;
-        Ok(Ok(KeyDef { name, columns, kind }))
+        Ok(Element::Key(KeyDef { name, columns, kind }))
     }
 
     pub(super) fn references(&mut self) -> Result<()> {
@@ -434,6 +440,7 @@ impl P<'_> {
             on_update_now: false,
             comment: String::new(),
             key: None,
+            checks: Vec::new(),
             ignored: Vec::new(),
         };
         while self.column_option(&mut column)? {}
@@ -466,12 +473,11 @@ impl P<'_> {
             self.references()?;
             column.ignored.push(FOREIGN_KEY);
         } else if self.peek("CHECK") || (self.peek("CONSTRAINT") && !self.peek_nth(1, "PRIMARY")) {
-            if self.word("CONSTRAINT") && !self.peek("CHECK") {
-                self.name()?;
-            }
+            let named = self.word("CONSTRAINT") && !self.peek("CHECK");
+            let name = if named { Some(self.name()?) } else { None };
             self.expect("CHECK")?;
-            self.skip_group()?;
-            column.ignored.push(CHECK);
+            let check = self.check(name)?;
+            column.checks.push(check);
         } else if self.peek("GENERATED") || self.peek("AS") {
             return self.unsupported("generated columns");
         } else if self.peek("AUTO_RANDOM") {

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod alter;
+pub mod check;
 pub mod control;
 pub mod data;
 pub mod ddl;

@@ -162,7 +162,8 @@ fn table_definitions() {
     assert_eq!(create.columns.len(), 4);
     assert_eq!(create.keys.len(), 3);
     assert_eq!(create.keys[1].columns, ["a", "d"]);
-    assert_eq!(create.ignored, ["FOREIGN KEY", "CHECK"]);
+    assert_eq!(create.ignored, ["FOREIGN KEY"]);
+    assert_eq!(create.checks[0].condition.to_string(), "id > (0)");
     assert_eq!((create.auto_increment, create.comment.as_str()), (Some(7), "hi"));
     assert!(create.columns[3].on_update_now);
 }

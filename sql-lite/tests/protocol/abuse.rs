@@ -160,6 +160,21 @@ fn a_client_that_leaves_while_rows_come() {
 }
 
 #[test]
+fn a_client_that_leaves_while_its_statement_runs() {
+    let (server, fake) = serve();
+    let mut stays = connect(&server);
+    stays.command(3, b"wait");
+    let mut leaves = connect(&server);
+    leaves.command(3, b"wait");
+    let id = leaves.id;
+    drop(leaves);
+    // The statement of who stays ends when anybody is told to end.
+    stays.read().expect("an answer");
+    assert_eq!(*fake.killed.lock().unwrap(), [id].into());
+    assert!(stays.is_alive());
+}
+
+#[test]
 fn silent_sockets_keep_nobody_out() {
     let (server, _) = serve_with(|config| {
         config.connections_max = 4;

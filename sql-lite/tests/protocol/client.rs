@@ -92,7 +92,7 @@ impl Client {
     /// Stream only: nothing is read yet.
     pub fn raw(addr: SocketAddr) -> Client {
         let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Client { stream, capabilities: CAPABILITIES, sequence: 0, id: 0 }
     }
 

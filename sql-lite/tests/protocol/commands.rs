@@ -278,7 +278,7 @@ fn the_limit_of_clients_holds() {
     let refused = Client::log_in(server.addr(), CAPABILITIES, &ROOT, b"").err().unwrap();
     assert_eq!(refused, Refusal(1040, String::new(), "Too many connections".into()));
     drop(second);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while server.connections() > 1 {
         assert!(std::time::Instant::now() < deadline, "a client's place is given back");
         std::thread::yield_now();

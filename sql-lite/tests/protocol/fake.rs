@@ -7,6 +7,7 @@ use damask_types::schema::IntWidth;
 use damask_types::{ColumnType, Datum};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// What all sessions of a server share.
 #[derive(Default)]
@@ -44,6 +45,10 @@ impl Sessions for Fake {
 
     fn is_killed(&self, id: u32) -> bool {
         self.killed.lock().unwrap().contains(&id)
+    }
+
+    fn client_gone(&self, id: u32) {
+        self.killed.lock().unwrap().insert(id);
     }
 }
 
@@ -146,6 +151,14 @@ impl FakeSession {
             }
             "KILL" => {
                 self.fake.0.killed.lock().unwrap().insert(rest.parse().unwrap());
+                Outcome::Done(done(""))
+            }
+            "wait" => {
+                let deadline = Instant::now() + Duration::from_secs(30);
+                while self.fake.0.killed.lock().unwrap().is_empty() {
+                    assert!(Instant::now() < deadline, "nobody was told to end");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 Outcome::Done(done(""))
             }
             "table" => {

@@ -72,7 +72,7 @@ fn a_failure_that_is_forgotten_is_found() {
 #[test]
 #[should_panic(expected = "served below the bound alone")]
 fn serving_while_the_save_hangs_is_found() {
-    // The save may go on before anybody has been served too early: it is a race, so there are tries.
+    // The save may go on before anybody has been served too early: a race, so there are tries.
     for _ in 0..100 {
         nothing_above_a_save_that_hangs(|store| Careless::open(Wrong::ServesFirst, store));
     }

@@ -68,6 +68,8 @@ pub(super) struct Txn {
     failed: AtomicBool,
     /// A request that may have decided the transaction has no answer.
     unknown: AtomicBool,
+    /// A request that could decide it has reached its keys.
+    reached: AtomicBool,
 }
 
 impl Txn {
@@ -83,6 +85,7 @@ impl Txn {
             way: AtomicU8::new(way as u8),
             failed: AtomicBool::new(false),
             unknown: AtomicBool::new(false),
+            reached: AtomicBool::new(false),
         }
     }
 
@@ -101,6 +104,11 @@ impl Txn {
     /// May it be decided although a part of it failed?
     pub fn is_unknown(&self) -> bool {
         self.unknown.load(Ordering::SeqCst)
+    }
+
+    /// Could a copy of its requests decide it, as long as its primary is not rolled back?
+    pub fn may_be_decided(&self) -> bool {
+        self.reached.load(Ordering::SeqCst)
     }
 
     /// How a request with `keys` of its keys may end it.
@@ -207,6 +215,9 @@ fn lock_group(
             if may_decide {
                 txn.unknown.store(true, Ordering::SeqCst);
             }
+        }
+        if may_decide && matches!(outcome, Ok(_) | Err(Failed::Keys(_))) {
+            txn.reached.store(true, Ordering::SeqCst);
         }
         match outcome {
             Ok(response) => {

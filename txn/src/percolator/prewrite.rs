@@ -145,7 +145,8 @@ impl Found {
             }
             // The lock was lost, and a late copy of its request has taken it again above a version
             // that the transaction has not read.
-            let read = if expected { held_at } else { request.for_update_ts };
+            let own = expected && !mistaken(Mistake::HeldVersionIgnored);
+            let read = if own { held_at } else { request.for_update_ts };
             if lock.for_update_ts > read {
                 return Err(lock_not_found(mutation, request));
             }

@@ -5,7 +5,7 @@ use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::region::{Core, Failed};
 use crate::request::{Request, Response};
-use damask_types::{Lock, Timestamp};
+use damask_types::{KeyLock, Lock, Timestamp};
 
 /// What the keys of a transaction say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,29 +24,40 @@ impl Core {
         backoff: &mut Backoff<'_>,
     ) -> Result<Secondaries> {
         let Some(keys) = &primary.secondaries else { return Ok(Secondaries::NotAsync) };
-        let start_ts = primary.start_ts;
-        let mut keys = keys.clone();
+        let (locks, decided) = self.check_keys(keys.clone(), primary.start_ts, backoff)?;
+        if decided != Timestamp::ZERO {
+            return Ok(Secondaries::Decided(Some(decided)));
+        }
+        if locks.len() < keys.len() {
+            return Ok(Secondaries::Decided(None));
+        }
+        if locks.iter().any(|lock| lock.lock.secondaries.is_none()) {
+            return Ok(Secondaries::NotAsync);
+        }
+        let versions = locks.iter().map(|lock| lock.lock.min_commit_ts);
+        Ok(Secondaries::Decided(Some(versions.fold(primary.min_commit_ts, Timestamp::max))))
+    }
+
+    /// The locks of a transaction on these keys; or (not ZERO) the version of one that is committed.
+    /// Where no lock stands a rollback is left that stays; the first such is enough.
+    pub fn check_keys(
+        &self,
+        mut keys: Vec<Vec<u8>>,
+        start_ts: Timestamp,
+        backoff: &mut Backoff<'_>,
+    ) -> Result<(Vec<KeyLock>, Timestamp)> {
         keys.sort_unstable();
-        let mut commit_ts = primary.min_commit_ts;
+        let mut found = Vec::with_capacity(keys.len());
         let mut work = self.group(keys, |key| key, Vec::len, backoff)?;
         // Ends: every turn answers for a group or takes time from the back-off.
         while let Some(group) = work.pop() {
             let request = Request::CheckSecondaryLocks { keys: group.items.clone(), start_ts };
             match self.call(&group.route, request, backoff) {
-                Ok(Response::SecondaryLocks { commit_ts: decided, .. })
-                    if decided != Timestamp::ZERO =>
-                {
-                    return Ok(Secondaries::Decided(Some(decided)));
-                }
-                Ok(Response::SecondaryLocks { locks, .. }) => {
-                    if locks.len() < group.items.len() {
-                        return Ok(Secondaries::Decided(None));
-                    }
-                    for lock in locks {
-                        if lock.lock.secondaries.is_none() {
-                            return Ok(Secondaries::NotAsync);
-                        }
-                        commit_ts = commit_ts.max(lock.lock.min_commit_ts);
+                Ok(Response::SecondaryLocks { locks, commit_ts }) => {
+                    let is_over = commit_ts != Timestamp::ZERO || locks.len() < group.items.len();
+                    found.extend(locks);
+                    if is_over {
+                        return Ok((found, commit_ts));
                     }
                 }
                 Ok(other) => return Err(Error::unexpected("secondary locks", other)),
@@ -59,7 +70,7 @@ impl Core {
                 }
             }
         }
-        Ok(Secondaries::Decided(Some(commit_ts)))
+        Ok((found, Timestamp::ZERO))
     }
 
     /// Ends every lock of an async commit that is decided.

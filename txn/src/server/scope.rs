@@ -2,7 +2,7 @@
 //! region. It must never leave out a key that the request decides about.
 
 use super::Result;
-use crate::request::{Mutation, PessimisticLock, Prewrite, Request};
+use crate::request::{Mutation, PessimisticLock, Prewrite, Request, Response};
 use damask_raftstore::Error as RegionError;
 use damask_types::{Region, Timestamp};
 
@@ -25,6 +25,17 @@ pub(super) fn keys_of(request: &Request) -> Box<dyn Iterator<Item = &[u8]> + '_>
             Box::new(std::iter::empty())
         }
     }
+}
+
+/// Bytes that a read has found.
+pub(super) fn bytes_of(response: &Response) -> u64 {
+    let bytes = match response {
+        Response::Value(value) => value.as_ref().map_or(0, Vec::len),
+        Response::Values(values) => values.iter().flatten().map(Vec::len).sum(),
+        Response::Pairs(pairs) => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
+        _ => 0,
+    };
+    bytes as u64
 }
 
 /// The version that a reading request asks for.

@@ -12,6 +12,7 @@ use super::{Result, TxnServer, check_keys, request_error, version_of};
 use crate::percolator::decide;
 use crate::request::{Context, Request, Response};
 use crate::resolved::{Advance, LOCKS_MAX, Pushed, Span, disjoint, under_locks, under_unfinished};
+use damask_env::{Mistake, mistaken};
 use damask_kv::MvccReader;
 use damask_raftstore::{Error as RegionError, Resolved};
 use damask_types::codec::encode_key;
@@ -59,7 +60,9 @@ impl TxnServer {
         let unfinished = self.manager.unfinished(reading);
         let snapshot = self.engine.snapshot();
         let unfinished = unfinished.into_iter().map(|(key, limit)| (encode_key(&key), limit));
-        under_unfinished(&mut spans, unfinished);
+        if !mistaken(Mistake::ResolvedPastUnfinished) {
+            under_unfinished(&mut spans, unfinished);
+        }
         // From where the last look has ended to the end, and the rest.
         let middle = spans.partition_point(|span| *span.start() < *state.from);
         spans.rotate_left(middle);

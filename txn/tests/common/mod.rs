@@ -2,6 +2,7 @@
 //! know what a test expects.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod falls;
 pub mod statements;
 
 use damask_env::{Clock, RealClock};
@@ -45,10 +46,13 @@ pub fn region_of(cluster: &LocalCluster, key: &str) -> Region {
     regions.into_iter().find(|r| r.range.contains(key.as_bytes())).expect("all keys have one")
 }
 
+/// For how long a test waits for what must come: elections and dead transactions on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
 /// Waits until something is so, for a bounded time.
 pub fn poll(what: &str, mut is_so: impl FnMut() -> bool) {
     let clock = RealClock::default();
-    let deadline = clock.monotonic() + Duration::from_secs(20);
+    let deadline = clock.monotonic() + DEADLINE;
     while !is_so() {
         assert!(clock.monotonic() < deadline, "in vain: {what}");
         std::thread::yield_now();

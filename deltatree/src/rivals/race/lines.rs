@@ -2,12 +2,12 @@
 //! and by two, and what a read costs while rows are written. It must never compare runs that did
 //! not alternate.
 
-use super::workload::{Placement, TABLE, UPDATE_ROWS, Workload};
+use super::workload::{COLUMNS, GROUPS, Placement, TABLE, UPDATE_ROWS, Workload};
 use super::{Error, RaceConfig, Result, Times};
 use crate::fold::wide;
 use crate::store::{Aggregate, ColumnStore, Fold, Grouping, HandleRange, Query, ScanRequest};
 use crate::tree::{Config, DeltaTree};
-use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::array::{ArrayRef, Int64Array};
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema};
 use damask_env::{Clock, Content, Disk, RealClock, RealDisk, spawn};
@@ -40,6 +40,10 @@ pub(super) struct Bandwidth {
     pub mapped_two: Times,
     pub one: Times,
     pub two: Times,
+    /// Of the same rows, sums by group: more work for a byte, which memory does not bound.
+    pub groups_one: Times,
+    /// The same by two threads.
+    pub groups_two: Times,
 }
 
 /// Seconds of a read of now.
@@ -51,21 +55,32 @@ pub(super) struct UnderWrites {
     pub rate: f64,
 }
 
-fn sum_of(store: &DeltaTree, threads: usize) -> Result<usize> {
+/// The sum of k, by values of further columns.
+fn sum_by(store: &DeltaTree, groups: &[&str], threads: usize) -> Result<usize> {
+    let names = std::iter::once(&"1").chain(groups);
+    let fields: Vec<_> = names.map(|name| Field::new(*name, DataType::Int64, true)).collect();
     let default: ArrayRef = Arc::new(Int64Array::from(vec![None]));
     let scan = ScanRequest {
         ranges: vec![HandleRange::ALL],
         ts: Timestamp(u64::MAX),
-        schema: Arc::new(Schema::new(vec![Field::new("1", DataType::Int64, true)])),
-        defaults: vec![default],
+        defaults: vec![default; fields.len()],
+        schema: Arc::new(Schema::new(fields)),
         prune: Vec::new(),
         batch_rows: 65_536,
     };
     let query = Query { scan, filter: Vec::new() };
-    let sum = Aggregate { fold: Fold::Sum, column: Some(0) };
-    let grouping = Grouping { aggregates: vec![sum], groups_max: 1, ..Grouping::default() };
+    let grouping = Grouping {
+        aggregates: vec![Aggregate { fold: Fold::Sum, column: Some(0) }],
+        groups: (1..=groups.len()).collect(),
+        groups_max: GROUPS as usize,
+        ..Grouping::default()
+    };
     let answer = store.snapshot(TABLE)?.aggregate(&query, &grouping, threads)?;
-    Ok(answer.ok_or("one group is too many")?.column(0).null_count())
+    Ok(answer.ok_or("more groups than there are")?.num_rows())
+}
+
+fn sum_of(store: &DeltaTree, threads: usize) -> Result<usize> {
+    sum_by(store, &[], threads)
 }
 
 fn loaded(folder: &Path, workload: &Workload) -> Result<DeltaTree> {
@@ -119,7 +134,8 @@ pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
     let store = loaded(&config.folder.join("bandwidth"), &Workload::new(rows, Placement::Uniform))?;
     let memory: Vec<u64> = (0..rows).collect();
     let file = mapped(&config.folder.join("bandwidth-file"), &memory)?;
-    let mut times = [const { Vec::new() }; 6];
+    let by = COLUMNS.to_string();
+    let mut times = [const { Vec::new() }; 8];
     for round in 0..=2 * config.repeats {
         let taken = [
             seconds(&clock, || Ok(wide::sum(&memory, None, true).0 as usize))?,
@@ -128,13 +144,27 @@ pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
             seconds(&clock, || Ok(sum_of_halves(&file)))?,
             seconds(&clock, || sum_of(&store, 1))?,
             seconds(&clock, || sum_of(&store, 2))?,
+            seconds(&clock, || sum_by(&store, &[&by], 1))?,
+            seconds(&clock, || sum_by(&store, &[&by], 2))?,
         ];
         if round > 0 {
             times.iter_mut().zip(taken).for_each(|(all, seconds)| all.push(seconds));
         }
     }
-    let [memory, memory_two, mapped, mapped_two, one, two] = times.map(Times::new);
-    Ok(Bandwidth { bytes: rows * 8, memory, memory_two, mapped, mapped_two, one, two })
+    let [memory, memory_two, mapped, mapped_two, one, two, groups_one, groups_two] =
+        times.map(Times::new);
+    let bytes = rows * 8;
+    Ok(Bandwidth {
+        bytes,
+        memory,
+        memory_two,
+        mapped,
+        mapped_two,
+        one,
+        two,
+        groups_one,
+        groups_two,
+    })
 }
 
 /// Writes transactions at a steady rate while it is told to.

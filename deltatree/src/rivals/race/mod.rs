@@ -56,6 +56,42 @@ pub struct RaceConfig {
     pub folder: PathBuf,
     /// Engines whose name has one of these in it; none: every engine.
     pub engines: Vec<String>,
+    /// Parts of the race: see [`Part`].
+    pub parts: Vec<Part>,
+    /// Questions whose name has one of these in it; none: every question.
+    pub questions: Vec<String>,
+}
+
+/// A part of the race that can be run without the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Clean packs beside a piece of memory.
+    Bandwidth,
+    /// Reads of now while rows are written.
+    Writes,
+    /// Updates that are not placed evenly.
+    Placed,
+    /// Every question after some updates.
+    Ladder,
+    /// Reads while updates and merges go on, and bytes written by cause.
+    Cycle,
+}
+
+impl Part {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Part); 5] = [
+        ("bandwidth", Part::Bandwidth),
+        ("writes", Part::Writes),
+        ("placed", Part::Placed),
+        ("ladder", Part::Ladder),
+        ("cycle", Part::Cycle),
+    ];
+}
+
+/// What a variable of the environment lists, by commas.
+fn list(name: &str) -> Option<Vec<String>> {
+    let text = std::env::var(name).ok()?;
+    Some(text.split(',').map(str::to_owned).collect())
 }
 
 impl RaceConfig {
@@ -72,6 +108,8 @@ impl RaceConfig {
             wide: false,
             folder: folder.to_owned(),
             engines: Vec::new(),
+            parts: Part::ALL.map(|(_, part)| part).to_vec(),
+            questions: Vec::new(),
         }
     }
 
@@ -90,8 +128,9 @@ impl RaceConfig {
     }
 
     /// With what the environment says: `DAMASK_COLUMNS_ROWS`, `DAMASK_COLUMNS_REPEATS`,
-    /// `DAMASK_COLUMNS_CYCLE` (percent), `DAMASK_COLUMNS_WIDE` (1: 20 columns) and
-    /// `DAMASK_COLUMNS_ENGINES` (names, by commas).
+    /// `DAMASK_COLUMNS_CYCLE` (percent), `DAMASK_COLUMNS_WIDE` (1: 20 columns), and by commas
+    /// `DAMASK_COLUMNS_ENGINES` and `DAMASK_COLUMNS_QUESTIONS` (names), `DAMASK_COLUMNS_PARTS`
+    /// (see [`Part`]) and `DAMASK_COLUMNS_LADDER` (percents).
     pub fn from_environment(mut self) -> Result<RaceConfig> {
         let number = |name: &str, default: u64| match std::env::var(name) {
             Ok(text) => text.parse().map_err(|e| Error::from(format!("{name}: {text}: {e}"))),
@@ -105,14 +144,33 @@ impl RaceConfig {
             1 => true,
             other => return Err(format!("DAMASK_COLUMNS_WIDE: {other}: 0 or 1").into()),
         };
-        if let Ok(names) = std::env::var("DAMASK_COLUMNS_ENGINES") {
-            self.engines = names.split(',').map(str::to_owned).collect();
+        self.engines = list("DAMASK_COLUMNS_ENGINES").unwrap_or(self.engines);
+        self.questions = list("DAMASK_COLUMNS_QUESTIONS").unwrap_or(self.questions);
+        if let Some(names) = list("DAMASK_COLUMNS_PARTS") {
+            self.parts = names.iter().map(|name| part(name)).collect::<Result<_>>()?;
+        }
+        if let Some(percents) = list("DAMASK_COLUMNS_LADDER") {
+            let percents = percents.iter().map(|text| text.parse::<u64>());
+            self.ladder = percents.collect::<std::result::Result<_, _>>()?;
         }
         if self.rows < 2000 || self.repeats == 0 {
             return Err("at least 2000 rows and one repeat are needed".into());
         }
         Ok(self)
     }
+
+    fn wants(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    fn asks(&self, question: &str) -> bool {
+        self.questions.is_empty() || self.questions.iter().any(|name| question.contains(name))
+    }
+}
+
+fn part(name: &str) -> Result<Part> {
+    let known = Part::ALL.iter().find(|(known, _)| *known == name);
+    known.map(|(_, part)| *part).ok_or_else(|| format!("{name} is no part of the race").into())
 }
 
 /// How an engine is opened in an empty folder.
@@ -209,8 +267,8 @@ pub struct Report {
     pub(super) cycle: Vec<Cell>,
     /// Cells by placement of the updates.
     pub(super) placed: Vec<(&'static str, Vec<Cell>)>,
-    bandwidth: lines::Bandwidth,
-    under_writes: lines::UnderWrites,
+    bandwidth: Option<lines::Bandwidth>,
+    under_writes: Option<lines::UnderWrites>,
     pub(super) writes: Vec<Writes>,
     pub(super) machine: String,
 }
@@ -298,13 +356,16 @@ impl Race {
             let target = self.workload.rows() * percent / 100;
             self.update(target.saturating_sub(self.workload.updated))?;
             let more: &[_] = if self.config.wide { &questions::WIDE } else { &[] };
-            for (name, ask) in questions::ALL.iter().chain(more) {
+            let asked = questions::ALL.iter().chain(more);
+            for (name, ask) in asked.filter(|(name, _)| self.config.asks(name)) {
                 cells.push(self.cell(name, *ask, percent, u64::MAX)?);
             }
             if percent > 0 {
                 let ts = self.workload.now - READABLE.min(self.workload.now - 1);
                 let name = format!("Q2, {} rows ago", READABLE * UPDATE_ROWS);
-                cells.push(self.cell(&name, Ask::Sum, percent, ts)?);
+                if self.config.asks(&name) {
+                    cells.push(self.cell(&name, Ask::Sum, percent, ts)?);
+                }
             }
         }
         Ok(cells)
@@ -380,8 +441,8 @@ impl Race {
         for percent in self.config.placement_ladder.clone() {
             let target = self.workload.rows() * percent / 100;
             self.update(target.saturating_sub(self.workload.updated))?;
-            for (name, ask) in questions::PLACED {
-                cells.push(self.cell(name, ask, percent, u64::MAX)?);
+            for (name, ask) in questions::PLACED.iter().filter(|(n, _)| self.config.asks(n)) {
+                cells.push(self.cell(name, *ask, percent, u64::MAX)?);
             }
         }
         Ok(cells)
@@ -391,18 +452,21 @@ impl Race {
 /// Runs a race. A wrong answer is an error.
 pub fn run(config: RaceConfig) -> Result<Report> {
     let machine = machine();
-    let bandwidth = lines::bandwidth(&config)?;
-    let under_writes = lines::under_writes(&config)?;
+    let wants = |part| config.wants(part);
+    let bandwidth = wants(Part::Bandwidth).then(|| lines::bandwidth(&config)).transpose()?;
+    let under_writes = wants(Part::Writes).then(|| lines::under_writes(&config)).transpose()?;
     let mut placed = Vec::new();
     for placement in [Placement::Zipf, Placement::Newest] {
-        if !config.placement_ladder.is_empty() {
+        if wants(Part::Placed) && !config.placement_ladder.is_empty() {
             placed.push((placement.name(), Race::new(&config, placement)?.placed()?));
         }
     }
     let mut race = Race::new(&config, Placement::Uniform)?;
-    race.load()?;
-    let ladder = race.ladder()?;
-    let cycle = race.cycle()?;
+    if wants(Part::Ladder) || wants(Part::Cycle) {
+        race.load()?;
+    }
+    let ladder = if wants(Part::Ladder) { race.ladder()? } else { Vec::new() };
+    let cycle = if wants(Part::Cycle) { race.cycle()? } else { Vec::new() };
     Ok(Report {
         rows: race.workload.rows(),
         columns: race.workload.columns,

@@ -1,7 +1,8 @@
 //! What a race found, as text and as one HTML page that needs nothing else. It must never show a
 //! ratio without the times it comes from.
 
-use super::{Cell, Report, lsm_kind};
+use super::lines::Bandwidth;
+use super::{Cell, Report, Times, lsm_kind};
 use std::fmt::Write;
 
 /// The paper's Table 2: seconds of `count(id), count(k)` over 100 M rows, by transactions/s.
@@ -23,6 +24,59 @@ fn ms(seconds: f64) -> String {
     format!("{ms:.digits$}")
 }
 
+fn range(times: &Times) -> String {
+    let (low, high) = times.ends();
+    format!("{} [{}-{}]", ms(times.median()), ms(low), ms(high))
+}
+
+/// Clean packs beside a piece of memory.
+fn bandwidth_lines(b: &Bandwidth, out: &mut String) {
+    let rate = |times: &Times| b.bytes as f64 / times.median() / 1e9;
+    let _ = writeln!(
+        out,
+        "\nclean packs: sum of {:.0} MB, ms, median of {}",
+        b.bytes as f64 / 1e6,
+        b.memory.0.len()
+    );
+    let all = [
+        ("memory, 1 thread", &b.memory),
+        ("memory, 2 threads", &b.memory_two),
+        ("a file, 1 thread", &b.mapped),
+        ("a file, 2 threads", &b.mapped_two),
+        ("packs, 1 thread", &b.one),
+        ("packs, 2 threads", &b.two),
+        ("groups, 1 thread", &b.groups_one),
+        ("groups, 2 threads", &b.groups_two),
+    ];
+    for (name, times) in all {
+        let _ = writeln!(
+            out,
+            "  {name:<18}{:>28}  {:>6.1} GB/s  {:.2}x",
+            range(times),
+            rate(times),
+            rate(times) / rate(&b.memory)
+        );
+    }
+    let _ = writeln!(
+        out,
+        "  of the memory's speed {:.2} (target 0.85), of a mapped file's {:.2}; two threads {:.2}x \
+         one (target 1.7 where memory allows it: here it gives two threads {:.2}x of one, a file \
+         {:.2}x): {:.2} of what two have from memory, {:.2} from a file",
+        rate(&b.one) / rate(&b.memory),
+        rate(&b.one) / rate(&b.mapped),
+        rate(&b.two) / rate(&b.one),
+        rate(&b.memory_two) / rate(&b.memory),
+        rate(&b.mapped_two) / rate(&b.mapped),
+        rate(&b.two) / rate(&b.memory_two),
+        rate(&b.two) / rate(&b.mapped_two)
+    );
+    let _ = writeln!(
+        out,
+        "  sums by group, which memory does not bound: two threads {:.2}x one (target 1.7)",
+        rate(&b.groups_two) / rate(&b.groups_one)
+    );
+}
+
 impl Report {
     fn engine(&self, name: &str) -> Option<usize> {
         self.engines.iter().position(|engine| *engine == name)
@@ -39,6 +93,7 @@ impl Report {
     }
 
     fn table(&self, out: &mut String, cells: &[Cell]) {
+        let Some(first) = cells.first() else { return };
         let _ = write!(out, "{:<26}{:>7}", "question", "delta");
         for engine in &self.engines {
             let _ = write!(out, "{engine:>16}");
@@ -46,7 +101,7 @@ impl Report {
         let _ = writeln!(
             out,
             "   ms, median of {}; ratios to {}",
-            cells[0].times[0].0.len(),
+            first.times[0].0.len(),
             self.engines[0]
         );
         for cell in cells {
@@ -69,58 +124,20 @@ impl Report {
 
     /// Reads beside a piece of memory, and under writes.
     fn lines(&self, out: &mut String) {
-        let b = &self.bandwidth;
-        let rate = |times: &super::Times| b.bytes as f64 / times.median() / 1e9;
-        let range = |times: &super::Times| {
-            let (low, high) = times.ends();
-            format!("{} [{}-{}]", ms(times.median()), ms(low), ms(high))
-        };
-        let _ = writeln!(
-            out,
-            "\nclean packs: sum of {:.0} MB, ms, median of {}",
-            b.bytes as f64 / 1e6,
-            b.memory.0.len()
-        );
-        let all = [
-            ("memory, 1 thread", &b.memory),
-            ("memory, 2 threads", &b.memory_two),
-            ("a file, 1 thread", &b.mapped),
-            ("a file, 2 threads", &b.mapped_two),
-            ("packs, 1 thread", &b.one),
-            ("packs, 2 threads", &b.two),
-        ];
-        for (name, times) in all {
+        if let Some(bandwidth) = &self.bandwidth {
+            bandwidth_lines(bandwidth, out);
+        }
+        if let Some(w) = &self.under_writes {
             let _ = writeln!(
                 out,
-                "  {name:<18}{:>28}  {:>6.1} GB/s  {:.2}x",
-                range(times),
-                rate(times),
-                rate(times) / rate(&b.memory)
+                "sum(k) of now while {:.0} rows/s are written: {}; while none are: {}: {:.2}x \
+                 (target 0.9 to 1.1)",
+                w.rate,
+                range(&w.written),
+                range(&w.quiet),
+                w.written.median() / w.quiet.median()
             );
         }
-        let _ = writeln!(
-            out,
-            "  of the memory's speed {:.2} (target 0.85), of a mapped file's {:.2}; two threads {:.2}x \
-             one (target 1.7 where memory allows it: here it gives two threads {:.2}x of one, a file \
-             {:.2}x): {:.2} of what two have from memory, {:.2} from a file",
-            rate(&b.one) / rate(&b.memory),
-            rate(&b.one) / rate(&b.mapped),
-            rate(&b.two) / rate(&b.one),
-            rate(&b.memory_two) / rate(&b.memory),
-            rate(&b.mapped_two) / rate(&b.mapped),
-            rate(&b.two) / rate(&b.memory_two),
-            rate(&b.two) / rate(&b.mapped_two)
-        );
-        let w = &self.under_writes;
-        let _ = writeln!(
-            out,
-            "sum(k) of now while {:.0} rows/s are written: {}; while none are: {}: {:.2}x \
-             (target 0.9 to 1.1)",
-            w.rate,
-            range(&w.written),
-            range(&w.quiet),
-            w.written.median() / w.quiet.median()
-        );
     }
 
     /// Cells in which another engine that takes updates is faster than the first.
@@ -190,6 +207,20 @@ impl Report {
         }
     }
 
+    fn cycle_tables(&self, out: &mut String) {
+        let _ = writeln!(out, "\ncycle: sampled while updates and merges go on");
+        self.table(out, &self.cycle);
+        let _ = writeln!(out, "\naveraged over the cycle, ratios to {}:", self.engines[0]);
+        for question in ["Q2", "Q3"] {
+            let cells = Report::of(&self.cycle, question);
+            for (at, engine) in self.engines.iter().enumerate().skip(1) {
+                let ratio = self.mean_ratio(&cells, at);
+                let _ = writeln!(out, "  {question} {engine:<14}{ratio:.2}x");
+            }
+        }
+        self.writes_table(out);
+    }
+
     fn paper(&self, out: &mut String) {
         let _ =
             writeln!(out, "\nThe paper's Table 2 (Q1, 100 M rows, 20 cores, s; LSM / DeltaTree):");
@@ -198,9 +229,14 @@ impl Report {
                 writeln!(out, "  {rate:>6} txn/s   {delta:.2}   {lsm:.2}   {:.2}x", lsm / delta);
         }
         let _ = writeln!(out, "  write amplification there: DeltaTree 16.11, LSM 4.74");
-        let Some(strong) = self.engine("lsm strong") else { return };
-        let _ = writeln!(out, "Ours, {} rows, one thread (s):", self.rows);
-        for cell in Report::of(&self.ladder, "Q1") {
+        let (Some(strong), cells) = (self.engine("lsm strong"), Report::of(&self.ladder, "Q1"))
+        else {
+            return;
+        };
+        if !cells.is_empty() {
+            let _ = writeln!(out, "Ours, {} rows, one thread (s):", self.rows);
+        }
+        for cell in cells {
             let (delta, lsm) = (cell.times[0].median(), cell.times[strong].median());
             let _ = writeln!(
                 out,
@@ -225,19 +261,13 @@ impl Report {
             let _ = writeln!(out, "\nupdates placed: {placement}");
             self.table(&mut out, cells);
         }
-        let _ = writeln!(out, "\ncycle: sampled while updates and merges go on");
-        self.table(&mut out, &self.cycle);
-        let _ = writeln!(out, "\naveraged over the cycle, ratios to {}:", self.engines[0]);
-        for question in ["Q2", "Q3"] {
-            let cells = Report::of(&self.cycle, question);
-            for (at, engine) in self.engines.iter().enumerate().skip(1) {
-                let _ =
-                    writeln!(out, "  {question} {engine:<14}{:.2}x", self.mean_ratio(&cells, at));
-            }
+        if !self.cycle.is_empty() {
+            self.cycle_tables(&mut out);
         }
-        self.writes_table(&mut out);
         self.lines(&mut out);
-        self.paper(&mut out);
+        if !self.ladder.is_empty() {
+            self.paper(&mut out);
+        }
         let lost = self.losing();
         let _ = writeln!(out, "\ncells that {} loses: {}", self.engines[0], lost.len());
         for cell in lost {

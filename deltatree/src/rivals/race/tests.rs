@@ -30,3 +30,21 @@ fn a_wrong_number_in_the_environment_is_an_error() {
     let small = RaceConfig { rows: 10, ..RaceConfig::small(Path::new("unused")) };
     assert!(small.from_environment().is_err());
 }
+
+#[test]
+fn parts_can_be_run_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let only = |name: &str| {
+        let small = RaceConfig::small(&folder.path().join(name));
+        let questions = vec!["Q2 sum".to_owned()];
+        let parts = vec![part(name).expect("a part's name")];
+        run(RaceConfig { rows: 6_000, parts, questions, ..small }).expect("right answers").text()
+    };
+    let lines = only("bandwidth");
+    assert!(lines.contains("sums by group") && !lines.contains("Q2"), "{lines}");
+    let ladder = only("ladder");
+    assert!(ladder.contains("Q2 sum") && !ladder.contains("Q3"), "{ladder}");
+    assert!(!ladder.contains("cycle:") && !ladder.contains("GB/s"), "{ladder}");
+    assert!(only("cycle").contains("ampl."));
+    assert!(part("all").is_err());
+}
