@@ -4,7 +4,7 @@
 use crate::clients::Session;
 use crate::faults::COLUMNS_ADDED_MAX;
 use crate::history::Scan;
-use crate::nodes::Life;
+use crate::nodes::{FIRST_COLUMN_STORE, Life};
 use crate::tables::{Added, LISTS, Value, WITH_COLUMNS, added_column, column, encode, key};
 use crate::work::{check_table, some_ts};
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
@@ -15,7 +15,7 @@ use damask_learner::ReadError;
 use damask_pd::{Placement, Route};
 use damask_raftstore::Error as RegionError;
 use damask_types::key::row_range;
-use damask_types::{ErrorKind, KeyLock, KeyRange, TableId, Timestamp};
+use damask_types::{ErrorKind, KeyLock, KeyRange, Peer, Region, TableId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -122,13 +122,18 @@ fn read_first(
             None
         }
         Err(Refused::Broken(why)) => {
-            let store = route.region.learners().next().map(|peer| peer.store);
+            let store = column_learner(&route.region).map(|peer| peer.store);
             if !store.is_some_and(|store| session.world.found_rot(store)) {
                 session.world.fail(format!("columns of {table} at {ts}: {why}"));
             }
             None
         }
     }
+}
+
+/// Who has the region's columns: not a row store's replica that is to vote later.
+fn column_learner(region: &Region) -> Option<Peer> {
+    region.learners().find(|peer| peer.store.0 >= FIRST_COLUMN_STORE).copied()
 }
 
 fn ask(
@@ -138,7 +143,7 @@ fn ask(
     ts: Timestamp,
     part: &KeyRange,
 ) -> Result<Rows, Refused> {
-    let learner = route.region.learners().next().ok_or(Refused::Later)?;
+    let learner = column_learner(&route.region).ok_or(Refused::Later)?;
     let (id, epoch, part) = (route.region.id, route.region.epoch, part.clone());
     let safe_point = session.world.safe_point.clone();
     let dropped = session.world.columns_dropped.load(Ordering::Relaxed);

@@ -291,12 +291,12 @@ fn truth(world: &World) -> Result<Truth, String> {
     let mut truth = Truth::default();
     for (region, leader) in leaders(&lives)?.into_values() {
         let engine = leader.engine.as_ref().ok_or("columns lead")?;
-        let found = versions(engine, &region)?;
+        let found = versions(engine, &region, safe_point)?;
         let (alike, rest) = (found.seen_from(safe_point), rest_of(engine, &region, safe_point)?);
         for peer in region.voters().filter(|peer| peer.store != leader.handle.id()) {
             let other = lives.iter().find(|life| life.handle.id() == peer.store);
             let other = other.and_then(|life| life.engine.as_ref()).ok_or("a voter is missing")?;
-            let theirs = versions(other, &region)?.seen_from(safe_point);
+            let theirs = versions(other, &region, safe_point)?.seen_from(safe_point);
             if theirs != alike || rest_of(other, &region, safe_point)? != rest {
                 let (one, other) = (leader.handle.id(), peer.store);
                 return Err(format!("region {} differs on stores {one} and {other}", region.id));
@@ -338,7 +338,12 @@ fn rest_of(
     Ok(rest)
 }
 
-fn versions(engine: &MemoryEngine, region: &Region) -> Result<Truth, String> {
+/// Values and deletions, but for those that no read at or above the safe point can see again.
+fn versions(
+    engine: &MemoryEngine,
+    region: &Region,
+    safe_point: Timestamp,
+) -> Result<Truth, String> {
     let told = |e: &dyn std::fmt::Display| e.to_string();
     let snapshot = engine.snapshot();
     let mut truth = Truth::default();
@@ -348,6 +353,12 @@ fn versions(engine: &MemoryEngine, region: &Region) -> Result<Truth, String> {
         let (encoded, commit_ts) = split_key_ts(full).map_err(|e| told(&e))?;
         let key = decode_key(encoded).map_err(|e| told(&e))?;
         let write = Write::decode(record).map_err(|e| told(&e))?;
+        let fenced = |fence: Timestamp| fence != Timestamp::ZERO && fence <= safe_point;
+        if write.gc_fence.is_some_and(fenced) {
+            // It came back with a note when what stood above it was collected: nobody sees it.
+            pair = cursor.next().map_err(|e| told(&e))?;
+            continue;
+        }
         let value = match write.kind {
             WriteKind::Put => Some(value_of(snapshot.as_ref(), &key, &write)?),
             WriteKind::Delete => None,
