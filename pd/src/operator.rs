@@ -419,12 +419,12 @@ fn merge(view: &View<'_>, region: &Region, target: RegionId, step: &Step) -> Pro
     if !view::same_stores(region, other) {
         return Progress::Stale("the neighbour's replicas are elsewhere");
     }
-    if facts.pending.is_empty() {
-        return Progress::Do(step.clone());
-    }
     // Until it is given up, nothing else is done for the two: not a replica more.
-    match other.peers.iter().any(|peer| view.health(peer.store) == Health::Down) {
-        true => Progress::Stale("a replica's store is down, and has to be replaced first"),
+    if other.peers.iter().any(|peer| view.health(peer.store) == Health::Down) {
+        return Progress::Stale("a replica's store is down, and has to be replaced first");
+    }
+    match facts.pending.is_empty() {
+        true => Progress::Do(step.clone()),
         false => Progress::Wait("the neighbour's replicas catch up"),
     }
 }

@@ -205,6 +205,10 @@ fn a_merge_does_not_wait_for_a_store_that_is_down() {
     report.failed = true;
     let said = world.say(&left, &merge, &left, &[]);
     assert!(matches!(said, Progress::Stale(why) if why.contains("down")), "{said:?}");
+    // Nothing is written there, so that it lacks nothing: the leader would refuse for ever.
+    world.regions.put(right, RegionFacts::default()).expect("as new");
+    let said = world.say(&left, &merge, &left, &[]);
+    assert!(matches!(said, Progress::Stale(why) if why.contains("down")), "{said:?}");
 }
 
 #[test]
