@@ -176,7 +176,9 @@ fn decide(client: &Client, txn: &Txn, locked: Locked) -> Result<Timestamp> {
 fn fail(client: &Client, txn: &Txn, failure: Failure) -> Result<Timestamp> {
     let Failure { error, mut locked } = failure;
     let (core, start_ts) = (client.core(), txn.start_ts);
-    let unknown = txn.is_unknown();
+    // Late copies of an async prewrite may lock every key, and whoever finds them all so commits:
+    // only all keys together tell.
+    let unknown = txn.is_unknown() || (txn.may_be_decided() && txn.secondaries.is_some());
     match if unknown { settle::settle(core, txn) } else { settle::end(core, txn) } {
         Ok(Some(commit_ts)) => {
             core.outcomes.put(start_ts, Some(commit_ts));
