@@ -10,7 +10,7 @@ use damask_txn::{
     Client, Config, Context, Error, LocalCluster, LockWait, Mode, Options, PessimisticLock, Reads,
     Request, Response, Service, Services, Transaction, Wait,
 };
-use damask_types::{ErrorKind, KeyRange, StoreId};
+use damask_types::{ErrorKind, KeyRange, StoreId, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -207,6 +207,13 @@ fn a_failed_commit_is_not_made_by_late_copies() {
     }
 }
 
+fn started(prewrite: &Option<Request>) -> Option<Timestamp> {
+    match prewrite {
+        Some(Request::Prewrite(prewrite)) => Some(prewrite.start_ts),
+        _ => None,
+    }
+}
+
 /// A copy of a refused prewrite comes before the client has ended the transaction, and commits it:
 /// then that is what the client says.
 #[test]
@@ -223,7 +230,12 @@ fn a_copy_that_overtakes_the_end_of_a_refused_commit_decides() {
             match request {
                 Request::HeartBeat { .. } => return Spoil::LoseRequest,
                 Request::Prewrite(_) => *prewrite.lock() = Some(request.clone()),
-                Request::Rollback { .. } | Request::CheckSecondaryLocks { .. } => {
+                // Its first word about itself after that.
+                Request::Rollback { start_ts, .. }
+                | Request::CheckSecondaryLocks { start_ts, .. }
+                | Request::CheckTxnStatus { lock_ts: start_ts, .. }
+                    if started(&prewrite.lock()) == Some(*start_ts) =>
+                {
                     if let Some(holder) = held.lock().take() {
                         holder.rollback();
                         deliver(&store, "a", prewrite.lock().take());
