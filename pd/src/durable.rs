@@ -1,6 +1,6 @@
-//! What must survive a restart: identity, the bound of ids, stores,
-//! what is asked of them and which of them have held data, the first region, rules, marks. Other
-//! regions, leaders and statistics are not here: reports rebuild them.
+//! What must survive a restart: identity, the bound of ids, stores, what is asked of them and which
+//! of them have held data, the first region, rules, marks. Other regions, leaders and statistics
+//! are not here: reports rebuild them.
 //!
 //! ```text
 //! "DPD3" | crc32 of magic and JSON, u32 little-endian | JSON of Durable

@@ -178,22 +178,22 @@ fn fail(client: &Client, txn: &Txn, failure: Failure) -> Result<Timestamp> {
     let (core, start_ts) = (client.core(), txn.start_ts);
     // Late copies of an async prewrite may lock every key, and whoever finds them all so commits:
     // only all keys together tell.
-    let unknown = txn.is_unknown() || (txn.may_be_decided() && txn.secondaries.is_some());
-    match if unknown { settle::settle(core, txn) } else { settle::end(core, txn) } {
+    let by_all_keys = txn.is_unknown() || (txn.may_be_decided() && txn.secondaries.is_some());
+    match if by_all_keys { settle::settle(core, txn) } else { settle::end(core, txn) } {
         Ok(Some(commit_ts)) => {
             core.outcomes.put(start_ts, Some(commit_ts));
             commit_rest(client, start_ts, commit_ts, locked);
             return Ok(commit_ts);
         }
-        Ok(None) if unknown => core.outcomes.put(start_ts, None),
+        Ok(None) if by_all_keys => core.outcomes.put(start_ts, None),
         Ok(None) => {}
-        Err(silent) if unknown || txn.may_be_decided() => {
+        Err(silent) if by_all_keys || txn.may_be_decided() => {
             let detail = format!("{error}; and nobody can tell: {silent}");
             return Err(Error::Undetermined { start_ts, detail });
         }
         Err(silent) => tracing::warn!(%start_ts, error = %silent, "the primary is left"),
     }
-    if unknown {
+    if by_all_keys {
         // Perhaps a missing key has told: the primary's lock stands.
         locked.push(txn.primary.clone());
     }
