@@ -1,6 +1,8 @@
 //! One request to one region, and the region errors it may meet. It must never send a key to a
 //! region that is not known to hold it, nor call an unknown outcome "nothing happened".
 
+mod remedy;
+
 use crate::backoff::{Backoff, Closing, Wait};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -13,6 +15,7 @@ use damask_pd::{Locate, Route};
 use damask_raftstore::Error as RegionError;
 use damask_tso::Oracle;
 use damask_types::{ErrorKind, Peer, StoreId, Timestamp};
+use remedy::{Note, Remedy, Then, remedy};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -191,7 +194,7 @@ impl Core {
         Ok(answer)
     }
 
-    /// What a region error means for the next attempt.
+    /// Notes what a region error says, and waits as long as that takes.
     fn learn(
         &self,
         route: &Route,
@@ -200,65 +203,24 @@ impl Core {
         backoff: &mut Backoff<'_>,
     ) -> Failed {
         let id = route.region.id;
-        let wait = match &error {
-            RegionError::NotLeader { leader, .. } => {
-                let hint = leader.filter(|leader| leader.store != asked.store);
-                self.locate.set_leader(id, hint);
-                if hint.is_some() { Wait::Hint } else { Wait::Region }
+        let misled = backoff.attempts_of(Wait::Hint) > 0;
+        let Remedy { notes, unknown, then } = remedy(&error, asked, misled);
+        for note in notes {
+            match note {
+                Note::Leader(leader) => self.locate.set_leader(id, leader),
+                Note::Regions(current) => self.locate.update(current),
+                Note::Forget => self.locate.invalidate(id),
             }
-            RegionError::EpochNotMatch { current } if !current.is_empty() => {
-                self.locate.update(current.clone());
-                // The store may be the one that is behind: then someone else must be asked.
-                if backoff.attempts_of(Wait::Hint) > 0 {
-                    self.locate.set_leader(id, None);
-                }
-                Wait::Hint
+        }
+        if unknown {
+            backoff.mark_unknown();
+        }
+        match then {
+            Then::GiveUp(error) => Failed::Fatal(error),
+            Then::Wait(wait) => {
+                backoff.wait(wait, &error).map_or_else(Failed::Fatal, |()| Failed::Again)
             }
-            RegionError::EpochNotMatch { .. }
-            | RegionError::RegionNotFound(_)
-            | RegionError::KeyNotInRegion { .. } => {
-                self.locate.invalidate(id);
-                Wait::Region
-            }
-            RegionError::Stopped | RegionError::DataIsNotReady { .. } => {
-                self.locate.set_leader(id, None);
-                Wait::Region
-            }
-            RegionError::Stale => Wait::Stale,
-            // It ends, or is taken back: then the same region, or the one it went into, answers.
-            RegionError::Merging(_) => {
-                self.locate.invalidate(id);
-                Wait::Region
-            }
-            RegionError::Busy(_) => Wait::Busy,
-            RegionError::Undetermined(_) => {
-                backoff.mark_unknown();
-                Wait::Remote
-            }
-            RegionError::TooLarge { bytes, limit } => {
-                let (bytes, limit) = (*bytes, *limit);
-                return Failed::Fatal(Error::TooLarge { what: "a command", bytes, limit });
-            }
-            RegionError::Invalid(detail) => return Failed::Fatal(Error::Invalid(detail.clone())),
-            RegionError::DiskFull(detail) => {
-                let (kind, detail) = (ErrorKind::NoSpace, detail.clone());
-                return Failed::Fatal(Error::Storage { kind, detail });
-            }
-            RegionError::Storage { kind: ErrorKind::Corrupt, detail } => {
-                backoff.mark_unknown();
-                let (kind, detail) = (ErrorKind::Corrupt, detail.clone());
-                return Failed::Fatal(Error::Storage { kind, detail });
-            }
-            RegionError::Storage { kind: ErrorKind::Invalid, detail } => {
-                return Failed::Fatal(Error::Invalid(detail.clone()));
-            }
-            RegionError::Storage { kind, .. } => {
-                backoff.mark_unknown();
-                self.locate.set_leader(id, None);
-                if *kind == ErrorKind::NoSpace { Wait::Space } else { Wait::Remote }
-            }
-        };
-        backoff.wait(wait, &error).map_or_else(Failed::Fatal, |()| Failed::Again)
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod answers;
 mod power;
 mod reads;
 mod regions;

@@ -4,6 +4,7 @@
 //! ```text
 //! # words                        begins a case: three stores, one region, led by store 1
 //! write 1 d | read 1 d lease     asked of a store, under the description that it has itself
+//! to 1 7 d 2 6                   a write to region 7, as it was in version 2, in term 6 only
 //! local 1 d                      read on store 1 by the lease that it has published, if it lasts
 //! split 1 h 2 | merge 1 2 1      of the region at store 1 that holds h, or with the id 2 into 1
 //! split 1 h,p 2,3                at two keys at once
@@ -189,6 +190,19 @@ impl Script {
         let payload = encode_write(epoch, &records);
         let event = Event::Propose { region, epoch, term: None, payload, span: None, answer };
         self.world.step(store, event);
+    }
+
+    fn write_to(&mut self, store: u64, region: u64, key: &str, version: u64, term: Option<u64>) {
+        let answer = self.tell(format!("write {key} to r{region} on {store}"), |at: Applied| {
+            format!("done, in term {}", at.term)
+        });
+        self.value += 1;
+        let lock = Lock::new(LockKind::Put, b"p".to_vec(), Timestamp(self.value), 1);
+        let key = key.as_bytes().to_vec();
+        let span = Some((key.clone(), key.clone()));
+        let (region, epoch) = (RegionId(region), Epoch { version, ..Epoch::default() });
+        let payload = encode_write(epoch, &[Record::Lock { key, lock }]);
+        self.world.step(store, Event::Propose { region, epoch, term, payload, span, answer });
     }
 
     fn read(&mut self, store: u64, key: &str, mode: ReadMode) {
@@ -396,6 +410,7 @@ impl Script {
         let n = |at: usize| words[at].parse::<u64>().unwrap_or_else(|_| panic!("{line}"));
         match words[0] {
             "write" => self.write(n(1), words[2]),
+            "to" => self.write_to(n(1), n(2), words[3], n(4), words.get(5).map(|_| n(5))),
             "read" => {
                 let modes = ["index", "lease", "follower"];
                 let at = modes.iter().position(|m| *m == words[3]).expect("a mode");
@@ -494,6 +509,16 @@ fn leases_go_as_written() {
 #[test]
 fn changes_of_replicas_go_as_written() {
     golden("membership");
+}
+
+#[test]
+fn refusals_go_as_written() {
+    golden("answers");
+}
+
+#[test]
+fn losses_of_power_go_as_written() {
+    golden("restart");
 }
 
 #[test]
