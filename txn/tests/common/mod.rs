@@ -98,6 +98,8 @@ pub enum Spoil {
     Nothing,
     /// It never arrives, and the client is told so.
     Refuse,
+    /// It never arrives, and this is said.
+    Answer(RegionError),
     /// It arrives, the answer does not.
     LoseAnswer,
     /// It does not arrive, and the client cannot know.
@@ -115,6 +117,7 @@ impl<F: Fn(&Request) -> Spoil + Send + Sync + 'static> Service for Spoiled<F> {
         match (self.rule)(&request) {
             Spoil::Nothing => self.inner.call(context, request),
             Spoil::Refuse => Err(RegionError::Stale.into()),
+            Spoil::Answer(error) => Err(error.into()),
             Spoil::LoseRequest => lost(),
             Spoil::LoseRequestThen(then) => {
                 then();
