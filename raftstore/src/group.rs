@@ -247,7 +247,9 @@ impl Group {
                 false
             }
             // … or by a follower that acknowledges it.
-            MessageType::MsgAppendResponse if m.term == raft.term && m.index > last => {
+            MessageType::MsgAppendResponse
+                if self.is_leader() && m.term == raft.term && m.index > last =>
+            {
                 let (peer, from, index) = (raft.id, m.from, m.index);
                 tracing::error!(peer, from, index, last, "an entry is acknowledged that never was");
                 false

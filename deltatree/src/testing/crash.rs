@@ -109,7 +109,7 @@ fn failing_io(open: DiskOpener<'_>, seed: u64) {
     for fail_at in 0..OPERATIONS_MAX {
         let disk = MemoryDisk::new();
         disk.set_fault(damask_env::Fault { fail_at: Some(fail_at), ..Default::default() });
-        let (mut acknowledged, mut failed) = (0, false);
+        let (mut acknowledged, mut failed, mut done) = (0, false, 0);
         let store = match open(Arc::new(disk.clone())) {
             Ok(store) => store,
             Err(_) => {
@@ -120,25 +120,32 @@ fn failing_io(open: DiskOpener<'_>, seed: u64) {
         let mut numbers = Numbers(fail_at);
         for (number, change) in changes.iter().enumerate() {
             let context = format!("seed {seed}, I/O {fail_at} failed, change {number}");
+            done = number + 1;
             match perform(&*store, number, change) {
                 Ok(()) if matches!(change, Change::Sync) => acknowledged = number + 1,
                 Ok(()) => {}
                 Err(e) => {
                     assert!(!failed, "{context}: {e}");
                     failed = true;
-                    let cut = |unsynced| numbers.below(unsynced as u64 + 1) as usize;
-                    let image = disk.crash_image(cut);
-                    recover(open, image, &changes[..=number], acknowledged, &context);
+                    let mut cut = |unsynced| numbers.below(unsynced as u64 + 1) as usize;
+                    let so_far = &changes[..done];
+                    recover(open, disk.crash_image(&mut cut), so_far, acknowledged, &context);
                     if e.kind() == ErrorKind::Poisoned {
                         break;
                     }
+                    // What is merged meanwhile lets go of logs, never of what they alone hold.
+                    perform(&*store, number, &Change::Maintain(0)).expect("it fails only once");
+                    recover(open, disk.crash_image(cut), so_far, acknowledged, &context);
                     perform(&*store, number, change).unwrap_or_else(|e| panic!("{context}: {e}"));
                     if matches!(change, Change::Sync) {
                         acknowledged = number + 1;
                     }
+                    recover(open, disk.crash_image(|_| 0), so_far, acknowledged, &context);
                 }
             }
         }
+        let context = format!("seed {seed}, I/O {fail_at} failed, at the end");
+        recover(open, disk.crash_image(|_| 0), &changes[..done], acknowledged, &context);
         if !failed && disk.operations() <= fail_at {
             return;
         }

@@ -458,10 +458,13 @@ impl Log {
     }
 
     /// The number of the first file that is needed when all operations before `oldest` are
-    /// merged.
+    /// merged. The newest file with anything in it is: it holds the marks.
     pub fn first_needed(&self, oldest: u64) -> u64 {
         let needed = self.closed.iter().find(|c| c.last_seq >= oldest).map(|c| c.number);
-        needed.or(self.current.as_ref().map(|c| c.number)).unwrap_or(self.next_number)
+        let (newest, current) = (self.closed.back(), self.current.as_ref());
+        let begun = current.filter(|c| c.len > 0 || newest.is_none()).map(|c| c.number);
+        let holds_marks = begun.or(newest.map(|c| c.number));
+        needed.or(holds_marks).unwrap_or(self.next_number)
     }
 
     /// Removes the files in front of `first`.

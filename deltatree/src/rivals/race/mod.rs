@@ -60,6 +60,8 @@ pub struct RaceConfig {
     pub parts: Vec<Part>,
     /// Questions whose name has one of these in it; none: every question.
     pub questions: Vec<String>,
+    /// Engines of other packages, which race beside those of this one.
+    pub guests: Vec<Engine>,
 }
 
 /// A part of the race that can be run without the others.
@@ -110,6 +112,7 @@ impl RaceConfig {
             engines: Vec::new(),
             parts: Part::ALL.map(|(_, part)| part).to_vec(),
             questions: Vec::new(),
+            guests: Vec::new(),
         }
     }
 
@@ -174,14 +177,17 @@ fn part(name: &str) -> Result<Part> {
 }
 
 /// How an engine is opened in an empty folder.
-type Open = fn(&Path) -> Result<Arc<dyn ColumnStore>>;
+pub type Open = fn(&Path) -> std::result::Result<Arc<dyn ColumnStore>, Error>;
 
 /// An engine of the race.
-struct Engine {
-    name: &'static str,
-    open: Open,
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// As the report and `DAMASK_COLUMNS_ENGINES` name it.
+    pub name: &'static str,
+    /// See [`Open`].
+    pub open: Open,
     /// Takes no updates: it is loaded anew with every state, as the bound of what is possible.
-    is_bound: bool,
+    pub is_bound: bool,
 }
 
 /// Every engine: add a line to add one.
@@ -414,7 +420,8 @@ fn runners(config: &RaceConfig, name: &str) -> Result<Vec<Runner>> {
         names.is_empty() || names.iter().any(|name| engine.name.contains(name.as_str()))
     };
     let mut runners = Vec::new();
-    for (number, engine) in engines().into_iter().filter(wanted).enumerate() {
+    let all = engines().into_iter().chain(config.guests.iter().cloned());
+    for (number, engine) in all.filter(wanted).enumerate() {
         let folder = config.folder.join(name).join(number.to_string());
         std::fs::create_dir_all(&folder)?;
         let store = (engine.open)(&folder)?;
