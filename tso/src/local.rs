@@ -3,6 +3,8 @@
 //!
 //! The counter is the packed timestamp itself, so a burst of more than 2^18 in one millisecond
 //! carries into the next millisecond, and a wall clock that stands still or goes back is outrun.
+//! While the wall clock is behind, the physical part goes on with the monotonic one: what lives for
+//! so many milliseconds of timestamps, as a lock does, must not live until the wall has caught up.
 //!
 //! ```text
 //! get: clock ► take (one fetch_add) ► below the bound? ──yes──► still allowed to serve? ► answer
@@ -18,10 +20,15 @@ use damask_types::ts::{LOGICAL_BITS, LOGICAL_MAX};
 use damask_types::{ErrorKind, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// How far the saved bound runs ahead of what is served, milliseconds: one write to the disk in
 /// about half this time, and at most this far a jump forward at a restart (PD: 3 to 5 s).
 pub const WINDOW_MS: u64 = 4_000;
+/// The wall clock is behind when what is served is so many milliseconds ahead of it: of a burst, or
+/// of a bound that an earlier life has saved, it is not.
+const BEHIND_MS: u64 = 2 * WINDOW_MS;
 /// The latest physical time that is served (year 3084): a clock beyond it is not believed.
 const PHYSICAL_MAX_MS: u64 = 1 << 45;
 
@@ -33,6 +40,10 @@ pub struct LocalOracle {
     window: Window,
     /// Held while the bound is being saved.
     saving: Mutex<()>,
+    /// Since the wall clock was found to be behind: what was served then, in milliseconds, and the
+    /// monotonic clock.
+    behind: Mutex<Option<(u64, Duration)>>,
+    is_behind: AtomicBool,
 }
 
 impl LocalOracle {
@@ -62,7 +73,8 @@ impl LocalOracle {
         let saved = store.load()?;
         let next = saved.max(Timestamp::compose(now.max(1), 0));
         let window = Window::new(next.0, saved.0);
-        let oracle = LocalOracle { clock, store, window, saving: Mutex::new(()) };
+        let (saving, behind, is_behind) = Default::default();
+        let oracle = LocalOracle { clock, store, window, saving, behind, is_behind };
         oracle.extend_to(next.0 + 1)?;
         Ok(oracle)
     }
@@ -78,6 +90,24 @@ impl LocalOracle {
         if now_ms < PHYSICAL_MAX_MS {
             self.window.follow(now_ms << LOGICAL_BITS);
         }
+        let served_ms = self.window.next() >> LOGICAL_BITS;
+        let is_behind = served_ms > now_ms.saturating_add(BEHIND_MS);
+        if is_behind || self.is_behind.load(Ordering::Relaxed) {
+            self.follow_monotonic(is_behind, served_ms);
+        }
+    }
+
+    fn follow_monotonic(&self, is_behind: bool, served_ms: u64) {
+        let mut behind = self.behind.lock();
+        self.is_behind.store(is_behind, Ordering::Relaxed);
+        if !is_behind {
+            *behind = None;
+            return;
+        }
+        let now = self.clock.monotonic();
+        let (from_ms, since) = *behind.get_or_insert((served_ms, now));
+        let passed_ms = now.saturating_sub(since).as_millis() as u64;
+        self.window.follow((from_ms + passed_ms).min(PHYSICAL_MAX_MS) << LOGICAL_BITS);
     }
 
     /// Makes everything below `end` servable, waiting for the store.

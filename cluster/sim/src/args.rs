@@ -154,6 +154,10 @@ fn mutants(args: &Args) -> i32 {
 fn many(args: &Args) -> i32 {
     let swept = sweep(&args.sweep, !args.keep_going);
     println!("{}", swept.told());
+    swept
+        .failures
+        .iter()
+        .for_each(|failed| println!("seed {}: {}", failed.plan.seed, failed.reason));
     let Some(first) = swept.failures.into_iter().next() else { return 0 };
     println!("\nshortening the faults of seed {}:", first.plan.seed);
     println!("{}", shorten(first));

@@ -3,6 +3,7 @@
 //! what is written.
 
 use crate::kernel::{Micros, kernel};
+use crate::nodes::Alive;
 use crate::rules::Ranges;
 use crate::world::World;
 use damask_deltatree::{
@@ -173,6 +174,8 @@ pub struct SimMachine {
     pub world: Arc<World>,
     /// It holds rows.
     pub rows: bool,
+    /// What a process does after its end is nobody's.
+    pub alive: Alive,
     /// Where its regions are.
     pub ranges: Mutex<Ranges>,
     /// Its engine is to be made durable: see [`FlushedEngine`].
@@ -181,6 +184,9 @@ pub struct SimMachine {
 
 impl SimMachine {
     fn judge(&self, batches: &[ApplyBatch]) {
+        if !self.alive.get() {
+            return;
+        }
         let outside = self.ranges.lock().note(batches);
         let (mut broken, mut differs) = (None, None);
         if self.rows {

@@ -206,6 +206,7 @@ fn open(
             pace: pace.clone(),
             world: world.clone(),
             rows: false,
+            alive: alive.clone(),
             ranges: Mutex::default(),
             flushes: Arc::default(),
         }),

@@ -229,6 +229,7 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
         pace: pace.clone(),
         world: world.clone(),
         rows: rows.is_some(),
+        alive: alive.clone(),
         ranges: Mutex::default(),
         flushes,
     });

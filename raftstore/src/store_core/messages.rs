@@ -146,7 +146,9 @@ impl StoreCore {
         let mut replaced = Vec::new();
         for other in self.replicas.values().filter(overlaps) {
             let id = other.region.id;
-            let asked = |into| into == region.id || self.may_discard(id, into);
+            // Its log comes to no entry any more if that one goes with it: a chain of merges.
+            let goes_too = |into| self.replicas.get(&into).is_some_and(|r| overlaps(&r));
+            let asked = |into| into == region.id || goes_too(into) || self.may_discard(id, into);
             let gone = merge.taken_by(id).is_some_and(asked);
             if !gone || !other.is_free() || !other.incoming.is_empty() || !is_quiet(other) {
                 // Its range has to shrink first: a split that is not yet applied here; or it is

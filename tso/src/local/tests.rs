@@ -61,6 +61,30 @@ fn follows_the_clock_forward_and_ignores_it_backward() {
     assert_eq!(oracle.get(1).expect("an absurd time is not followed"), c.next());
 }
 
+/// A lock's time to live is measured in it.
+#[test]
+fn physical_time_goes_on_while_the_wall_clock_is_behind() {
+    let clock = Arc::new(ManualClock::new(NOON));
+    let oracle = open(&clock, &MemoryDisk::new());
+    let mut served = || oracle.get(1).expect("served").physical_ms();
+    assert_eq!(served(), NOON);
+    clock.set_wall_ms(NOON - 3_600_000);
+    assert_eq!(served(), NOON, "not back");
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(served(), NOON + 5_000);
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(served(), NOON + 65_000);
+    // It has caught up, is ahead for a while, and is set back once more.
+    clock.set_wall_ms(NOON + 100_000);
+    assert_eq!(served(), NOON + 100_000);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(served(), NOON + 101_000);
+    clock.set_wall_ms(NOON);
+    assert_eq!(served(), NOON + 101_000);
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(served(), NOON + 103_000);
+}
+
 #[test]
 fn a_burst_carries_into_the_next_millisecond() {
     let clock = Arc::new(ManualClock::new(NOON));
