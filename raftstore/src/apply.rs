@@ -55,7 +55,8 @@ pub(crate) enum ApplyTask {
 /// Who waits for a proposal.
 #[derive(Debug)]
 pub(crate) enum Waiting {
-    Write(Answer<Applied>),
+    /// Of writes that share an entry.
+    Writes(Vec<Answer<Applied>>),
     Split(Answer<Vec<Region>>),
     Change(Answer<Region>),
 }
@@ -63,7 +64,7 @@ pub(crate) enum Waiting {
 impl Waiting {
     pub fn fail(self, e: Error) {
         match self {
-            Waiting::Write(answer) => answer.send(Err(e)),
+            Waiting::Writes(all) => all.into_iter().for_each(|a| a.send(Err(e.clone()))),
             Waiting::Split(answer) => answer.send(Err(e)),
             Waiting::Change(answer) => answer.send(Err(e)),
         }
@@ -71,7 +72,7 @@ impl Waiting {
 
     pub fn set_proposed(&mut self) {
         match self {
-            Waiting::Write(answer) => answer.proposed = true,
+            Waiting::Writes(all) => all.iter_mut().for_each(|answer| answer.proposed = true),
             Waiting::Split(answer) => answer.proposed = true,
             Waiting::Change(answer) => answer.proposed = true,
         }
@@ -79,7 +80,9 @@ impl Waiting {
 
     fn succeed(self, outcome: Outcome, applied: Applied) {
         match (self, outcome) {
-            (Waiting::Write(answer), Outcome::Written) => answer.send(Ok(applied)),
+            (Waiting::Writes(all), Outcome::Written) => {
+                all.into_iter().for_each(|answer| answer.send(Ok(applied)));
+            }
             (Waiting::Split(answer), Outcome::Split(regions)) => answer.send(Ok(regions)),
             (Waiting::Change(answer), Outcome::Changed(region)) => answer.send(Ok(region)),
             (waiting, Outcome::Refused(e)) => waiting.fail(e),

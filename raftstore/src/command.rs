@@ -113,6 +113,17 @@ pub fn encode_write(epoch: Epoch, records: &[Record]) -> Vec<u8> {
     out
 }
 
+/// A write's bytes taken apart: its head with the tag, how many records, and those.
+pub fn write_parts(write: &[u8]) -> Result<(&[u8], u64, &[u8])> {
+    let mut rest = write.get(1..).unwrap_or_default();
+    take_var_u64(&mut rest)?;
+    take_var_u64(&mut rest)?;
+    take_u8(&mut rest)?;
+    let head = &write[..write.len() - rest.len()];
+    let count = take_var_u64(&mut rest)?;
+    Ok((head, count, rest))
+}
+
 /// A split's bytes.
 pub fn encode_split(epoch: Epoch, keys: &[Vec<u8>], children: &[SplitChild]) -> Vec<u8> {
     let mut out = head(epoch, 2);

@@ -51,6 +51,7 @@ pub(crate) struct Group {
     election_ticks: usize,
     settled: (u64, StateRole),
     timeout: usize,
+    entry_bytes: usize,
     /// Ticks since a leader's word, or since this store forgot when that was: for an election's
     /// time after it no vote is given, whatever raft-rs thinks. Leases rest on this promise.
     quiet: usize,
@@ -98,7 +99,9 @@ impl Group {
         let chance = mix(config.seed ^ mix(region.0) ^ mix(peer.0).rotate_left(17));
         let settled = (u64::MAX, StateRole::Follower);
         let (election_ticks, timeout) = (config.election_ticks, 0);
-        let mut group = Group { raw, cell, chance, election_ticks, settled, timeout, quiet };
+        let entry_bytes = config.entry_bytes;
+        let mut group =
+            Group { raw, cell, chance, election_ticks, settled, timeout, entry_bytes, quiet };
         group.settle();
         Ok(group)
     }
@@ -134,6 +137,11 @@ impl Group {
         } else {
             raft.election_elapsed = raft.election_elapsed.max(silent.min(self.quiet));
         }
+    }
+
+    /// See [`RaftConfig`].
+    pub fn entry_bytes(&self) -> usize {
+        self.entry_bytes
     }
 
     /// Where it stands.

@@ -63,6 +63,7 @@ mod raft_engine_log;
 mod rocks_log;
 
 mod answer;
+mod batch;
 mod group;
 mod lease;
 mod load;

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// It must never change what is promised, only when it is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Without {
-    /// One event a turn: nothing shares an append, a message or a sync.
+    /// One event a turn: nothing shares an entry, an append, a message or a sync.
     pub batching: bool,
     /// A leader's entries leave only after its own sync.
     pub early_sends: bool,
@@ -145,6 +145,8 @@ pub struct RaftConfig {
     pub message_bytes: u64,
     /// Messages on their way to one follower.
     pub inflight_messages: usize,
+    /// Writes of one turn share an entry, up to so many bytes; 0: each has its own.
+    pub entry_bytes: usize,
     /// Bytes that a leader has proposed and not committed.
     pub uncommitted_bytes: u64,
     /// Bytes of entries that are applied in one go.
@@ -160,6 +162,7 @@ impl Default for RaftConfig {
             heartbeat_ticks: 2,
             message_bytes: 1 << 20,
             inflight_messages: 256,
+            entry_bytes: 64 << 10,
             uncommitted_bytes: 64 << 20,
             apply_bytes: 16 << 20,
             seed: 0,

@@ -3,6 +3,7 @@
 
 use crate::answer::Answer;
 use crate::apply::Waiting;
+use crate::batch::gather;
 use crate::error::Error;
 use crate::group::{Group, Refused};
 use crate::handle::{ReadMode, ReadPermit};
@@ -303,18 +304,19 @@ impl Replica {
         if fresh.is_empty() {
             return;
         }
+        let writes = fresh.into_iter().map(|q| (q.payload, q.answer));
         let (payloads, answers): (Vec<_>, Vec<_>) =
-            fresh.into_iter().map(|q| (q.payload, q.answer)).unzip();
+            gather(writes, self.group.entry_bytes()).into_iter().unzip();
         match self.group.propose(payloads) {
             Ok((first, term)) => {
                 self.lease.sent(term, first + answers.len() as u64 - 1, now);
-                for (index, answer) in (first..).zip(answers) {
-                    self.await_entry(index, term, Waiting::Write(answer));
+                for (index, answers) in (first..).zip(answers) {
+                    self.await_entry(index, term, Waiting::Writes(answers));
                 }
             }
             Err(why) => {
                 let error = self.refusal(&why);
-                answers.into_iter().for_each(|answer| answer.send(Err(error.clone())));
+                answers.into_iter().flatten().for_each(|answer| answer.send(Err(error.clone())));
             }
         }
     }

@@ -45,9 +45,14 @@ fn ways() -> Vec<(String, StoreConfig)> {
         config.core.raft.inflight_messages = 1;
         config
     };
+    let entry_each = |mut config: StoreConfig| {
+        config.core.raft.entry_bytes = 0;
+        config
+    };
     let none = Without::default();
     let all = [
         ("everything", patient()),
+        ("without shared entries", entry_each(patient())),
         ("without batching", left_out(Without { batching: true, ..none })),
         ("without sends before the sync", left_out(Without { early_sends: true, ..none })),
         ("without pipelining", one_by_one(patient())),

@@ -325,7 +325,8 @@ mod tests {
         let waiting = |index: u64| {
             let answers = answers.clone();
             let done = move |result: Result<Applied>| answers.lock().push(result.unwrap_err());
-            let mut waiting = Waiting::Write(crate::answer::Answer::new(Box::new(done)));
+            let answer = crate::answer::Answer::new(Box::new(done));
+            let mut waiting = Waiting::Writes(vec![answer]);
             waiting.set_proposed();
             (index, waiting)
         };

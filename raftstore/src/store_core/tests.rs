@@ -514,9 +514,13 @@ impl Newcomer {
     }
 
     fn snapshot(&mut self, region: &Region) {
+        self.snapshot_after(region, &MergeState::default());
+    }
+
+    fn snapshot_after(&mut self, region: &Region, merge: &MergeState) {
         let mut data = Vec::new();
         wire::put_region(&mut data, region);
-        wire::put_merge(&mut data, &Default::default());
+        wire::put_merge(&mut data, merge);
         let conf_state = Some(wire::conf_state(region));
         let metadata = raft::eraftpb::SnapshotMetadata { conf_state, index: 10, term: 6 };
         let snapshot = raft::eraftpb::Snapshot { data, metadata: Some(metadata) };

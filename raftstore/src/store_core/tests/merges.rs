@@ -2,7 +2,7 @@
 //! be when one begins.
 
 use super::*;
-use crate::merge::Prepared;
+use crate::merge::{Absorbed, Prepared};
 
 fn region(id: u64, range: KeyRange, version: u64) -> Region {
     let peer = Peer { id: PeerId(id * 10), store: StoreId(1), role: PeerRole::Voter };
@@ -46,6 +46,47 @@ fn a_merge_into_a_region_that_went_another_way_is_taken_back() {
         world.tick(1);
     }
     panic!("it waits for ever: {}", world.nodes[&1].core.describe(RegionId(1)));
+}
+
+/// The first region went into the second one and that into the third, whose snapshot holds all. The
+/// second one's replica here has not heard of the first merge, and never will: nobody else has it.
+/// A learner that forgot what it had applied is left like that.
+#[test]
+fn a_snapshot_replaces_a_chain_of_merged_regions() {
+    let here = |id, range, version| {
+        let epoch = Epoch { conf_ver: 6, version };
+        Region { epoch, ..Newcomer::region(id, range, id * 10) }
+    };
+    let [first, second, third] = [
+        here(2, KeyRange::new("", "d"), 3),
+        here(3, KeyRange::new("d", "m"), 3),
+        here(1, KeyRange::new("m", ""), 3),
+    ];
+    let all = Region { range: KeyRange::all(), ..here(1, KeyRange::all(), 9) };
+    let taken = |region, into, version| Absorbed {
+        region: RegionId(region),
+        into: RegionId(into),
+        version,
+    };
+    let replaced = |absorbed: Vec<Absorbed>, regions: &[&Region]| {
+        let state = |region: &&Region| RegionState {
+            region: (*region).clone(),
+            applied: LOG_START,
+            tombstone: false,
+            merge: MergeState::default(),
+        };
+        let states: Vec<_> = regions.iter().map(state).collect();
+        let mut store = Newcomer::new(&states);
+        store.beat(&all);
+        store.snapshot_after(&all, &MergeState { absorbed, ..MergeState::default() });
+        let applies = store.core.finish().unwrap().applies;
+        applies.iter().any(|task| matches!(task, ApplyTask::Import { .. }))
+    };
+    let chain = vec![taken(2, 3, 6), taken(3, 1, 9)];
+    assert!(replaced(chain.clone(), &[&first, &second, &third]));
+    assert!(replaced(chain, &[&first, &third]), "the second one is gone already");
+    let unknown = vec![taken(3, 1, 9)];
+    assert!(!replaced(unknown, &[&first, &second, &third]), "of the first one it says nothing");
 }
 
 #[test]
