@@ -401,11 +401,13 @@ pub fn start_columns(
     let store = shared.start(id, &column_folder(id), log, told)?;
     let handle = store.handle();
     let reads = Arc::new(StoreReads::new(handle.clone(), ask));
-    let read = LearnerRead::new(reads, machine.clone(), LEARNER_WAIT);
+    let safe_point = shared.transactions.safe_point.clone();
+    let collected = safe_point.clone();
+    let read = LearnerRead::new(reads, machine.clone(), LEARNER_WAIT)
+        .with_safe_point(Arc::new(move || collected.get()));
     let endpoint = ColumnEndpoint::new(read);
     let fault = Arc::new(Fault::of_columns(id, shared.ward.clone()));
     let content = Content::Columns(columns.clone());
-    let safe_point = shared.transactions.safe_point.clone();
     Ok(Node {
         id,
         member: Member { handle, machine, content, fault: fault.clone() },

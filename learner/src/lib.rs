@@ -43,6 +43,6 @@ pub mod transpose;
 
 pub use error::{Error, Result};
 pub use machine::{ColumnMachine, MachineStats};
-pub use read::{AskLeader, ColumnView, LearnerRead, ReadError, ReadIndex, StoreReads};
+pub use read::{AskLeader, ColumnView, LearnerRead, ReadError, ReadIndex, SafePoint, StoreReads};
 pub use rows::SchemaSource;
 pub use transpose::{RowDecoder, RowError};

@@ -122,12 +122,16 @@ pub struct ColumnView {
     pub applied: Applied,
 }
 
+/// Says below which timestamp versions may be gone.
+pub type SafePoint = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// Opens views.
 #[derive(Clone)]
 pub struct LearnerRead {
     index: Arc<dyn ReadIndex>,
     machine: Arc<ColumnMachine>,
     timeout: Duration,
+    safe_point: SafePoint,
 }
 
 impl LearnerRead {
@@ -137,7 +141,14 @@ impl LearnerRead {
         machine: Arc<ColumnMachine>,
         timeout: Duration,
     ) -> LearnerRead {
-        LearnerRead { index, machine, timeout }
+        let safe_point = Arc::new(|| Timestamp::ZERO);
+        LearnerRead { index, machine, timeout, safe_point }
+    }
+
+    /// Refuses views of what the store may have collected. The leader has refused them as well, but
+    /// that was before the wait for its index: the safe point may have risen since.
+    pub fn with_safe_point(self, safe_point: SafePoint) -> LearnerRead {
+        LearnerRead { safe_point, ..self }
     }
 
     /// Opens a view of ranges of user keys, all in one table. Blocks the calling thread.
@@ -172,6 +183,12 @@ impl LearnerRead {
         let snapshot = self.machine.columns().snapshot(table);
         let snapshot =
             snapshot.map_err(|e| ReadError::Store { kind: e.kind(), detail: e.to_string() })?;
+        // What is merged from now on is not in the snapshot, so this is asked once.
+        let safe_point = (self.safe_point)();
+        if ts < safe_point {
+            let detail = format!("versions at {ts} may be gone: the GC safe point is {safe_point}");
+            return Err(ReadError::Store { kind: ErrorKind::TooOld, detail });
+        }
         if !mistaken(Mistake::RegionNotCheckedAgain) {
             check_again(&slot, epoch, generation)?;
         }

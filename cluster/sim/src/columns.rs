@@ -145,7 +145,6 @@ fn ask(
 ) -> Result<Rows, Refused> {
     let learner = column_learner(&route.region).ok_or(Refused::Later)?;
     let (id, epoch, part) = (route.region.id, route.region.epoch, part.clone());
-    let safe_point = session.world.safe_point.clone();
     let dropped = session.world.columns_dropped.load(Ordering::Relaxed);
     let work = move |life: &Life| -> Result<Rows, Refused> {
         let reader = life.reader.as_ref().ok_or(Refused::Later)?;
@@ -167,10 +166,7 @@ fn ask(
                 Refused::Broken(format!("a batch of another form: {:?}", batch.schema()))
             })?;
         }
-        match safe_point.check(ts) {
-            Ok(()) => Ok(rows),
-            Err(_) => Err(Refused::Later), // some may have gone while it was read
-        }
+        Ok(rows)
     };
     match session.wire.ask(learner.store, PATIENCE, work) {
         Ok(answer) => answer,

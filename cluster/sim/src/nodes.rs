@@ -259,7 +259,9 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
             disks.push(disk);
             let ask = ask_leader(wire.placement(), Arc::new(wire));
             let reads = Arc::new(StoreReads::new(handle.clone(), ask));
-            reader = Some(LearnerRead::new(reads, machine, LEARNER_PATIENCE));
+            let safe_point = world.safe_point.clone();
+            let read = LearnerRead::new(reads, machine, LEARNER_PATIENCE);
+            reader = Some(read.with_safe_point(Arc::new(move || safe_point.get())));
             Some(start_maintenance(world, id, &alive, columns))
         }
         (Err(_), None) => return Err("columns without a tree".into()),

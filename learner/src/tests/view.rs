@@ -7,7 +7,7 @@ use damask_raftstore::{Applied, ApplyBatch, Done, Effect, Error, ReadPermit, Sta
 use damask_types::key::{handle_range, row_range};
 use damask_types::*;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const EPOCH: Epoch = Epoch { conf_ver: 1, version: 1 };
@@ -80,6 +80,25 @@ fn a_change_between_check_and_snapshot_is_seen() {
     let refused = view(&f, 0, 9, 99).map(|_| ()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Retry);
     assert!(view(&f, 0, 9, 99).is_ok());
+}
+
+/// The safe point rises while the view waits, and what a read there would see is merged away.
+#[test]
+fn a_view_below_a_safe_point_that_rose_meanwhile_is_refused() {
+    let f = Fixture::new();
+    let safe_point = Arc::new(AtomicU64::new(50));
+    let now = safe_point.clone();
+    let read = Arc::new(move || Timestamp(now.load(Ordering::SeqCst)));
+    let reader = f.reader().with_safe_point(read);
+    let ranges = [handle_range(T, 0, 9)];
+    let view = |ts| reader.view(R, EPOCH, &ranges, Timestamp(ts)).map(|_| ());
+    assert!(view(50).is_ok(), "the safe point itself is kept");
+    assert_eq!(view(49).unwrap_err().kind(), ErrorKind::TooOld);
+    let rises = safe_point.clone();
+    *f.store.before_snapshot.lock() = Some(Box::new(move || rises.store(60, Ordering::SeqCst)));
+    let refused = view(55).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::TooOld, "{refused}");
+    assert!(view(60).is_ok());
 }
 
 #[test]
