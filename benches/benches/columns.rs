@@ -43,6 +43,7 @@ fn race(arguments: &Arguments, folder: &Path) -> Result<(), Error> {
     print!("{}", report.text());
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let page = Path::new(&target).join(PAGE);
+    std::fs::create_dir_all(&target)?;
     std::fs::write(&page, report.html())?;
     println!("\npage: {}", page.display());
     Ok(())
