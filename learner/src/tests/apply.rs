@@ -1,6 +1,9 @@
 //! What the log says becomes rows, at the right timestamps.
 
 use super::fixture::*;
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use damask_deltatree::ChangeBatch;
 use damask_raftstore::StateMachine;
 use damask_types::key::{index_key, row_key};
 use damask_types::row::encode_row;
@@ -45,6 +48,38 @@ fn prewrite_and_commit_may_be_one_entry_or_one_call() {
     assert_eq!(f.rows(31)[1], (2, Some(7), Some("x".repeat(400))));
     let stats = f.machine.stats();
     assert_eq!((stats.batches - before, stats.locks), (1, 1), "the later lock stays");
+}
+
+/// Table 1 of the paper (VLDB 2020, 4.2.1): eight records, of which transaction 1 is rolled back, become
+/// three rows by column, with their operations and commit timestamps; and in one call.
+#[test]
+fn the_papers_log_becomes_the_papers_columns() {
+    let f = Fixture::new();
+    let values = [1, 2, 3].map(|n| row(n, &format!("b{n}")));
+    let [one, two, three] = values.each_ref().map(|value| Some(value.as_slice()));
+    let log = [
+        prewrite(1, 1, one),
+        prewrite(2, 2, two),
+        prewrite(3, 3, three),
+        rollback(1, 1, false),
+        commit(2, 2, 4, two),
+        commit(3, 3, 5, three),
+        prewrite(4, 6, None),
+        commit(4, 6, 7, None),
+    ];
+    let entries = (f.index + 1..).zip(log).map(|(index, records)| batch(R, index, records));
+    f.machine.apply(entries.collect()).unwrap();
+    let stored = f.store.stored();
+    assert_eq!(stored.len(), 1, "one batch of columns");
+    let ChangeBatch { table, handles, versions, deleted, columns } = &stored[0];
+    assert_eq!((*table, handles.values().as_ref()), (T, &[2, 3, 4][..]));
+    assert_eq!(versions.values().as_ref(), [4, 5, 7]);
+    assert_eq!(deleted.iter().flatten().collect::<Vec<_>>(), [false, false, true]);
+    let a = columns.column(0).as_primitive::<Int64Type>();
+    assert_eq!(a.iter().collect::<Vec<_>>(), [Some(2), Some(3), None]);
+    let b = columns.column(1).as_string::<i32>();
+    assert_eq!(b.iter().collect::<Vec<_>>(), [Some("b2"), Some("b3"), None]);
+    assert_eq!(f.machine.stats().locks, 0);
 }
 
 #[test]

@@ -58,6 +58,15 @@ impl Journal {
         Arc::new(next)
     }
 
+    /// What was stored, call by call.
+    pub fn stored(&self) -> Vec<ChangeBatch> {
+        let rows = |op: &Op| match op {
+            Op::Apply(batch) => Some((**batch).clone()),
+            Op::Clear(..) => None,
+        };
+        self.ops.lock().iter().filter_map(rows).collect()
+    }
+
     fn check(&self) -> Result<()> {
         match self.broken.load(Ordering::SeqCst) {
             true => Err(Error::new("test", ErrorKind::Io, "the disk is broken")),
