@@ -10,7 +10,7 @@ use damask_sql_lite::database::ColumnReplicas;
 use damask_sql_lite::query::{TableFacts, TableSize};
 use damask_types::codec::encode_key;
 use damask_types::key::row_range;
-use damask_types::{KeyRange, RegionId, StoreId, TableId, TableSchema};
+use damask_types::{KeyRange, Peer, RegionId, StoreId, TableId, TableSchema};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const MEASURED_MAX: usize = 4096;
 ///
 /// A table whose replicas have all caught up once stays available (TiDB's AVAILABLE) until its rule
 /// changes, or a region has no replica on a store that runs: a learner that falls behind is waited
-/// for by its readers.
+/// for by its readers. One copy of all its regions that has caught up is read whatever the others do.
 pub struct Replicas {
     pd: Arc<dyn Placement>,
     members: Members,
@@ -66,6 +66,16 @@ struct Goal {
     stores: Vec<StoreId>,
 }
 
+/// Column stores that run.
+struct Running(HashSet<StoreId>);
+
+impl Running {
+    /// A region's replicas on them.
+    fn of<'a>(&'a self, status: &'a RegionStatus) -> impl Iterator<Item = &'a Peer> {
+        status.region.learners().filter(|peer| self.0.contains(&peer.store))
+    }
+}
+
 impl Replicas {
     /// For a cluster with so many column stores.
     pub fn new(
@@ -80,34 +90,55 @@ impl Replicas {
     }
 
     fn is_available(&self, range: &KeyRange) -> bool {
+        self.was_complete(range) && self.every_region_is_served(range)
+            || self.has_one_whole_copy(range)
+    }
+
+    fn was_complete(&self, range: &KeyRange) -> bool {
+        let mut complete = self.complete.lock();
         if self.pd.column_progress(range).is_complete() {
-            self.complete.lock().insert(range.start.clone());
-        } else if !self.complete.lock().contains(&range.start) {
-            return false;
+            complete.insert(range.start.clone());
         }
-        self.every_region_is_served(range)
+        complete.contains(&range.start)
     }
 
-    /// Has each region a learner on a store that runs?
+    /// Has each region a column replica on a store that runs?
     fn every_region_is_served(&self, range: &KeyRange) -> bool {
-        self.pd.regions_in(range).iter().all(|region| self.is_served(region))
+        let running = self.running();
+        self.pd.regions_in(range).iter().all(|region| running.of(region).next().is_some())
     }
 
-    fn is_served(&self, status: &RegionStatus) -> bool {
-        let runs = |store: StoreId| {
-            self.members.read().get(&store).is_some_and(|member| member.failed().is_none())
+    fn running(&self) -> Running {
+        let members = self.members.read();
+        let runs = |member: &Member| {
+            member.failed().is_none() && matches!(member.content, Content::Columns(_))
         };
-        status.region.learners().any(|peer| runs(peer.store))
+        Running(members.iter().filter(|(_, member)| runs(member)).map(|(id, _)| *id).collect())
     }
 
-    /// What is committed now in the regions of a range, and who is to have it; `None`: a region
-    /// has no leader or no column replica.
+    /// Has each region a column replica that runs and has caught up, whatever became of the others?
+    fn has_one_whole_copy(&self, range: &KeyRange) -> bool {
+        let (running, regions) = (self.running(), self.pd.regions_in(range));
+        let mut reached = range.start.clone();
+        let whole = regions.iter().all(|status| {
+            let is_next = status.region.range.start <= reached;
+            reached.clone_from(&status.region.range.end);
+            let ready = |peer: &Peer| !status.pending.contains(&peer.id);
+            is_next && status.leader.is_some() && running.of(status).any(ready)
+        });
+        let to_the_end = reached.is_empty() || !range.end.is_empty() && reached >= range.end;
+        whole && !regions.is_empty() && to_the_end
+    }
+
+    /// What is committed now in the regions of a range, and who that runs is to have it; `None`: a
+    /// region has no leader or no such column replica.
     fn goals(&self, range: &KeyRange) -> Option<Vec<Goal>> {
+        let running = self.running();
         let goal = |status: &RegionStatus| {
             let (region, leader) = (status.region.id, status.leader?.store);
             let member = self.members.read().get(&leader).cloned()?;
             let index = member.handle.replica(region)?.commit;
-            let stores: Vec<_> = status.region.learners().map(|peer| peer.store).collect();
+            let stores: Vec<_> = running.of(status).map(|peer| peer.store).collect();
             (!stores.is_empty()).then_some(Goal { region, index, stores })
         };
         self.pd.regions_in(range).iter().map(goal).collect()
@@ -193,7 +224,8 @@ impl ColumnReplicas for Replicas {
     fn progress(&self, range: &KeyRange) -> (u32, u32) {
         let progress = self.pd.column_progress(range);
         // A replica on a store that does not run is not ready, whatever was last heard of it.
-        let ready = match self.is_available(range) {
+        let is_available = self.was_complete(range) && self.every_region_is_served(range);
+        let ready = match is_available {
             true => progress.wanted,
             false => progress.ready.min(progress.wanted.saturating_sub(1)),
         };
@@ -258,6 +290,7 @@ impl TableFacts for Replicas {
     fn columns_stopped(&self, table: &TableSchema) -> bool {
         let regions = self.pd.regions_in(&row_range(table.id));
         let has_any = |r: &RegionStatus| r.region.learners().next().is_some();
-        regions.iter().any(|r| has_any(r) && !self.is_served(r))
+        let running = self.running();
+        regions.iter().any(|r| has_any(r) && running.of(r).next().is_none())
     }
 }

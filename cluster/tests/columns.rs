@@ -4,11 +4,11 @@
 mod support;
 
 use damask_cluster::Cluster;
-use damask_cluster::config::Trace;
+use damask_cluster::config::{Config, Trace};
 use damask_deltatree::{ColumnStore, HandleRange, MemoryColumnStore};
 use damask_env::{Clock, RealClock};
 use damask_learner::trace::{ReplayPlan, replay};
-use damask_types::Timestamp;
+use damask_types::{StoreId, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{COLUMNS, Client, bounded, quick, until};
@@ -80,6 +80,34 @@ fn a_hint_that_cannot_be_obeyed_warns() {
         assert!(refusal.message.contains("not reachable"), "{refusal}");
         cluster.start_store(COLUMNS).expect("starts again");
         assert_eq!(waited_for(&mut client, "SELECT sum(v) FROM t"), "30");
+    });
+}
+
+/// Each of two column nodes is lost in turn, and comes back: columns go on to be read, at once.
+#[test]
+fn of_two_column_nodes_one_is_enough() {
+    bounded(|| {
+        let mut cluster = Cluster::start(Config { columns: 2, ..quick() }).expect("starts");
+        let mut client = Client::new(cluster.database());
+        fill(&mut client);
+        client.run("ALTER TABLE d.t SET COLUMN REPLICA 2");
+        client.replicate("d", "t", false);
+        client.run("SET damask_isolation_read_engines = 'column'");
+        let (first, second) = (COLUMNS, StoreId(COLUMNS.0 + 1));
+        let lag = "SELECT available, lag_ms <= 1000 FROM information_schema.column_replica";
+        let mut sum = 30;
+        for (round, lost) in [first, second, first].into_iter().enumerate() {
+            cluster.stop_store(lost);
+            let id = 10 + round;
+            client.run(&format!("INSERT INTO t VALUES ({id}, {id})"));
+            sum += id;
+            assert_eq!(waited_for(&mut client, "SELECT sum(v) FROM t"), sum.to_string());
+            let near =
+                |client: &mut Client| client.rows(lag)[0] == ["1", "1"].map(|n| Some(n.into()));
+            until("the lag of the one that runs", || near(&mut client));
+            cluster.start_store(lost).expect("starts again");
+            until("both again", || cluster.down().is_empty());
+        }
     });
 }
 

@@ -19,7 +19,7 @@ use crate::snapshot::Staging;
 use damask_env::{Disk, Mistake, mistaken};
 use damask_types::{KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use merges::Gone;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Where a new region's log starts: 0 means "nothing yet", so newcomers get a snapshot.
@@ -554,6 +554,13 @@ pub(crate) fn split_region(
     if !keys.iter().all(inside) || keys.windows(2).any(|pair| pair[0] >= pair[1]) {
         return Err("split keys must grow, inside the region".to_owned());
     }
+    if repeats(children.iter().map(|c| c.region.0).chain([region.id.0])) {
+        return Err("a child needs an id that is no other region's".to_owned());
+    }
+    let own = region.peers.iter().map(|peer| peer.id.0);
+    if repeats(children.iter().flat_map(|c| &c.peers).map(|peer| peer.0).chain(own)) {
+        return Err("a child's peer needs an id that is no other peer's".to_owned());
+    }
     let mut epoch = region.epoch;
     epoch.version += keys.len() as u64;
     let mut start = region.range.start.clone();
@@ -570,6 +577,12 @@ pub(crate) fn split_region(
     let range = KeyRange { start, end: region.range.end.clone() };
     let parent = Region { id: region.id, range, epoch, peers: region.peers.clone() };
     Ok((parent, made))
+}
+
+/// Does an id come twice, or is one 0, which is nobody's?
+fn repeats(mut ids: impl Iterator<Item = u64>) -> bool {
+    let mut seen = HashSet::from([0]);
+    !ids.all(|id| seen.insert(id))
 }
 
 #[cfg(test)]

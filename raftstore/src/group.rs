@@ -26,6 +26,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use storage::{Cell, GroupStorage};
 
+/// A message's term may be so far ahead: a group that holds an election in each millisecond comes
+/// there in 49 days. Terms that were adopted from nonsense would end where they can grow no more.
+const TERM_LEAP_MAX: u64 = 1 << 32;
+
 /// Why a proposal was not taken.
 #[derive(Debug)]
 pub(crate) enum Refused {
@@ -238,10 +242,17 @@ impl Group {
     fn acceptable(&self, m: &Message) -> bool {
         let raft = &self.raw.raft;
         let last = raft.raft_log.last_index();
+        if m.term.saturating_sub(raft.term) > TERM_LEAP_MAX {
+            return false;
+        }
         match m.get_msg_type() {
-            // Guard d, first half: a follower never loses what it once matched.
+            // Guard d, first half: a follower never loses what it once matched, nor refuses what
+            // it was never sent.
             MessageType::MsgAppendResponse if m.reject => match raft.prs().get(m.from) {
-                Some(pr) => m.index > pr.matched && m.reject_hint >= pr.matched,
+                Some(pr) => {
+                    let sent = m.index.max(m.reject_hint) <= last;
+                    sent && m.index > pr.matched && m.reject_hint >= pr.matched
+                }
                 None => false,
             },
             // Guard h: raft-rs aborts if told to commit what it lacks, by a leader, …
@@ -538,9 +549,25 @@ fn restorable(snapshot: &Snapshot) -> bool {
     !snapshot.is_empty() && sound && between && (joint || conf.learners_next.is_empty())
 }
 
+/// Do its entries follow each other and the position that it names, in terms that never fall?
+///
+/// Guard h: raft-rs says term 0 of what its log lacks, so whatever names term 0 would match there,
+/// and be acknowledged, or committed. Only the beginning of all logs has that term, and no entry
+/// of any region follows upon it.
 fn contiguous(m: &Message) -> bool {
-    let follows = |(at, entry): (usize, &Entry)| entry.index == m.index + 1 + at as u64;
-    m.term != 0 && m.entries.iter().enumerate().all(follows)
+    if m.term == 0 || m.log_term > m.term {
+        return false;
+    }
+    if m.log_term == 0 {
+        return m.index == 0 && m.entries.is_empty();
+    }
+    let (mut index, mut term) = (m.index, m.log_term);
+    m.entries.iter().all(|entry| {
+        let follows = index.checked_add(1) == Some(entry.index);
+        let grows = (term..=m.term).contains(&entry.term);
+        (index, term) = (entry.index, entry.term);
+        follows && grows
+    })
 }
 
 /// SplitMix64's output function.

@@ -499,10 +499,24 @@ impl Replica {
         }
     }
 
-    /// Reads that waited too long for a leader.
+    /// Reads that waited too long: for a leader, for the answer of one that is cut off, or for an
+    /// index that nobody brings here.
     pub fn expire_reads(&mut self, before: u64) {
         let error = self.not_leader();
-        let old = self.waiting_reads.extract_if(.., |r| r.since < before);
-        old.for_each(|r| r.answer.send(Err(error.clone())));
+        let leads = self.group.is_leader();
+        let expire = |reads: &mut Vec<Read>| {
+            let old = reads.extract_if(.., |r| r.since < before);
+            old.for_each(|r| r.answer.send(Err(error.clone())));
+        };
+        expire(&mut self.waiting_reads);
+        // A leader's question may be the lease's too, and raft-rs answers it or another leads.
+        self.asked.retain_mut(|asked| {
+            expire(&mut asked.reads);
+            leads || !asked.reads.is_empty()
+        });
+        self.confirmed.retain_mut(|(_, _, reads)| {
+            expire(reads);
+            !reads.is_empty()
+        });
     }
 }

@@ -53,7 +53,7 @@ pub struct CoreConfig {
     pub raft: RaftConfig,
     /// A learner asks again for a read index after this long.
     pub read_retry_ticks: u64,
-    /// A read that found no leader fails after this long.
+    /// A read that found no leader, or that is not answered or not applied, fails after this long.
     pub read_wait_ticks: u64,
     /// A deposed leader's proposals get `Undetermined` after this long.
     pub undetermined_ticks: u64,

@@ -26,7 +26,9 @@ use damask_types::codec::{
     DecodeError, put_var_i64, put_var_u64, take_u8, take_var_i64, take_var_u64,
 };
 use damask_types::{Epoch, KeyRange, PeerRole, Region, RegionId};
-use raft::eraftpb::{ConfState, Entry, Message, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{
+    ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata,
+};
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
@@ -247,7 +249,11 @@ pub(crate) fn decode_message(bytes: &[u8]) -> Result<Message> {
     if take_u8(buf)? != VERSION {
         return Err(DecodeError("message version"));
     }
-    let mut m = Message { msg_type: i32::from(take_u8(buf)?), ..Message::default() };
+    let msg_type = i32::from(take_u8(buf)?);
+    if !MessageType::is_valid(msg_type) {
+        return Err(DecodeError("message type")); // raft-rs aborts on it
+    }
+    let mut m = Message { msg_type, ..Message::default() };
     for field in [
         &mut m.to,
         &mut m.from,
@@ -265,6 +271,9 @@ pub(crate) fn decode_message(bytes: &[u8]) -> Result<Message> {
     m.context = take_bytes(buf)?.to_vec();
     for _ in 0..take_var_u64(buf)? {
         let entry_type = i32::from(take_u8(buf)?);
+        if !EntryType::is_valid(entry_type) {
+            return Err(DecodeError("entry type"));
+        }
         let (term, index) = (take_var_u64(buf)?, take_var_u64(buf)?);
         let context = take_bytes(buf)?.to_vec();
         let data = take_bytes(buf)?.to_vec();
@@ -285,7 +294,6 @@ pub(crate) fn decode_message(bytes: &[u8]) -> Result<Message> {
 mod tests {
     use super::*;
     use damask_types::{Peer, PeerId, StoreId};
-    use raft::eraftpb::MessageType;
 
     #[test]
     fn a_merge_state_comes_back_and_cut_bytes_do_not() {
@@ -347,6 +355,18 @@ mod tests {
         assert_eq!(decode_message(&bytes), Ok(m));
         for len in 0..bytes.len() {
             assert!(decode_message(&bytes[..len]).is_err());
+        }
+    }
+
+    /// raft-rs aborts on them.
+    #[test]
+    fn a_type_that_is_none_does_not_come_back() {
+        let sound = Message { entries: vec![Entry::default()], ..Message::default() };
+        assert!(decode_message(&encode_message(&sound)).is_ok());
+        let mut wrong = sound.clone();
+        wrong.entries[0].entry_type = 9;
+        for m in [Message { msg_type: 19, ..sound }, wrong] {
+            assert!(decode_message(&encode_message(&m)).is_err(), "{m:?}");
         }
     }
 }

@@ -112,3 +112,44 @@ fn an_import_whose_parts_are_gone_is_named() {
     }
     resume_import(&machine, Some(&disk)).unwrap();
 }
+
+/// Its log is as every replica has it: a command that should not have been proposed is refused by
+/// all in the same way, and changes nothing.
+#[test]
+fn a_split_with_an_id_that_is_taken_is_refused() {
+    let child = |region, peers: [u64; 2]| {
+        let peers = peers.map(PeerId).to_vec();
+        SplitChild { region: RegionId(region), peers }
+    };
+    for children in [
+        vec![child(REGION.0, [11, 12])],
+        vec![child(0, [11, 12])],
+        vec![child(8, [11, 12]), child(8, [13, 14])],
+        vec![child(8, [11, 11])],
+        vec![child(8, [11, 0])],
+        vec![child(8, [1, 11])],
+        vec![child(8, [11, 12]), child(9, [12, 13])],
+    ] {
+        let keys: Vec<Vec<u8>> = [b"d", b"h"].map(|k| k.to_vec())[..children.len()].to_vec();
+        assert!(split_region(&state().region, &keys, &children).is_err(), "{children:?}");
+        let machine = Arc::new(RowMachine::new(Arc::new(MemoryEngine::new())));
+        let (applied, effects) = (state().applied, vec![Effect::Regions(vec![state()])]);
+        machine.apply(vec![ApplyBatch { region: REGION, applied, effects }]).unwrap();
+        let log = log(&MemoryDisk::new());
+        let mut applier = Applier::new(STORE, machine.clone(), log, &[state()]);
+        let (index, term) = (applied.index + 1, applied.term);
+        let data = crate::command::encode_split(state().region.epoch, &keys, &children);
+        let entries = vec![LogEntry { index, term, data, ..LogEntry::default() }];
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let answer = Answer::new(Box::new(move |result| drop(sender.send(result))));
+        let waiting = vec![(index, Waiting::Split(answer))];
+        let reports = applier.run(vec![ApplyTask::Entries { region: REGION, entries, waiting }]);
+        let reports = reports.unwrap();
+        let [ApplyReport::Applied { changes, .. }] = &reports[..] else { panic!("{reports:?}") };
+        assert!(changes.is_empty(), "{changes:?}");
+        let refused = receiver.recv().unwrap().expect_err("an id is taken");
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+        let expected = RegionState { applied: Applied { index, term }, ..state() };
+        assert_eq!(machine.recover().unwrap(), [expected]);
+    }
+}

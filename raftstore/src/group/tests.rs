@@ -119,6 +119,50 @@ fn a_leader_that_lacks_committed_entries_is_refused() {
     assert!(group.step(Message { term: 8, ..append(6, 6, &[entry(7, 8)]) }));
 }
 
+/// raft-rs says term 0 of what its log lacks: it would take these for what it has.
+#[test]
+fn an_append_behind_a_position_that_is_nowhere_is_refused() {
+    let entry = |index, term| Entry { index, term, ..Entry::default() };
+    let log = log_of(&[6, 6], 6);
+    let mut group = open(&log);
+    let append = |index, log_term, entries: &[Entry]| {
+        let m = message(MessageType::MsgAppend, 2, 6);
+        Message { index, log_term, commit: u64::MAX, entries: entries.to_vec(), ..m }
+    };
+    for wrong in [
+        append(8, 0, &[]),
+        append(9, 0, &[entry(10, 6)]),
+        append(u64::MAX, 0, &[]),
+        append(u64::MAX - 1, 6, &[entry(u64::MAX, 6), entry(0, 6)]),
+        append(u64::MAX, 6, &[entry(0, 6)]),
+        append(0, 0, &[entry(1, 6)]),
+        append(7, 6, &[entry(8, 0)]),
+        append(7, 6, &[entry(8, 6), entry(9, 5)]),
+        append(7, 6, &[entry(8, 7)]),
+        append(7, 7, &[]),
+    ] {
+        assert!(!group.step(wrong.clone()), "{wrong:?}");
+        settle(&mut group, &log);
+        assert_eq!((group.commit(), group.last_index()), (6, 7), "{wrong:?}");
+    }
+    let far = message(MessageType::MsgHeartbeat, 2, u64::MAX);
+    assert!(!group.step(far), "its term could grow no more");
+    assert!(group.step(append(7, 6, &[entry(8, 6)])));
+    assert_eq!((group.commit(), group.last_index()), (8, 8));
+}
+
+#[test]
+fn a_rejection_of_what_was_never_sent_is_refused() {
+    let log = log_of(&[], LOG_START.index);
+    let mut group = leader(&log);
+    let (term, last) = (group.term(), group.last_index());
+    let m = message(MessageType::MsgAppendResponse, 2, term);
+    for (index, reject_hint) in [(last - 1, u64::MAX), (last, last + 1), (u64::MAX, last)] {
+        assert!(!group.step(Message { reject: true, index, reject_hint, ..m.clone() }));
+    }
+    assert!(group.step(Message { reject: true, index: last, reject_hint: last - 1, ..m }));
+}
+
 /// Its acknowledgements were lost, and its log is compacted above what the leader knows of.
 /// The leader must be answered, or it asks for ever.
 #[test]

@@ -2,6 +2,7 @@
 //! are lost, doubled and reordered, syncs and applies come late, stores lose power. And a golden
 //! trace of a small scenario, in `tests/scripts/trace.txt` (`UPDATE_GOLDEN=1` writes it).
 
+mod abandoned;
 mod hibernate;
 mod merges;
 mod scripts;
