@@ -22,6 +22,7 @@ mod turns;
 
 use crate::answer::{Answer, Charge};
 use crate::apply::{Applier, LOG_START, resume_import};
+use crate::cells::Tally;
 use crate::command;
 use crate::error::{Error, Result};
 use crate::handle::{
@@ -61,8 +62,8 @@ struct Shared {
     messages: AtomicUsize,
     applying: AtomicUsize,
     /// Tasks at the log thread, and at the apply thread: raised only by whoever runs a turn.
-    pending_writes: AtomicUsize,
-    pending_applies: AtomicUsize,
+    pending_writes: Tally,
+    pending_applies: Tally,
     statuses: RwLock<BTreeMap<RegionId, ReplicaStatus>>,
     failed: Mutex<Option<Error>>,
 }
@@ -87,8 +88,8 @@ impl Shared {
             requests: Arc::default(),
             messages: AtomicUsize::new(0),
             applying: AtomicUsize::new(0),
-            pending_writes: AtomicUsize::new(0),
-            pending_applies: AtomicUsize::new(0),
+            pending_writes: Tally::default(),
+            pending_applies: Tally::default(),
             statuses: RwLock::default(),
             failed: Mutex::default(),
         }

@@ -67,6 +67,7 @@ mod batch;
 mod group;
 mod lease;
 mod load;
+mod cells;
 mod local_read;
 mod resolved;
 mod resolved_read;

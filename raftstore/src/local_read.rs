@@ -2,15 +2,17 @@
 //! each region it leads, and the check. It must never permit anything after the lease's end.
 //!
 //! Order of a read: find the region, compare the epoch, (take the snapshot,) read the clock,
-//! compare it with the lease's end. What is published of a turn is published before its messages leave.
+//! compare it with the lease's end. What is published of a turn is published before its messages
+//! leave. The pair that readers compare without a lock is in `cells`.
 
+use crate::cells::Lease;
 use crate::handle::ReadPermit;
 use crate::machine::Applied;
 use damask_types::{Epoch, Region, RegionId};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What a leader publishes of a region.
@@ -36,8 +38,7 @@ impl PartialEq for View {
 pub(crate) struct LocalView {
     region: Arc<Region>,
     term: u64,
-    commit: AtomicU64,
-    until_ns: AtomicU64,
+    lease: Lease,
     /// The raft thread has been asked to renew the lease.
     renewing: AtomicBool,
 }
@@ -45,16 +46,15 @@ pub(crate) struct LocalView {
 impl LocalView {
     /// A permit, if the lease lasts at `now`, which was read after this view was found.
     pub fn permit(&self, now: Duration) -> Option<ReadPermit> {
-        let until = self.until_ns.load(Ordering::Acquire);
-        let applied = Applied { index: self.commit.load(Ordering::Acquire), term: self.term };
-        let valid = nanoseconds(now) < until;
-        valid.then(|| ReadPermit { region: self.region.clone(), term: self.term, applied })
+        let index = self.lease.commit_at(nanoseconds(now))?;
+        let applied = Applied { index, term: self.term };
+        Some(ReadPermit { region: self.region.clone(), term: self.term, applied })
     }
 
     /// True once when the rest of the lease is shorter than `rest`: ask for more.
     pub fn renew(&self, now: Duration, rest: Duration) -> bool {
-        let until = self.until_ns.load(Ordering::Relaxed);
-        nanoseconds(now + rest) >= until && !self.renewing.swap(true, Ordering::Relaxed)
+        nanoseconds(now + rest) >= self.lease.until()
+            && !self.renewing.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -82,16 +82,14 @@ impl LocalReads {
                 && there.term == view.term
                 && Arc::ptr_eq(&there.region, &view.region)
             {
-                there.commit.store(view.commit, Ordering::Release);
-                if there.until_ns.swap(until, Ordering::Release) != until {
+                if there.lease.publish(view.commit, until) {
                     there.renewing.store(false, Ordering::Relaxed);
                 }
                 continue;
             }
             let View { region, term, commit, .. } = view;
-            let (commit, until_ns) = (AtomicU64::new(commit), AtomicU64::new(until));
-            let renewing = AtomicBool::new(false);
-            let view = Arc::new(LocalView { region, term, commit, until_ns, renewing });
+            let (lease, renewing) = (Lease::new(commit, until), AtomicBool::new(false));
+            let view = Arc::new(LocalView { region, term, lease, renewing });
             self.withdraw(self.views.write().insert(id, view));
         }
     }
@@ -99,7 +97,7 @@ impl LocalReads {
     /// Who has found the view already gets no permit from it any more.
     fn withdraw(&self, view: Option<Arc<LocalView>>) {
         if let Some(view) = view {
-            view.until_ns.store(0, Ordering::Release);
+            view.lease.withdraw();
         }
     }
 

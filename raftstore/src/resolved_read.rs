@@ -5,6 +5,7 @@
 //! again. What a turn takes back is taken back before anything else of the turn is done, so that
 //! whoever still finds it after his snapshot has taken that before.
 
+use crate::cells::Safe;
 use crate::error::{Error, Result};
 use crate::handle::ReadPermit;
 use crate::machine::Applied;
@@ -13,7 +14,6 @@ use damask_types::{Epoch, Region, RegionId, Timestamp};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a replica publishes.
 #[derive(Clone, Debug)]
@@ -34,19 +34,7 @@ impl PartialEq for SafeView {
 struct Readable {
     region: Arc<Region>,
     term: u64,
-    index: AtomicU64,
-    /// ZERO once it is taken back.
-    ts: AtomicU64,
-}
-
-impl Readable {
-    fn check(&self, ts: Timestamp) -> Result<()> {
-        let safe_ts = Timestamp(self.ts.load(Ordering::Acquire));
-        match ts <= safe_ts {
-            true => Ok(()),
-            false => Err(Error::DataIsNotReady { region: self.region.id, ts, safe_ts }),
-        }
-    }
+    safe: Safe,
 }
 
 /// The regions of a store that may be read at a safe timestamp.
@@ -69,12 +57,11 @@ impl SafeReads {
                 && there.term == term
                 && Arc::ptr_eq(&there.region, &region)
             {
-                there.index.store(safe.index, Ordering::Release);
-                there.ts.store(safe.ts.0, Ordering::Release);
+                there.safe.publish(safe.index, safe.ts.0);
                 continue;
             }
-            let (index, ts) = (AtomicU64::new(safe.index), AtomicU64::new(safe.ts.0));
-            let readable = Arc::new(Readable { region, term, index, ts });
+            let safe = Safe::new(safe.index, safe.ts.0);
+            let readable = Arc::new(Readable { region, term, safe });
             withdraw(self.all.write().insert(id, readable));
         }
     }
@@ -91,18 +78,18 @@ impl SafeReads {
         take: impl FnOnce() -> S,
     ) -> Result<(ReadPermit, S)> {
         let found = self.all.read().get(&id).cloned();
-        let not_ready = || Error::DataIsNotReady { region: id, ts, safe_ts: Timestamp::ZERO };
-        let found = found.ok_or_else(not_ready)?;
+        let not_ready = |safe_ts| Error::DataIsNotReady { region: id, ts, safe_ts };
+        let found = found.ok_or_else(|| not_ready(Timestamp::ZERO))?;
         match epoch.version.cmp(&found.region.epoch.version) {
             std::cmp::Ordering::Less => {
                 return Err(Error::EpochNotMatch { current: vec![Region::clone(&found.region)] });
             }
-            std::cmp::Ordering::Greater => return Err(not_ready()),
-            std::cmp::Ordering::Equal => found.check(ts)?,
+            std::cmp::Ordering::Greater => return Err(not_ready(Timestamp::ZERO)),
+            std::cmp::Ordering::Equal => {}
         }
-        let taken = take();
-        found.check(ts)?;
-        let applied = Applied { index: found.index.load(Ordering::Acquire), term: found.term };
+        let read = found.safe.read(ts.0, take);
+        let (taken, index) = read.map_err(|safe| not_ready(Timestamp(safe)))?;
+        let applied = Applied { index, term: found.term };
         let permit = ReadPermit { region: found.region.clone(), term: found.term, applied };
         Ok((permit, taken))
     }
@@ -110,7 +97,7 @@ impl SafeReads {
     /// Up to where a region may be read; ZERO: it may not.
     pub fn safe_ts(&self, id: RegionId) -> Timestamp {
         let all = self.all.read();
-        all.get(&id).map_or(Timestamp::ZERO, |r| Timestamp(r.ts.load(Ordering::Acquire)))
+        all.get(&id).map_or(Timestamp::ZERO, |r| Timestamp(r.safe.ts()))
     }
 
     /// The store stops: nothing is read here any more.
@@ -123,7 +110,7 @@ impl SafeReads {
 /// Who has found it already hears it at the second look.
 fn withdraw(readable: Option<Arc<Readable>>) {
     if let Some(readable) = readable {
-        readable.ts.store(0, Ordering::Release);
+        readable.safe.withdraw();
     }
 }
 

@@ -2,6 +2,7 @@
 //! never decide anything, and an error of one ends it, which stops the store.
 
 use crate::apply::{Applier, ApplyTask};
+use crate::cells::{Tally, is_quiet};
 use crate::error::Result;
 use crate::handle::{Envelope, Transport};
 use crate::log_store::LogStore;
@@ -22,7 +23,7 @@ const APPLY_TASKS_MAX: usize = 256;
 #[derive(Clone)]
 pub(crate) struct Inbox {
     sender: Sender<Event>,
-    unstepped: Arc<AtomicUsize>,
+    unstepped: Arc<Tally>,
 }
 
 impl Inbox {
@@ -31,18 +32,23 @@ impl Inbox {
     }
 
     pub fn send(&self, event: Event) {
-        self.unstepped.fetch_add(1, Ordering::AcqRel);
+        self.unstepped.raise();
         // Without a receiver the store has stopped: the event is dropped, and its answer says so.
         let _ = self.sender.send(event);
     }
 
     /// So many events that came out of it are stepped.
     pub fn stepped(&self, events: usize) {
-        self.unstepped.fetch_sub(events, Ordering::AcqRel);
+        self.unstepped.lower(events);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.unstepped.load(Ordering::Acquire) == 0
+        self.unstepped.is_none()
+    }
+
+    /// Have the threads of these tasks none, and is all that they have said stepped?
+    pub fn is_quiet(&self, tasks: &[&Tally]) -> bool {
+        is_quiet(tasks, &self.unstepped)
     }
 }
 
@@ -88,7 +94,7 @@ pub(crate) fn write_loop(
     writes: &Receiver<WriteTask>,
     log: &dyn LogStore,
     transport: &dyn Transport,
-    pending: &AtomicUsize,
+    pending: &Tally,
     inbox: &Inbox,
 ) -> Result<()> {
     while let Ok(mut all) = writes.recv() {
@@ -101,7 +107,7 @@ pub(crate) fn write_loop(
         }
         inbox.send(write(all, log, transport)?);
         // Only now: who sees none pending may speak to the inbox after what was said above.
-        pending.fetch_sub(tasks, Ordering::AcqRel);
+        pending.lower(tasks);
     }
     Ok(())
 }
@@ -111,7 +117,7 @@ pub(crate) fn write_loop(
 pub(crate) fn apply_loop(
     tasks: &Receiver<Vec<ApplyTask>>,
     applier: &Mutex<Applier>,
-    pending: &AtomicUsize,
+    pending: &Tally,
     applying: &AtomicUsize,
     inbox: &Inbox,
 ) -> Result<()> {
@@ -128,7 +134,7 @@ pub(crate) fn apply_loop(
         applying.fetch_sub(bytes, Ordering::Relaxed);
         inbox.send(Event::Reports(reports));
         // Only now, as in `write_loop`.
-        pending.fetch_sub(taken, Ordering::AcqRel);
+        pending.lower(taken);
     }
     Ok(())
 }

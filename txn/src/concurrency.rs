@@ -12,19 +12,21 @@
 //! A region's new leader starts with a timestamp taken after it was permitted to lead: whatever its
 //! predecessor has served was read below that.
 
+mod exit;
 mod table;
 
 pub use table::{Pending, Table};
 
 use crate::request::{Finish, Mutation, Prewrite};
-use damask_env::{Condvar, Mistake, mistaken};
+use damask_env::{Mistake, mistaken};
 use damask_raftstore::{Error, ReadPermit, Result};
 use damask_tso::Oracle;
 use damask_types::{KeyLock, KeyRange, LockKind, RegionId, Timestamp};
-use parking_lot::{Mutex, RwLock};
+use exit::Exit;
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A read may be this far ahead of the newest timestamp known here, in milliseconds. One read at
@@ -34,8 +36,6 @@ pub const AHEAD_MS_MAX: u64 = 10_000;
 const SYNCED_MAX: usize = 1 << 16;
 /// Locks that one refused read names at most.
 const LOCKS_MAX: usize = 256;
-/// How often a waiting reader looks again.
-const LOOKS_MAX: usize = 64;
 
 /// The reads and the unfinished prewrites of one store.
 pub struct Manager {
@@ -48,14 +48,6 @@ pub struct Manager {
     exit: Arc<Exit>,
 }
 
-/// Where readers hear that a prewrite has left the table.
-#[derive(Default)]
-struct Exit {
-    readers: AtomicUsize,
-    lock: Mutex<()>,
-    left: Condvar,
-}
-
 /// A prewrite's keys in the table, until dropped.
 pub struct Guard {
     keys: Option<table::Guard>,
@@ -65,11 +57,7 @@ pub struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.keys = None;
-        fence(Ordering::SeqCst);
-        if self.exit.readers.load(Ordering::SeqCst) > 0 {
-            drop(self.exit.lock.lock());
-            self.exit.left.notify_all();
-        }
+        self.exit.leave();
     }
 }
 
@@ -159,21 +147,9 @@ impl Manager {
     /// Waits, for a bounded time, until `is_clear`: asked now, and each time that a prewrite has
     /// left the table. Prewrites that come later commit above what was read, so few are met.
     pub fn wait_until(&self, patience: Duration, is_clear: impl Fn() -> bool) {
-        if self.table.is_empty() || is_clear() {
-            return;
+        if !self.table.is_empty() && !is_clear() {
+            self.exit.wait_until(patience, is_clear);
         }
-        self.exit.readers.fetch_add(1, Ordering::SeqCst);
-        // With the fence of a leaving guard: it sees this reader, or this reader sees it gone.
-        fence(Ordering::SeqCst);
-        let mut guard = self.exit.lock.lock();
-        for _ in 0..LOOKS_MAX {
-            // Under the lock: who leaves later than this look takes it, and wakes.
-            if is_clear() || self.exit.left.wait_for(&mut guard, patience) {
-                break;
-            }
-        }
-        drop(guard);
-        self.exit.readers.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Makes a request for async or one-phase commit ready to be decided: its keys are in the

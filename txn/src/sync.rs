@@ -8,7 +8,11 @@ pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use parking_lot::MutexGuard;
 use std::time::Duration;
 
-/// Waits until woken or out of patience; what holds then is for the caller to see.
-pub(crate) fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, patience: Duration) {
-    condvar.wait_for(guard, patience);
+/// Waits until woken or out of patience, which is true; what holds then is for the caller to see.
+pub(crate) fn wait_for<T>(
+    condvar: &Condvar,
+    guard: &mut MutexGuard<'_, T>,
+    patience: Duration,
+) -> bool {
+    condvar.wait_for(guard, patience)
 }

@@ -1,6 +1,7 @@
 //! Every schedule (up to a few preemptions) of the files that threads share without a log between
-//! them: `max_ts` beside the table of locks, and latches. Each property also has the wrong order
-//! beside it, which must fail: else the model sees nothing.
+//! them: `max_ts` beside the table of locks, the way out of that table, and latches. Each property
+//! also has the wrong order, or a missing fence, beside it, which must fail: else the model sees
+//! nothing.
 //!
 //! The files are compiled a second time here, over loom's locks and atomics (`sync`).
 #![allow(dead_code, reason = "of each file only a part is run")]
@@ -10,10 +11,22 @@ mod sync {
     //! which loom reports.
 
     pub(crate) use loom::sync::Condvar;
-    pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+    use std::cell::Cell;
     use std::ops::{Deref, DerefMut};
     use std::time::Duration;
+
+    loom::thread_local! {
+        /// This thread goes through no fence: what must fail.
+        pub(crate) static UNFENCED: Cell<bool> = Cell::new(false);
+    }
+
+    pub(crate) fn fence(order: Ordering) {
+        if !UNFENCED.with(Cell::get) {
+            loom::sync::atomic::fence(order);
+        }
+    }
 
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
@@ -43,12 +56,19 @@ mod sync {
         }
     }
 
-    pub(crate) fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _: Duration) {
+    pub(crate) fn wait_for<T>(
+        condvar: &Condvar,
+        guard: &mut MutexGuard<'_, T>,
+        _: Duration,
+    ) -> bool {
         let held = guard.0.take().expect("taken only while it waits");
         guard.0 = Some(condvar.wait(held).expect("no panic under a lock"));
+        false
     }
 }
 
+#[path = "../src/concurrency/exit.rs"]
+mod exit;
 #[path = "../src/latch/slots.rs"]
 mod slots;
 #[path = "../src/concurrency/table.rs"]
@@ -76,6 +96,13 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 /// What each property says when it is broken.
 const MISSED: &str = "below a read that missed it";
 const TWO: &str = "two at once";
+/// As loom says that nobody can go on.
+const ASLEEP: &str = "deadlock";
+
+/// Does this thread go without fences?
+fn unfence(without: bool) {
+    sync::UNFENCED.with(|unfenced| unfenced.set(without));
+}
 
 /// Does some schedule break this property, and not something else?
 fn breaks(property: &str, model: impl Fn() + Sync + Send + 'static) -> bool {
@@ -102,6 +129,8 @@ enum Writer {
     LooksFirst,
     /// Lets the lock go before the commit can be read.
     LetsGoFirst,
+    /// No fence between its lock and its look at `max_ts`.
+    Unfenced,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,15 +141,18 @@ enum Reader {
     LooksFirst,
     /// Takes its snapshot before it looks for locks.
     SnapshotFirst,
+    /// No fence between `max_ts` and its look at the table.
+    Unfenced,
 }
 
 /// A commit in one phase; its version.
 fn write(table: &Arc<Table>, engine: &Engine, writer: Writer) -> u64 {
     let before = table.max_ts().next().max(START.next()).0;
+    unfence(writer == Writer::Unfenced);
     let guard = publish(table);
     let commit_ts = match writer {
         Writer::LooksFirst => before,
-        Writer::Right | Writer::LetsGoFirst => guard.min_commit_ts().0,
+        _ => guard.min_commit_ts().0,
     };
     if writer == Writer::LetsGoFirst {
         drop(guard);
@@ -139,8 +171,9 @@ fn read(table: &Table, engine: &Engine, reader: Reader) -> Option<u64> {
         (_, Reader::ByRange) => !table.blocking_range(&KeyRange::all(), READ, &[], 9).is_empty(),
         _ => table.blocking(b"k", READ, &[]).is_some(),
     };
+    unfence(reader == Reader::Unfenced);
     match reader {
-        Reader::Right | Reader::ByRange => {
+        Reader::Right | Reader::ByRange | Reader::Unfenced => {
             table.read(READ);
             (!blocked()).then(|| engine.load(Ordering::Acquire))
         }
@@ -216,6 +249,62 @@ fn every_other_order_fails() {
         breaks(MISSED, one_writer(Writer::Right, &[Reader::SnapshotFirst])),
         "snapshot before table"
     );
+}
+
+/// One fence alone orders nothing.
+#[test]
+fn either_fence_of_the_table_is_missed() {
+    assert!(breaks(MISSED, one_writer(Writer::Unfenced, &[Reader::Right])), "the writer's");
+    assert!(breaks(MISSED, one_writer(Writer::Right, &[Reader::Unfenced])), "the reader's");
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaver {
+    Right,
+    /// Looks for readers before it has left.
+    LooksFirst,
+    Unfenced,
+}
+
+/// A prewrite leaves while readers wait for it; `fenced` says of each whether it is right. Nobody
+/// is out of patience: one who is not woken waits for ever.
+fn leaving(leaver: Leaver, fenced: &'static [bool]) -> impl Fn() + Sync + Send + 'static {
+    move || {
+        let (table, exit) = (Arc::new(Table::default()), Arc::new(exit::Exit::default()));
+        let guard = publish(&table);
+        let readers: Vec<_> = fenced
+            .iter()
+            .map(|fenced| {
+                let (table, exit) = (table.clone(), exit.clone());
+                thread::spawn(move || {
+                    unfence(!fenced);
+                    exit.wait_until(Duration::MAX, || table.is_empty());
+                })
+            })
+            .collect();
+        unfence(leaver == Leaver::Unfenced);
+        if leaver == Leaver::LooksFirst {
+            exit.leave();
+            drop(guard);
+        } else {
+            drop(guard);
+            exit.leave();
+        }
+        readers.into_iter().for_each(|reader| reader.join().expect("no panic"));
+    }
+}
+
+#[test]
+fn who_waits_for_a_prewrite_hears_that_it_left() {
+    explore(leaving(Leaver::Right, &[true]));
+    explore(leaving(Leaver::Right, &[true, true]));
+}
+
+#[test]
+fn a_wake_up_is_lost_without_either_fence_or_in_another_order() {
+    assert!(breaks(ASLEEP, leaving(Leaver::LooksFirst, &[true])), "readers before leaving");
+    assert!(breaks(ASLEEP, leaving(Leaver::Unfenced, &[true])), "the fence of who leaves");
+    assert!(breaks(ASLEEP, leaving(Leaver::Right, &[false])), "the fence of who waits");
 }
 
 /// Two commands on two keys, named in opposite orders.

@@ -12,6 +12,7 @@
 
 use super::{Shared, message_bytes, panicked};
 use crate::apply::{Applier, ApplyTask};
+use crate::cells::Tally;
 use crate::error::Result;
 use crate::handle::Transport;
 use crate::log_store::LogStore;
@@ -25,7 +26,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Events taken in one turn.
@@ -113,7 +114,7 @@ impl Shared {
         }
         let Some(mut raft) = self.raft.try_lock() else { return Some(event) };
         // Again, under the lock: what was in it is stepped.
-        let free = |raft: &&mut Raft| self.inbox.is_empty() && raft.is_free();
+        let free = |raft: &&mut Raft| raft.is_free();
         let Some(running) = raft.as_mut().filter(free) else { return Some(event) };
         let failed = match catch_unwind(AssertUnwindSafe(|| running.serve(event))) {
             Ok(Ok(())) => return None,
@@ -167,11 +168,11 @@ impl Raft {
         Ok(Some(self.due(next)))
     }
 
-    /// Has nothing to do, and nobody to talk to.
+    /// Has nothing to do, nothing to hear, and nobody to talk to.
     fn is_free(&self) -> bool {
-        let Shared { pending_writes, pending_applies, config, .. } = &*self.shared;
-        let none = |pending: &AtomicUsize| pending.load(Ordering::Acquire) == 0;
-        let idle = none(pending_writes) && none(pending_applies) && !self.core.has_more();
+        let Shared { pending_writes, pending_applies, config, inbox, .. } = &*self.shared;
+        let quiet = inbox.is_quiet(&[pending_writes, pending_applies]);
+        let idle = quiet && !self.core.has_more();
         idle && config.without == Without::default() && self.is_alone()
     }
 
@@ -225,12 +226,13 @@ impl Raft {
     }
 
     /// May this thread do what another is for, of which it has `pending` tasks?
-    fn may_inline(&self, pending: &AtomicUsize) -> bool {
-        let inbox = &self.shared.inbox;
+    fn may_inline(&self, pending: &Tally) -> bool {
         // What the other thread has said goes first: through the inbox, or it is stepped.
-        let in_order = self.here.is_none() || inbox.is_empty();
-        let idle = self.idle && pending.load(Ordering::Acquire) == 0 && in_order;
-        idle && self.is_alone()
+        let in_order = match self.here {
+            None => pending.is_none(),
+            Some(_) => self.shared.inbox.is_quiet(&[pending]),
+        };
+        self.idle && in_order && self.is_alone()
     }
 
     /// What was done in the place of another thread is stepped next.
@@ -248,7 +250,7 @@ impl Raft {
             self.done(event);
             return Ok(());
         }
-        pending.fetch_add(1, Ordering::AcqRel);
+        pending.raise();
         // A closed channel means that its thread failed, which stops this one as well.
         let _ = self.writer.send(task);
         Ok(())
@@ -265,7 +267,7 @@ impl Raft {
             return Ok(());
         }
         applying.fetch_add(bytes, Ordering::Relaxed);
-        pending_applies.fetch_add(1, Ordering::AcqRel);
+        pending_applies.raise();
         // As in `write`.
         let _ = self.apply.send(tasks);
         Ok(())

@@ -89,13 +89,21 @@ fn a_read_at_an_index_that_never_comes_is_given_up() {
 fn nonsense(world: &mut World, own: PeerId, at: (u64, u64)) -> Message {
     let (last, term) = at;
     let nowhere = [0, last + 1, last + 2, last + 1000, u64::MAX - 1, u64::MAX];
-    let never = [0, term + 7, u64::MAX];
+    let never = [0, term.saturating_add(7), u64::MAX];
     let mut of = |all: &[u64]| all[world.roll(all.len() as u64) as usize];
     let mut m = Message {
         msg_type: of(&(0..=20).collect::<Vec<_>>()) as i32,
         to: own.0,
         from: of(&[0, 11, 13, 99, u64::MAX]),
-        term: of(&[0, term - 1, term, term, term + 1, term + 1000, u64::MAX]),
+        term: of(&[
+            0,
+            term - 1,
+            term,
+            term,
+            term.saturating_add(1),
+            term.saturating_add(1000),
+            u64::MAX,
+        ]),
         log_term: of(&never),
         index: of(&nowhere),
         commit: of(&nowhere),
