@@ -89,11 +89,13 @@ pub enum Mistake {
     SafeUnvouched,
     /// A pessimistic lock that was taken again later passes for the one that was lost.
     HeldVersionIgnored,
+    /// A lease is compared with a clock that was read before anybody asked.
+    ClockReadEarly,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 42] = [
+    pub const ALL: [Mistake; 43] = [
         Mistake::AckBeforeSync,
         Mistake::AppliedFirst,
         Mistake::EpochNotChecked,
@@ -136,6 +138,7 @@ impl Mistake {
         Mistake::SafeBeforeApplied,
         Mistake::SafeUnvouched,
         Mistake::HeldVersionIgnored,
+        Mistake::ClockReadEarly,
     ];
 }
 

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// How long one waits before it looks at a lock again, in simulated time.
 const LOCK_PAUSE: Duration = Duration::from_micros(20);
+/// The longest such time, of one that waits for long.
+const LOCK_PAUSE_MAX: Duration = Duration::from_millis(1);
 
 /// What a task does, whole.
 pub type Body = Box<dyn FnOnce() + Send>;
@@ -70,12 +72,14 @@ pub fn pause(time: Duration) {
 
 /// Takes a lock whose holder may wait while it holds it.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    let mut wait = LOCK_PAUSE;
     // Ends when the holder lets go.
     loop {
         match mutex.try_lock() {
             Some(guard) => return guard,
-            None if current().is_some() => pause(LOCK_PAUSE),
+            None if current().is_some() => pause(wait),
             None => return mutex.lock(),
         }
+        wait = (wait * 2).min(LOCK_PAUSE_MAX);
     }
 }

@@ -39,7 +39,7 @@ use crate::resolved_read::SafeReads;
 use crate::store_core::{Event, StoreCore};
 use crate::threads::{Inbox, apply_loop, maintain_loop, write_loop};
 use damask_env::channel::{Sender, bounded, unbounded};
-use damask_env::{Clock, Task, spawn};
+use damask_env::{Clock, Mistake, Task, mistaken, spawn};
 use damask_types::{Epoch, ErrorKind, Peer, Region, RegionId, StoreId, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -347,7 +347,8 @@ impl StoreHandle {
         let shared = &self.shared;
         let view = shared.local.find(region, epoch)?;
         let taken = take();
-        let now = shared.clock.monotonic();
+        let early = shared.config.tick * 20 * u32::from(mistaken(Mistake::ClockReadEarly));
+        let now = shared.clock.monotonic().saturating_sub(early);
         let permit = view.permit(now)?;
         if view.renew(now, shared.config.tick) {
             self.send(Event::Renew(region));

@@ -502,8 +502,11 @@ impl Replica {
     /// Reads that waited too long: for a leader, for the answer of one that is cut off, or for an
     /// index that nobody brings here.
     pub fn expire_reads(&mut self, before: u64) {
-        let error = self.not_leader();
         let leads = self.group.is_leader();
+        let error = match leads {
+            true => Error::Busy("what was asked for is not applied yet"),
+            false => self.not_leader(),
+        };
         let expire = |reads: &mut Vec<Read>| {
             let old = reads.extract_if(.., |r| r.since < before);
             old.for_each(|r| r.answer.send(Err(error.clone())));

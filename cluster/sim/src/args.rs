@@ -11,7 +11,7 @@ const USAGE: &str = "damask sim: the whole cluster from a seed\n\
     --seeds N     run N seeds, from --from (1)\n\
     --from F      the first of them\n\
     --jobs J      threads (2)\n\
-    --storm MS    simulated milliseconds with faults (8000)\n\
+    --storm MS    simulated milliseconds with faults (6000)\n\
     --faults A,B  only these faults, or `none`\n\
     --keep 1,4    with --seed: only these faults of its plan, by number, or `none`\n\
     --keep-going  with --seeds: do not stop at the first that fails\n\
@@ -30,7 +30,7 @@ struct Args {
 }
 
 fn parse(args: &[String]) -> Result<Args, String> {
-    let sweep = Sweep { from: 1, seeds: 20, jobs: 2, storm_ms: 8_000, kinds: None };
+    let sweep = Sweep { from: 1, seeds: 20, jobs: 2, storm_ms: 6_000, kinds: None };
     let mut out =
         Args { seed: None, keep: None, sweep, keep_going: false, mutants: false, only: None };
     let mut rest = args.iter();

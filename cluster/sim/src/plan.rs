@@ -234,6 +234,8 @@ pub struct Plan {
     pub storm: Micros,
     /// Limits.
     pub limits: Limits,
+    /// Only these kinds of faults were drawn; `None`: a half of all.
+    pub kinds: Option<Vec<FaultKind>>,
     /// Faults, by time.
     pub faults: Vec<Fault>,
 }
@@ -270,7 +272,8 @@ impl Plan {
         }
         faults.iter_mut().filter(|f| f.pick == 0).for_each(|f| f.pick = chance.any() >> 16);
         faults.iter_mut().enumerate().for_each(|(at, fault)| fault.number = at);
-        Plan { seed, storm, limits, faults }
+        let kinds = kinds.map(<[FaultKind]>::to_vec);
+        Plan { seed, storm, limits, kinds, faults }
     }
 
     /// Only these faults, by their numbers.
@@ -283,7 +286,13 @@ impl Plan {
     pub fn command(&self) -> String {
         let numbers: Vec<String> = self.faults.iter().map(|f| f.number.to_string()).collect();
         let keep = if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
-        format!("--seed {} --storm {} --keep {keep}", self.seed, self.storm / 1000)
+        let names = |kinds: &[FaultKind]| match kinds {
+            [] => "none".to_owned(),
+            kinds => kinds.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>().join(","),
+        };
+        let only = self.kinds.as_deref().map(|kinds| format!(" --faults {}", names(kinds)));
+        let (storm, only) = (self.storm / 1000, only.unwrap_or_default());
+        format!("--seed {} --storm {storm}{only} --keep {keep}", self.seed)
     }
 
     /// Limits and faults, for a person.

@@ -26,6 +26,8 @@ pub struct Rules {
     /// True: committed.
     outcomes: BTreeMap<Part, bool>,
     protected: BTreeSet<Part>,
+    /// Taken away while they were not protected: a replica that is behind does that once more.
+    dropped: BTreeSet<Part>,
     /// A transaction that began below may be rolled back late where its record was collected.
     safe_point: Timestamp,
 }
@@ -84,9 +86,14 @@ impl Rules {
                 (first != committed && !is_late).then(both)
             }
             Record::DropWrite { key, commit_ts } => {
+                let part = (key.clone(), *commit_ts);
                 // Below the safe point one that was collected may come again, not protected.
                 let gone = *commit_ts > self.safe_point
-                    && self.protected.contains(&(key.clone(), *commit_ts));
+                    && self.protected.contains(&part)
+                    && !self.dropped.contains(&part);
+                if !gone {
+                    self.dropped.insert(part);
+                }
                 let key = Hex(key);
                 gone.then(|| format!("the protected rollback of {commit_ts} at key {key} is gone"))
             }
@@ -172,8 +179,14 @@ mod tests {
         let (key, commit_ts) = (b"k".to_vec(), Timestamp(5));
         let dropped = Effect::Write(vec![Record::DropWrite { key: key.clone(), commit_ts }]);
         assert_eq!(rules.note(&batch(8, 6, vec![dropped])), None);
-        let dropped = Effect::Write(vec![Record::DropWrite { key, commit_ts: Timestamp(6) }]);
-        assert!(rules.note(&batch(9, 6, vec![dropped])).expect("protected").contains("is gone"));
+        let six = Record::DropWrite { key: key.clone(), commit_ts: Timestamp(6) };
+        let found = rules.note(&batch(9, 6, vec![Effect::Write(vec![six])]));
+        assert!(found.expect("protected").contains("is gone"));
+        // It comes again, protected; a replica that is behind takes the first one away after that.
+        let again = vec![rollback(5, true)];
+        assert_eq!(rules.note(&batch(10, 6, again)), None);
+        let dropped = Effect::Write(vec![Record::DropWrite { key, commit_ts }]);
+        assert_eq!(rules.note(&batch(8, 6, vec![dropped])), None);
     }
 
     #[test]

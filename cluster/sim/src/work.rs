@@ -4,14 +4,18 @@
 use crate::clients::{Recorded, Session};
 use crate::columns;
 use crate::history::{History, Latest, Outcome, Scan};
+use crate::nodes::Life;
 use crate::plan::Workload;
 use crate::stale;
 use crate::tables::{BANK, INDEX, ITEMS, LISTS, REGISTERS, Value, WITH_COLUMNS, decode, key};
+use damask_kv::{Engine, MvccReader};
+use damask_txn::gc::Publish;
 use damask_txn::history::Op;
-use damask_txn::{Error, SnapshotReader};
+use damask_txn::{Error, Gc, Mode, Options, SnapshotReader};
 use damask_types::key::{decode_index_key, decode_row_key, index_key, index_prefix, row_range};
-use damask_types::{Datum, KeyRange, TableId, Timestamp};
+use damask_types::{Datum, KeyRange, Region, TableId, Timestamp};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Accounts, and what each has at first.
@@ -334,7 +338,55 @@ pub fn audit(session: &mut Session) -> bool {
             }
         }
     }
-    read_lists(session)
+    read_lists(session) && takes_writes(session) && ends_locks(session)
+}
+
+/// Does every region take a write? A lock that is rolled back changes nothing that was read.
+fn takes_writes(session: &Session) -> bool {
+    let options = Options { mode: Mode::Pessimistic, ..Options::default() };
+    let takes = |region: &Region| -> Result<bool, Error> {
+        let reader = session.client.snapshot(session.client.timestamp()?);
+        let first = reader.scan(&region.range, 1, false)?.into_iter().next();
+        let start =
+            if region.range.start.is_empty() { b"a".to_vec() } else { region.range.start.clone() };
+        let key = first.map_or(start, |(key, _)| key);
+        let mut txn = session.client.begin_with(options)?;
+        let held = txn.try_lock(&[key])?;
+        txn.rollback();
+        session.client.flush();
+        Ok(held == [true])
+    };
+    let regions = session.world.led();
+    !regions.is_empty() && regions.iter().all(|(_, region)| takes(region).is_ok_and(|taken| taken))
+}
+
+/// Are all locks ended, as garbage collection ends them before a safe point? Whoever held one is
+/// gone, and its time runs out.
+fn ends_locks(session: &Session) -> bool {
+    struct Nowhere;
+    impl Publish for Nowhere {
+        fn published(&self) -> Timestamp {
+            Timestamp::ZERO
+        }
+        fn publish(&self, _: Timestamp) -> damask_txn::Result<()> {
+            Ok(())
+        }
+    }
+    let client = &session.client;
+    let ended = client
+        .timestamp()
+        .and_then(|now| Gc::new(Arc::new(Nowhere)).advance(client, now, Duration::ZERO, None));
+    client.flush();
+    ended.is_ok_and(|advanced| advanced.held_back.is_none())
+        && session.world.led().iter().all(|(life, region)| no_lock_in(life, region))
+}
+
+/// Does no lock stand in a region, as its leader has it?
+fn no_lock_in(life: &Life, region: &Region) -> bool {
+    life.engine.as_ref().is_some_and(|engine| {
+        let reader = MvccReader::new(engine.snapshot());
+        reader.scan_locks(&region.range, |_| true, 1).is_ok_and(|locks| locks.is_empty())
+    })
 }
 
 /// The last transaction of a list-append history reads every list.
