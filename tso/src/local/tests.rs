@@ -66,7 +66,7 @@ fn follows_the_clock_forward_and_ignores_it_backward() {
 fn physical_time_goes_on_while_the_wall_clock_is_behind() {
     let clock = Arc::new(ManualClock::new(NOON));
     let oracle = open(&clock, &MemoryDisk::new());
-    let mut served = || oracle.get(1).expect("served").physical_ms();
+    let served = || oracle.get(1).expect("served").physical_ms();
     assert_eq!(served(), NOON);
     clock.set_wall_ms(NOON - 3_600_000);
     assert_eq!(served(), NOON, "not back");
