@@ -316,7 +316,9 @@ impl Truth {
                 }
             }
         }
-        for Latest { key, value, begun, .. } in &history.latest {
+        let mut seen_by: BTreeMap<&[u8], Vec<(u64, Timestamp)>> = BTreeMap::new();
+        let mut reads = Vec::new();
+        for Latest { key, value, begun, answered: at } in &history.latest {
             let seen = match value {
                 None => Timestamp::ZERO,
                 Some(value) => {
@@ -331,6 +333,20 @@ impl Truth {
             if newest.is_some_and(|newest| newest > seen) {
                 return Err(format!(
                     "the newest value of key {} was that of {seen}, after {newest:?} was answered",
+                    Hex(key)
+                ));
+            }
+            seen_by.entry(key).or_default().push((*at, seen));
+            reads.push((key, *begun, seen));
+        }
+        // Nor does one see less than another one that was answered before, committed or not.
+        for (key, begun, seen) in reads {
+            let before = seen_by[key.as_slice()].iter().filter(|(at, _)| *at < begun);
+            let newest = before.map(|(_, ts)| *ts).max();
+            if newest.is_some_and(|newest| newest > seen) {
+                return Err(format!(
+                    "the newest value of key {} was that of {seen}, after that of {newest:?} was \
+                     seen",
                     Hex(key)
                 ));
             }
@@ -450,5 +466,23 @@ mod tests {
         let mut history = History { runs: vec![early], ..History::default() };
         history.latest.push(stale);
         assert!(truth.check(&history).expect_err("stale").contains("newest value"));
+    }
+
+    /// Its writer heard nothing: what was read may still not be unseen.
+    #[test]
+    fn what_somebody_has_read_is_not_unread() {
+        let truth = truth(&[("k", 12, 10, Some("a"))]);
+        let read = |value: Option<&str>, begun| {
+            let value = value.map(|v| v.as_bytes().to_vec());
+            Latest { key: b"k".to_vec(), value, begun, answered: begun + 1 }
+        };
+        let check = |latest| {
+            let runs = vec![run(10, Outcome::Unknown, "k", "a")];
+            truth.check(&History { runs, latest, ..History::default() })
+        };
+        check(vec![read(None, 20), read(Some("a"), 30)]).expect("it was written between");
+        check(vec![read(Some("a"), 30), read(None, 30)]).expect("both at once");
+        let found = check(vec![read(Some("a"), 30), read(None, 40)]).expect_err("unread");
+        assert!(found.contains("was seen"), "{found}");
     }
 }

@@ -57,6 +57,7 @@ mod rivals;
 mod clients;
 mod columns;
 pub mod history;
+mod extras;
 mod stale;
 mod tables;
 mod work;

@@ -8,6 +8,8 @@ use crate::kernel::Micros;
 /// So many seeds in a thousand have only two kinds of faults that strike at some time, one of which
 /// is a chain of events that others would break.
 const FEW_PERMILLE: u64 = 400;
+/// So many seeds in a thousand do the small workloads too.
+const EXTRAS_PERMILLE: u64 = 250;
 /// See [`FEW_PERMILLE`].
 const AIMED: [FaultKind; 8] = [
     FaultKind::LateAnswers,
@@ -172,6 +174,12 @@ pub enum Workload {
     Register,
     /// Rows with an index entry each.
     Index,
+    /// Elements of a set: see `extras`.
+    Set,
+    /// Pairs of keys that are written apart.
+    LongFork,
+    /// A counter.
+    Monotonic,
 }
 
 /// The limits of a run.
@@ -243,7 +251,10 @@ pub struct Plan {
 impl Plan {
     /// The plan of a seed. `kinds`: only these faults, instead of a half of all.
     pub fn new(seed: u64, storm_ms: u64, kinds: Option<&[FaultKind]>) -> Plan {
-        let limits = limits(&mut Chance::new(seed, 2));
+        let mut limits = limits(&mut Chance::new(seed, 2));
+        if Chance::new(seed, 4).permille(EXTRAS_PERMILLE) {
+            limits.mix.extend([Workload::Set, Workload::LongFork, Workload::Monotonic]);
+        }
         let mut chance = Chance::new(seed, 3);
         let half = |kind: &FaultKind, chance: &mut Chance| match kinds {
             Some(kinds) => kinds.contains(kind),

@@ -105,7 +105,7 @@ impl Wire {
         patience: Duration,
         work: impl Fn(&Life) -> T + Send + Sync + 'static,
     ) -> Result<T, bool> {
-        self.call(to.0, patience, move |world| world.life(to), work)
+        self.call(to.0, patience, move |world| world.life_at(to), work)
     }
 
     /// Has work done in another process, as often as the request arrives there; the first answer

@@ -159,6 +159,7 @@ fn live(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
     audit(kernel, world)?;
     silence(kernel, world)?;
     let truth = truth(world)?;
+    world.extras.lock().check()?;
     let history = world.history.lock();
     truth.check(&history)?;
     let found = check(&history.lists, Level::SnapshotIsolation);

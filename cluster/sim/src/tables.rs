@@ -20,6 +20,12 @@ pub const ITEMS: TableId = TableId(102);
 pub const REGISTERS: TableId = TableId(103);
 /// One that is only written when its group has been idle.
 pub const QUIET: TableId = TableId(104);
+/// A set that only grows.
+pub const SET: TableId = TableId(105);
+/// Pairs of keys, written apart.
+pub const FORKS: TableId = TableId(106);
+/// One counter.
+pub const COUNTER: TableId = TableId(107);
 /// Those with columns.
 pub const WITH_COLUMNS: [TableId; 3] = [BANK, LISTS, ITEMS];
 /// The index of [`ITEMS`].

@@ -3,6 +3,7 @@
 
 use crate::clients::{Recorded, Session};
 use crate::columns;
+use crate::extras;
 use crate::history::{History, Latest, Outcome, Scan};
 use crate::nodes::Life;
 use crate::plan::Workload;
@@ -45,6 +46,9 @@ pub fn once(session: &mut Session) {
                 Some(Workload::Lists) => append(session),
                 Some(Workload::Register) => register(session),
                 Some(Workload::Index) => item(session),
+                Some(Workload::Set) => extras::add(session),
+                Some(Workload::LongFork) => extras::fork(session),
+                Some(Workload::Monotonic) => extras::count(session),
                 None => {}
             }
         }
@@ -338,7 +342,8 @@ pub fn audit(session: &mut Session) -> bool {
             }
         }
     }
-    read_lists(session) && takes_writes(session) && ends_locks(session)
+    let last = session.client.timestamp().is_ok_and(|now| extras::read_set(session, now));
+    last && read_lists(session) && takes_writes(session) && ends_locks(session)
 }
 
 /// Does every region take a write? A lock that is rolled back changes nothing that was read.

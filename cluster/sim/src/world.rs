@@ -3,10 +3,11 @@
 
 use crate::collect::Journal;
 use crate::disks::Pace;
+use crate::extras::Extras;
 use crate::history::History;
 use crate::kernel::{Group, kernel};
 use crate::net::{FIRST_CLIENT, Net, NodeId};
-use crate::nodes::{Alive, FIRST_COLUMN_STORE, Life, Node, start};
+use crate::nodes::{Alive, FIRST_COLUMN_STORE, Life, Node, spare_of, start};
 use crate::placement::PlacementNode;
 use crate::plan::{FaultKind, Plan};
 use crate::rules::Rules;
@@ -106,6 +107,8 @@ pub struct World {
     pub at_work: AtomicU64,
     /// What clients saw.
     pub history: Mutex<History>,
+    /// See [`Extras`].
+    pub extras: Mutex<Extras>,
     /// Below it versions may be gone.
     pub safe_point: GcSafePoint,
     /// Everything that was applied.
@@ -175,6 +178,7 @@ impl World {
             clients: Mutex::new(clients),
             at_work: AtomicU64::new(0),
             history: Mutex::default(),
+            extras: Mutex::default(),
             safe_point: GcSafePoint::new(),
             journal: Mutex::default(),
             rules: Mutex::default(),
@@ -216,6 +220,13 @@ impl World {
         self.stores.lock().get(&id).and_then(|node| node.life.clone())
     }
 
+    /// Who answers where this store is, or was: the one that has taken its place has its address too,
+    /// and must refuse what was meant for the other.
+    pub fn life_at(&self, id: StoreId) -> Option<Arc<Life>> {
+        let is_gone = self.retired.lock().contains(&id);
+        self.life(if is_gone { spare_of(self, id) } else { id })
+    }
+
     /// All that run.
     pub fn lives(&self) -> Vec<Arc<Life>> {
         self.stores.lock().values().filter_map(|node| node.life.clone()).collect()
@@ -223,7 +234,7 @@ impl World {
 
     /// A message has arrived.
     pub fn receive(&self, to: StoreId, envelope: Envelope) {
-        let Some(life) = self.life(to) else { return };
+        let Some(life) = self.life_at(to) else { return };
         let bytes = crate::chance::hash_bytes(&envelope.message);
         kernel().note("message", to.0, envelope.region.0, bytes % 1_000_000);
         life.handle.receive(vec![envelope]);
