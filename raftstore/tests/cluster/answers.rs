@@ -46,6 +46,68 @@ fn a_store_with_too_much_in_flight_is_busy_until_it_is_answered() {
     assert_eq!(cluster.get(leader, &format!("k{n}")), None, "what was refused is not there");
 }
 
+/// `ServerIsBusy`: of what is committed and not applied only so many bytes wait. All of it is applied
+/// once that goes on, and there is room again.
+#[test]
+fn a_store_that_does_not_apply_is_busy_until_it_does() {
+    let config = StoreConfig { apply_bytes_max: 4 << 10, ..StoreConfig::default() };
+    let cluster = Cluster::with(3, config);
+    cluster.write(FIRST, "k", 0);
+    let (leader, region) = cluster.leader(FIRST);
+    let gate = cluster.nodes[&leader].gate.clone();
+    let (sender, answers) = mpsc::channel();
+    let closed = gate.lock().unwrap();
+    let mut n = 0;
+    let refused = eventually("too much that is not applied", || {
+        n += 1;
+        let records = vec![value(&format!("k{n}"), n)];
+        let proposal = Proposal { region: FIRST, epoch: region.epoch, term: None, records };
+        let (sender, at) = (sender.clone(), n);
+        let done = Box::new(move |result| drop(sender.send((at, result))));
+        cluster.handle(leader).propose(proposal, done);
+        let (at, answer) = answers.try_recv().ok()?;
+        (at == n).then_some(answer).map(|answer: Result<_, Error>| answer.expect_err("not applied"))
+    });
+    assert!(matches!(refused, Error::Busy(_)), "{refused}");
+    assert!(refused.to_string().contains("not yet applied"), "{refused}");
+    drop(closed);
+    let taken = (1..n).map(|_| answers.recv_timeout(DEADLINE).expect("an answer"));
+    let applied: Vec<u64> = taken.filter(|(_, answer)| answer.is_ok()).map(|(at, _)| at).collect();
+    assert!(!applied.is_empty());
+    for at in applied {
+        (1..=3).for_each(|id| cluster.wait_for(id, &format!("k{at}"), at));
+    }
+    cluster.write(FIRST, "k", 1);
+}
+
+/// A follower that does not apply takes no more entries; it gets them later, and a majority that
+/// does apply waits for nobody.
+#[test]
+fn a_follower_that_does_not_apply_takes_no_more_and_catches_up() {
+    let config = StoreConfig { apply_bytes_max: 2 << 10, ..StoreConfig::default() };
+    let cluster = Cluster::with(3, config);
+    cluster.write(FIRST, "k", 0);
+    let (leader, _) = cluster.leader(FIRST);
+    let slow = (1..=3).find(|id| *id != leader).expect("three");
+    let gate = cluster.nodes[&slow].gate.clone();
+    let closed = gate.lock().unwrap();
+    let matched = |cluster: &Cluster| {
+        let status = cluster.handle(leader).replica(FIRST)?;
+        let of = status.matched.iter().find(|(peer, _)| peer.store == StoreId(slow));
+        Some((status.applied.index, of?.1))
+    };
+    let mut n = 0;
+    eventually("entries that it does not take", || {
+        n += 1;
+        cluster.write(FIRST, &format!("k{n}"), n);
+        matched(&cluster).filter(|(applied, matched)| applied > &(matched + 20))
+    });
+    drop(closed);
+    for at in 1..=n {
+        cluster.wait_for(slow, &format!("k{at}"), at);
+    }
+}
+
 /// `RaftEntryTooLarge`: at once, on whatever store, and others are taken after it.
 #[test]
 fn a_command_above_the_limit_is_refused_at_once() {

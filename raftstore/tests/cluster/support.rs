@@ -5,17 +5,15 @@
 use damask_env::{MemoryDisk, RealClock};
 use damask_kv::{Cf, Engine, MemoryEngine};
 use damask_raftstore::testing::LocalNetwork;
-use damask_raftstore::{
-    Applied, Error, FileLogConfig, FileLogStore, PeerChange, Proposal, ReadPermit, RowMachine,
-    SplitChild, Store, StoreConfig, StoreHandle, StoreOptions,
-};
+use damask_raftstore::*;
 use damask_types::codec::encode_key;
 use damask_types::{
     Epoch, KeyRange, Lock, LockKind, Peer, PeerId, PeerRole, Record, Region, RegionId, StoreId,
     Timestamp,
 };
 use std::collections::BTreeMap;
-use std::sync::{Arc, mpsc};
+use std::result::Result;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -24,7 +22,60 @@ pub const FIRST: RegionId = RegionId(1);
 pub struct Node {
     pub disk: MemoryDisk,
     pub engine: MemoryEngine,
+    /// While it is held, nothing is applied.
+    pub gate: Arc<Mutex<()>>,
     pub store: Option<Store>,
+}
+
+/// The rows of a store, behind its gate.
+struct Gated {
+    rows: RowMachine,
+    gate: Arc<Mutex<()>>,
+}
+
+impl StateMachine for Gated {
+    fn recover(&self) -> Result<Vec<RegionState>, Error> {
+        self.rows.recover()
+    }
+    fn apply(&self, batches: Vec<ApplyBatch>) -> Result<(), Error> {
+        drop(self.gate.lock().unwrap());
+        self.rows.apply(batches)
+    }
+    fn sync(&self) -> Result<Vec<(RegionId, u64)>, Error> {
+        self.rows.sync()
+    }
+    fn export(&self, region: &Region) -> Result<SnapshotChunks, Error> {
+        self.rows.export(region)
+    }
+    fn source(&self, region: &Region) -> Result<Arc<dyn SnapshotSource>, Error> {
+        self.rows.source(region)
+    }
+    fn import(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: SnapshotChunks,
+    ) -> Result<(), Error> {
+        self.rows.import(state, replaced, chunks)
+    }
+    fn import_staged(
+        &self,
+        state: &RegionState,
+        replaced: &[RegionState],
+        chunks: &mut dyn Iterator<Item = Result<Vec<u8>, Error>>,
+        kept: bool,
+    ) -> Result<(), Error> {
+        self.rows.import_staged(state, replaced, chunks, kept)
+    }
+    fn unfinished(&self) -> Result<Option<Unfinished>, Error> {
+        self.rows.unfinished()
+    }
+    fn destroy(&self, state: &RegionState) -> Result<(), Error> {
+        self.rows.destroy(state)
+    }
+    fn size(&self, range: &KeyRange, parts: usize) -> Result<RangeSize, Error> {
+        self.rows.size(range, parts)
+    }
 }
 
 pub struct Cluster {
@@ -94,7 +145,8 @@ impl Cluster {
 
     pub fn add(&mut self, id: u64, bootstrap: bool) {
         let (disk, engine) = (MemoryDisk::new(), MemoryEngine::with_crashes());
-        self.nodes.insert(id, Node { disk, engine, store: None });
+        let gate = Arc::default();
+        self.nodes.insert(id, Node { disk, engine, gate, store: None });
         self.start(id, bootstrap);
     }
 
@@ -102,7 +154,8 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         let config = FileLogConfig { segment_bytes: 64 << 10, ..FileLogConfig::default() };
         let log = FileLogStore::open(Arc::new(node.disk.clone()), "raft", config).unwrap();
-        let machine = RowMachine::new(Arc::new(node.engine.clone()));
+        let rows = RowMachine::new(Arc::new(node.engine.clone()));
+        let machine = Gated { rows, gate: node.gate.clone() };
         let mut options = StoreOptions::new(StoreId(id));
         options.config = self.config.clone();
         options.staging = Some(Arc::new(node.disk.clone()));
@@ -134,7 +187,7 @@ impl Cluster {
         let engine = node.engine.crash(node.engine.unsynced() * keep / 4).unwrap();
         let disk = node.disk.crash_image(|n| n * keep / 4);
         drop(node.store.take());
-        *node = Node { disk, engine, store: None };
+        *node = Node { disk, engine, gate: node.gate.clone(), store: None };
         self.start(id, false);
     }
 
