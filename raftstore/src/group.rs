@@ -412,6 +412,11 @@ impl Group {
         self.raw.ready()
     }
 
+    /// This group's log was changed: its ends may be others now.
+    pub fn log_changed(&self) {
+        self.cell.lock().log = None;
+    }
+
     /// What the ready held is readable from the log store.
     pub fn advance(&mut self, ready: Ready) {
         self.raw.advance_append_async(ready);

@@ -86,7 +86,7 @@ pub(crate) struct Replica {
     pub incarnation: u64,
     pub applied: Applied,
     /// Peers heard of that the description may lack.
-    pub known: HashMap<PeerId, Peer>,
+    pub known: Vec<Peer>,
     pub queued: Vec<Queued>,
     pub pending: BTreeMap<(u64, u64), Waiting>,
     pub waiting_reads: Vec<Read>,
@@ -162,7 +162,7 @@ impl Replica {
             group,
             incarnation,
             applied,
-            known: HashMap::new(),
+            known: Vec::new(),
             queued: Vec::new(),
             pending: BTreeMap::new(),
             waiting_reads: Vec::new(),
@@ -203,7 +203,16 @@ impl Replica {
     }
 
     pub fn find_peer(&self, id: PeerId) -> Option<Peer> {
-        self.region.peer(id).or_else(|| self.known.get(&id)).copied()
+        let heard_of = || self.known.iter().find(|p| p.id == id);
+        self.region.peer(id).or_else(heard_of).copied()
+    }
+
+    /// A peer that the description may lack, soon or already.
+    pub fn hear_of(&mut self, peer: Peer) {
+        match self.known.iter_mut().find(|p| p.id == peer.id) {
+            Some(known) => *known = peer,
+            None => self.known.push(peer),
+        }
     }
 
     pub fn leader(&self) -> Option<Peer> {

@@ -21,13 +21,14 @@ mod messages;
 mod readies;
 mod resolved;
 mod snapshots;
+mod status;
 #[cfg(test)]
 mod tests;
 
 use crate::apply::{ApplyTask, LOG_START};
 use crate::error::{Error, Result};
 use crate::group::Group;
-use crate::handle::{Envelope, ReplicaStatus};
+use crate::handle::Envelope;
 use crate::lease::Lease;
 use crate::local_read::View;
 use crate::log_store::{GroupLog, HardState, LogBatch, LogOp, LogStore};
@@ -388,10 +389,21 @@ impl StoreCore {
     /// What was decided of logs in this turn is seen by whoever looks at them next: a replica that
     /// is opened must not find the log of the one that has just been destroyed.
     fn append_ops(&mut self) -> Result<()> {
-        match self.ops.is_empty() {
-            true => Ok(()),
-            false => self.log.append(std::mem::take(&mut self.ops)),
+        let ops = std::mem::take(&mut self.ops);
+        self.append_log(ops, Vec::new())
+    }
+
+    /// Appends operations that belong to no ready, and those that do: whoever gave one is told by
+    /// the caller that its log was changed.
+    fn append_log(&mut self, mut batch: LogBatch, readies: LogBatch) -> Result<()> {
+        let changed: Vec<RegionId> = batch.iter().map(|(id, _)| *id).collect();
+        batch.extend(readies);
+        if !batch.is_empty() {
+            self.log.append(batch)?;
         }
+        let here = changed.iter().filter_map(|id| self.replicas.get(id));
+        here.for_each(|replica| replica.group.log_changed());
+        Ok(())
     }
 
     fn open_replica(&mut self, state: RegionState, peer: Peer, quiet: usize) -> Result<()> {
@@ -414,38 +426,6 @@ impl StoreCore {
 
     fn regions(&self, id: RegionId) -> Vec<Region> {
         self.replicas.get(&id).map_or_else(Vec::new, |r| Self::current(&self.replicas, r))
-    }
-
-    /// What is said of a replica; `None` for one without a region.
-    pub fn status(&self, id: RegionId) -> Option<ReplicaStatus> {
-        let replica = self.replicas.get(&id).filter(|r| r.initialised)?;
-        let is_leader = replica.group.is_leader();
-        let (mut pending, mut matched) = (Vec::new(), Vec::new());
-        if is_leader {
-            for peer in &replica.region.peers {
-                let Some(follower) = replica.group.follower(peer.id) else { continue };
-                // After a snapshot raft-rs probes until there is an entry to send, and it forgets
-                // who is active at each check of its quorum: a follower that has all that is
-                // committed is not behind, however idle its region is.
-                let streaming = follower.replicating && follower.active;
-                if !streaming && follower.matched < replica.group.commit() {
-                    pending.push(*peer);
-                }
-                matched.push((*peer, follower.matched));
-            }
-        }
-        Some(ReplicaStatus {
-            region: replica.region.clone(),
-            leader: replica.leader(),
-            is_leader,
-            term: replica.group.term(),
-            applied: replica.applied,
-            commit: replica.group.commit(),
-            merging: replica.is_merging(),
-            hibernating: replica.asleep.is_some(),
-            pending,
-            matched,
-        })
     }
 
     /// A replica in words, for the story of a failure.

@@ -6,5 +6,7 @@ mod log_suite;
 mod network;
 pub mod sim;
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub use log_suite::OnWatchedFolder;
 pub use log_suite::{InFolder, InMemory, LogBackend, OnMemoryDisk, log_store_suite};
 pub use network::LocalNetwork;

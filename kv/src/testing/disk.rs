@@ -30,10 +30,13 @@
 
 pub mod calls;
 mod failures;
+mod folder;
 mod life;
 mod model;
 mod power;
 pub mod watch;
+
+pub use folder::{Unsynced, WatchedFolder};
 
 use crate::engine::Engine;
 use crate::error::Result;

@@ -163,7 +163,7 @@ impl Raft {
         }
         self.finish()?;
         if self.core.ticks() > ticks {
-            self.publish_all();
+            self.core.refresh(&mut self.shared.statuses.write());
         }
         Ok(Some(self.due(next)))
     }
@@ -286,15 +286,6 @@ impl Raft {
             self.shared.statuses.write().insert(id, status.clone());
             if let Some(on_change) = &self.on_change {
                 on_change(status);
-            }
-        }
-    }
-
-    fn publish_all(&self) {
-        let mut statuses = self.shared.statuses.write();
-        for id in self.core.live_ids() {
-            if let Some(status) = self.core.status(id) {
-                statuses.insert(id, status);
             }
         }
     }

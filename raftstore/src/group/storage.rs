@@ -2,7 +2,7 @@
 //! content is at hand. It must never make up an answer: what cannot be read stops the store.
 
 use crate::error::Error;
-use crate::log_store::{EntryKind, HardState, LogEntry, LogStore};
+use crate::log_store::{EntryKind, GroupLog, HardState, LogEntry, LogStore};
 use crate::machine::{Applied, RegionState, SnapshotSource};
 use crate::wire;
 use damask_types::{PeerId, RegionId};
@@ -25,6 +25,8 @@ pub(super) struct Cell {
     pub wanted: bool,
     pub exported: Option<Exported>,
     pub failure: Option<Error>,
+    /// What the log store said of the group, as long as nobody changed that.
+    pub log: Option<GroupLog>,
 }
 
 pub(super) struct GroupStorage {
@@ -42,8 +44,13 @@ impl GroupStorage {
         raft::Error::Store(StorageError::Other(text.into()))
     }
 
-    fn log(&self) -> crate::log_store::GroupLog {
-        self.log.group(self.region).unwrap_or_default()
+    /// raft-rs asks for the ends of the log several times for each message, of thousands of groups:
+    /// the log store is asked once after each change.
+    fn log(&self) -> GroupLog {
+        let ask = || self.log.group(self.region).unwrap_or_default();
+        let known = *self.cell.lock().log.get_or_insert_with(ask);
+        debug_assert_eq!((known.truncated, known.last), (ask().truncated, ask().last));
+        known
     }
 }
 

@@ -54,6 +54,7 @@ fn settle(group: &mut Group, log: &Arc<dyn LogStore>) {
         if !entries.is_empty() {
             log.append(vec![(REGION, LogOp::Append(entries))]).unwrap();
         }
+        group.log_changed();
         group.advance(ready);
         group.persisted(number);
     }
@@ -283,6 +284,7 @@ fn the_first_term_is_led_without_a_vote_and_reads_wait_for_its_first_entry() {
     let (number, mut ready) = (ready.number(), ready);
     let entries = ready.take_entries().into_iter().map(from_entry).collect();
     log.append(vec![(REGION, LogOp::Append(entries))]).unwrap();
+    group.log_changed();
     group.advance(ready);
     group.persisted(number);
     assert!(!group.knows_commit(), "what is committed is the split's, and no entry");

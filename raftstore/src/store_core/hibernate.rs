@@ -238,17 +238,7 @@ impl StoreCore {
             heard.right = self.tick;
         }
     }
-
-    /// Regions of which there may be something new to tell.
-    pub fn live_ids(&self) -> Vec<RegionId> {
-        let tick = self.tick;
-        let told = |r: &Replica| r.asleep.is_some_and(|a| tick > a.since + SETTLED_TICKS);
-        self.replicas.iter().filter(|(_, r)| !told(r)).map(|(id, _)| *id).collect()
-    }
 }
-
-/// After so many ticks asleep a replica's status was told.
-const SETTLED_TICKS: u64 = super::TICKS_MAX as u64;
 
 /// The other replicas of a region.
 fn others(replica: &Replica) -> impl Iterator<Item = &Peer> {

@@ -106,10 +106,13 @@ impl StoreCore {
         if kind == MessageType::MsgReadIndex {
             replica.busy_tick = tick;
         }
-        replica.known.insert(envelope.from.id, envelope.from);
+        replica.hear_of(envelope.from);
         replica.incoming.extend(incoming);
         replica.group.step(m);
-        self.dirty.insert(id);
+        // With many idle regions most messages are answers to heartbeats, and bring nothing.
+        if kind != MessageType::MsgHeartbeatResponse || replica.group.has_ready() {
+            self.dirty.insert(id);
+        }
     }
 
     /// What a snapshot says, if it is one for a replica here.
@@ -327,6 +330,7 @@ impl StoreCore {
         replica.snapshot_persisting = Some(number);
         replica.vote_unpersisted = Some(number);
         let messages = ready.take_persisted_messages();
+        replica.group.log_changed();
         replica.group.advance(ready);
         let held: Vec<_> =
             messages.into_iter().filter_map(|m| Self::envelope(replica, m)).collect();

@@ -61,7 +61,7 @@ impl StoreCore {
     }
 
     fn round(&mut self) -> Result<()> {
-        let mut batch = std::mem::take(&mut self.ops);
+        let (ops, mut batch) = (std::mem::take(&mut self.ops), Vec::new());
         let mut taken = Vec::new();
         let ids = std::mem::take(&mut self.dirty);
         for id in ids.iter().copied() {
@@ -77,12 +77,11 @@ impl StoreCore {
                 self.start_import(id, ready);
             }
         }
-        if !batch.is_empty() {
-            self.log.append(batch)?;
-        }
+        self.append_log(ops, batch)?;
         for Taken { region, ready, at_once } in taken {
             let number = ready.number();
             let replica = self.replicas.get_mut(&region).expect("it gave the ready");
+            replica.group.log_changed();
             replica.group.advance(ready);
             if at_once {
                 replica.group.persisted(number);

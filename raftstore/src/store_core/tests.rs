@@ -14,7 +14,7 @@ use crate::answer::Answer;
 use crate::apply::{Applier, ApplyReport};
 use crate::command::encode_write;
 use crate::file_log::{FileLogConfig, FileLogStore};
-use crate::handle::{PeerChange, ReadMode, SplitChild};
+use crate::handle::{PeerChange, ReadMode, ReplicaStatus, SplitChild};
 use crate::local_read::LocalReads;
 use crate::machine::{ApplyBatch, Effect, StateMachine};
 use crate::row_machine::RowMachine;

@@ -10,8 +10,12 @@
 mod backend;
 mod faults;
 mod visible;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod watched;
 
 pub use backend::{InFolder, InMemory, LogBackend, OnMemoryDisk};
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub use watched::OnWatchedFolder;
 
 use crate::log_store::{GroupLog, HardState, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore};
 use crate::machine::Applied;

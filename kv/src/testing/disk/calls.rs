@@ -101,6 +101,32 @@ pub(super) fn next_data(file: &File, at: u64) -> Option<u64> {
 #[macro_export]
 macro_rules! disk_suite {
     ($($(#[$attribute:meta])* $name:ident => $open:expr;)+) => {
+        $crate::disk_calls!();
+        $(
+            $(#[$attribute])*
+            mod $name {
+                #[allow(unused_imports)]
+                use super::*;
+
+                #[test]
+                fn failing_calls() {
+                    $crate::testing::disk::failing_calls($open);
+                }
+
+                #[test]
+                fn power_cuts() {
+                    $crate::testing::disk::power_cuts($open);
+                }
+            }
+        )+
+    };
+}
+
+/// The calls alone, for a test program of stores that are no engines, each in a
+/// [`crate::testing::disk::WatchedFolder`]; once in a program, at its root.
+#[macro_export]
+macro_rules! disk_calls {
+    () => {
         $crate::calls_before_the_c_library! {
             files {
                 Write write(bytes: *const c_void, len: usize) -> isize;
@@ -131,23 +157,6 @@ macro_rules! disk_suite {
             }
             opens { open; open64; }
         }
-        $(
-            $(#[$attribute])*
-            mod $name {
-                #[allow(unused_imports)]
-                use super::*;
-
-                #[test]
-                fn failing_calls() {
-                    $crate::testing::disk::failing_calls($open);
-                }
-
-                #[test]
-                fn power_cuts() {
-                    $crate::testing::disk::power_cuts($open);
-                }
-            }
-        )+
     };
 }
 

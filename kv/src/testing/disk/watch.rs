@@ -2,7 +2,7 @@
 //! reach the model, and at some the power is cut. Each engine of a process is known by its folder. It
 //! must never take a lock of an engine's, nor count its own calls.
 
-use super::model::{Disk, History, Model};
+use super::model::{Disk, History, Model, Tear};
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::fs;
@@ -95,6 +95,8 @@ struct Watch {
     failed: u64,
     /// Every so many writes the power is cut; 0: never, and at no sync.
     cut_writes: u64,
+    /// What folders held between their syncs is kept.
+    keeps_names: bool,
     writes: u64,
     syncs: u64,
     cuts: Vec<Cut>,
@@ -151,7 +153,7 @@ impl Watch {
             (Kind::Sync, On::File(fd)) if error.is_some() => self.model.sync_failed(fd),
             (Kind::Sync, On::File(fd)) => self.sync(fd, name, inner),
             (Kind::Write, _) => self.write(name, inner),
-            (Kind::Shape, On::Path(_)) if self.cut_writes > 0 => {
+            (Kind::Shape, On::Path(_)) if self.keeps_names => {
                 path.parent().map_or(Ok(()), |folder| self.model.about_to_change(folder))
             }
             _ => Ok(()),
@@ -226,6 +228,7 @@ impl Watching {
             calls: 0,
             failed: 0,
             cut_writes: 0,
+            keeps_names: false,
             writes: 0,
             syncs: 0,
             cuts: Vec::new(),
@@ -263,7 +266,27 @@ impl Watching {
 
     /// From now on the power is cut before and after every sync, and before every so many writes.
     pub fn cut_at_syncs(&self, writes: u64) {
-        self.with(|watch| watch.cut_writes = writes);
+        self.with(|watch| (watch.cut_writes, watch.keeps_names) = (writes, true));
+    }
+
+    /// From now on a folder may be left, by `image`, as it was at any moment since its last sync.
+    pub fn keep_names(&self) {
+        self.with(|watch| watch.keeps_names = true);
+    }
+
+    /// Calls of the plan's kinds since it was made.
+    pub fn calls(&self) -> u64 {
+        self.with(|watch| watch.calls)
+    }
+
+    /// What a power cut now would leave.
+    pub fn image(&self, how: Tear, seed: u64) -> Disk {
+        let image = self.with(|watch| {
+            let current = watch.model.scan()?;
+            let (durable, history) = (watch.model.durable(), watch.model.history());
+            Ok::<_, io::Error>(durable.torn(&current, &history, how, seed))
+        });
+        image.expect("the model works")
     }
 
     /// The power is cut when the engine has acknowledged so many steps.

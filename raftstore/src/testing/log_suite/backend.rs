@@ -16,6 +16,10 @@ pub trait LogBackend {
     fn open(&self) -> Result<Arc<dyn LogStore>>;
     /// Is anything there once a store is dropped?
     fn is_durable(&self) -> bool;
+    /// Does opening take milliseconds? Then what fails is a sample.
+    fn is_slow(&self) -> bool {
+        false
+    }
     /// What a power cut now would leave; `None`: this storage cannot lose what was written.
     fn power_cut(&self, _: Keep<'_>) -> Option<Box<dyn LogBackend>> {
         None

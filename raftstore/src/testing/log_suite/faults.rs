@@ -6,7 +6,9 @@ use super::*;
 use damask_types::ErrorKind;
 
 /// Operations of the disk that are let fail, one a run, at most.
-const FAULTS_MAX: u64 = 400;
+const FAULTS_MAX: u64 = 600;
+/// Where opening takes long, only every so many of them fail, and fewer bits are flipped.
+const SLOW_STRIDE: u64 = 11;
 /// Sectors of which every choice survives a power cut, one a run.
 const CHOSEN_SECTORS: usize = 3;
 /// Bits that are flipped, spread over all there are.
@@ -62,7 +64,12 @@ fn work(backend: &dyn LogBackend, seed: u64) -> (Run, Option<std::sync::Arc<dyn 
 /// The n-th operation fails, n = 0, 1, …, until a run is clean; then the power goes, and of what
 /// was not synced nothing, all, or something in between is there: a prefix of the batches.
 fn every_failed_operation(make: &dyn Fn() -> Box<dyn LogBackend>, seed: u64) {
-    for n in 0..FAULTS_MAX {
+    let slow = make().is_slow();
+    let (stride, cuts, choices) = match slow {
+        false => (1, &[0, 1, 7, 40, 333, 512, 600, usize::MAX][..], 0..2 << CHOSEN_SECTORS),
+        true => (SLOW_STRIDE, &[0, 333, usize::MAX][..], 5..7),
+    };
+    for n in (seed % stride..FAULTS_MAX).step_by(stride as usize) {
         let backend = make();
         if !backend.fail_at(Some(n)) {
             return;
@@ -70,8 +77,8 @@ fn every_failed_operation(make: &dyn Fn() -> Box<dyn LogBackend>, seed: u64) {
         let (run, store) = work(backend.as_ref(), seed);
         let done = run.is_clean && backend.operations() <= n;
         backend.fail_at(None);
-        for kept in [0, 1, 7, 40, 333, 512, 600, usize::MAX] {
-            let mut left = kept;
+        for kept in cuts {
+            let mut left = *kept;
             let image = backend.power_cut(&mut |unsynced| {
                 let keep = unsynced.min(left);
                 left -= keep;
@@ -81,7 +88,7 @@ fn every_failed_operation(make: &dyn Fn() -> Box<dyn LogBackend>, seed: u64) {
             check(image.as_ref(), &run, &format!("seed {seed}, fault {n}, {kept} bytes kept"));
         }
         // Of the first sectors every choice, of all others both.
-        for kept in 0..2u64 << CHOSEN_SECTORS {
+        for kept in choices.clone() {
             let mut choose = |sector: usize| kept >> sector.min(CHOSEN_SECTORS) & 1 == 1;
             let image = backend.power_cut_by_sectors(&mut choose);
             let Some(image) = image else { break };
@@ -122,8 +129,8 @@ fn a_failed_sync_is_never_retried(make: &dyn Fn() -> Box<dyn LogBackend>) {
         if !backend.fail_at(Some(n)) {
             return;
         }
-        append(store.as_ref(), A, 3..=4, 1);
-        if store.sync().is_ok() {
+        let more = vec![(A, LogOp::Append(vec![entry(3, 1), entry(4, 1)]))];
+        if store.append(more).and_then(|()| store.sync()).is_ok() {
             continue;
         }
         backend.fail_at(None);
@@ -155,13 +162,17 @@ fn filled(backend: &dyn LogBackend) -> Shown {
     work.shown()
 }
 
+fn slowness(backend: &dyn LogBackend) -> u64 {
+    if backend.is_slow() { SLOW_STRIDE } else { 1 }
+}
+
 /// A bit flips while the store is closed: opening it, or reading, names the damage; or the bit did
 /// not matter.
 fn flipped_bits_at_rest(make: &dyn Fn() -> Box<dyn LogBackend>) {
     let backend = make();
     let expected = filled(backend.as_ref());
     let bits = backend.bits();
-    let step = (bits / FLIPS).max(1) | 1;
+    let step = (bits / FLIPS).max(1) * slowness(backend.as_ref()) | 1;
     for at in (0..bits).step_by(step as usize) {
         if !backend.flip(at) {
             return;
@@ -180,7 +191,7 @@ fn flipped_bits_while_open(make: &dyn Fn() -> Box<dyn LogBackend>) {
     let backend = make();
     let expected = filled(backend.as_ref());
     let bits = backend.bits();
-    let step = (bits / FLIPS * 8).max(1) | 1;
+    let step = (bits / FLIPS * 8).max(1) * slowness(backend.as_ref()) | 1;
     for at in (0..bits).step_by(step as usize) {
         let store = backend.open().expect("opens");
         if !backend.flip(at) {
