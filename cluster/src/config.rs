@@ -220,8 +220,7 @@ pub struct Raft {
     /// Milliseconds between two moves of the timestamps up to which any replica may be read without
     /// asking its leader (TiKV's `advance-ts-interval`: 20 s). 0: they stay.
     pub resolved_ts_interval_ms: u64,
-    /// Do groups in which nothing happens stop their heartbeats? Off: with it one seed of 3,000 of
-    /// the whole-cluster simulator did not serve everything after a storm.
+    /// Do groups in which nothing happens stop their heartbeats (TiKV's `hibernate-regions`)?
     pub hibernate_regions: bool,
 }
 
@@ -275,7 +274,7 @@ impl Default for Raft {
             snapshot_mib_per_second: 100,
             resolved_ts_interval_ms: 1_000,
             region_keys_max: damask_pd::Config::default().region_keys_max,
-            hibernate_regions: false,
+            hibernate_regions: true,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::file_log::format::{decode_state, encode_state, put_entry, take_entry}
 use crate::log_index::LogIndex;
 use crate::log_store::{GroupLog, LogBatch, LogEntry, LogOp, LogStore, missing};
 use damask_env::channel::{Sender, bounded, unbounded};
-use damask_env::{Task, spawn};
+use damask_env::{Task, make_folder, spawn};
 use damask_types::codec::take_var_u64;
 use damask_types::{ErrorKind, RegionId};
 use parking_lot::Mutex;
@@ -223,12 +223,33 @@ impl State {
     }
 }
 
+/// An engine that syncs once more when it is closed, and panics if that fails, when everything
+/// acknowledged is durable.
+struct Opened(Option<Arc<Engine>>);
+
+impl std::ops::Deref for Opened {
+    type Target = Arc<Engine>;
+
+    fn deref(&self) -> &Arc<Engine> {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let engine = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err() {
+            tracing::warn!("raft-engine panicked when it was closed");
+        }
+    }
+}
+
 /// The logs of all groups in a raft-engine of their own.
 pub struct RaftEngineLogStore {
     // Before the engine: their threads hold it, too.
     reader: Worker,
     mover: Worker,
-    engine: Arc<Engine>,
+    engine: Opened,
     cache_bytes: usize,
     state: Mutex<State>,
     /// Held by whoever writes: batches go out in order.
@@ -251,11 +272,16 @@ impl RaftEngineLogStore {
             batch_compression_threshold: ReadableSize(config.compress_bytes_min),
             ..Config::default()
         };
+        make_folder(folder).map_err(|e| Error::io("raft log, folder", &e))?;
         let opened = catch_unwind(AssertUnwindSafe(|| Engine::open(limits)));
         let engine = opened.map_err(|_| Error::corrupt("raft log, open: raft-engine panicked"))?;
-        let engine = Arc::new(engine.map_err(|e| classify("open", &e))?);
+        let engine = Opened(Some(Arc::new(engine.map_err(|e| classify("open", &e))?)));
+        // raft-engine 0.4.2 syncs the names of all its files but the first: a power cut would take
+        // that one with all that was acknowledged.
+        let named = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+        named.map_err(|e| Error::io("raft log, folder", &e))?;
         let reader = Worker::new("log-read");
-        let recovering = engine.clone();
+        let recovering = Arc::clone(&engine);
         let state = Mutex::new(reader.run(move || recover(&recovering))?);
         let (mover, cache_bytes) = (Worker::new("log-move"), config.cache_bytes);
         Ok(RaftEngineLogStore {
@@ -270,7 +296,7 @@ impl RaftEngineLogStore {
 
     /// Reads entries from files. One that is not there any more is `None`.
     fn read(&self, group: RegionId, indexes: Vec<u64>) -> Result<Vec<Option<LogEntry>>> {
-        let engine = self.engine.clone();
+        let engine = Arc::clone(&self.engine);
         self.reader.run(move || {
             indexes.into_iter().map(|index| read_entry(&engine, group, index)).collect()
         })
@@ -428,7 +454,7 @@ impl LogStore for RaftEngineLogStore {
 
     fn purge(&self) -> Result<()> {
         self.state.lock().healthy()?;
-        let engine = self.engine.clone();
+        let engine = Arc::clone(&self.engine);
         let done = self.mover.run(move || {
             let lagging = engine.purge_expired_files().map_err(|e| classify("purge", &e))?;
             if !lagging.is_empty() {

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::file_log::format::{decode_state, encode_state, put_entry, take_entry};
 use crate::log_store::{GroupLog, LogBatch, LogEntry, LogOp, LogStore, missing};
 use crate::machine::Applied;
+use damask_env::make_folder;
 use damask_types::{ErrorKind, RegionId};
 use parking_lot::Mutex;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions, WriteBatch};
@@ -69,6 +70,7 @@ impl RocksLogStore {
         options.set_keep_log_file_num(2);
         // A torn end is what a crash leaves; wrong bytes before it are an error, not the end.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        make_folder(folder).map_err(|e| Error::io("raft log, folder", &e))?;
         let database = DB::open(&options, folder).map_err(|e| classify("open", &e))?;
         let groups = recover(&database)?;
         let state = Mutex::new(State { groups, poisoned: None });

@@ -127,7 +127,7 @@ impl Default for CoreConfig {
             log_max_bytes: 72 << 20,
             merge_gap_entries: 16,
             merge_wait_ticks: 100,
-            hibernate_regions: false,
+            hibernate_regions: true,
             hibernate_ticks: 20,
             hibernate_max_ticks: 6000,
             tick: Duration::from_millis(100),

@@ -86,13 +86,19 @@ impl Run {
         let alone = self.idle_child(1, false)?;
         let line = |name: &str, values: &[f64]| Line::new(name, Spread::of(values));
         let peers = |of: fn(&Idle) -> &[f64]| {
-            [line("asleep", of(&asleep)), line("peer: one region, awake", of(&alone))]
+            [
+                line("hibernate_regions = false: awake", of(&awake)),
+                line("peer: one region, awake", of(&alone)),
+            ]
         };
-        let title = format!("raft-idle: {count} regions on three stores in a process of their own");
+        let title = format!(
+            "raft-idle: {count} regions on three stores in a process of their own, as they are by \
+             default: asleep"
+        );
         let target = Some(Target::AtMost(CORE_TARGET));
-        self.show(&title, "% core", line("awake", &awake.core), target, &peers(|i| &i.core));
+        self.show(&title, "% core", line("asleep", &asleep.core), target, &peers(|i| &i.core));
         let target = Some(Target::AtMost(MEMORY_TARGET));
-        self.show(&title, "MiB", line("awake", &awake.mib), target, &peers(|i| &i.mib));
+        self.show(&title, "MiB", line("asleep", &asleep.mib), target, &peers(|i| &i.mib));
         Ok(())
     }
 
@@ -140,7 +146,7 @@ impl Run {
         let setup = Setup { config: config(asleep, tick), ..Setup::default() };
         let cluster = Cluster::start(folder.path(), &setup, self.stopwatch)?;
         let mut gaps = Vec::new();
-        for _ in 0..self.arguments.pick(5, 1) {
+        for _ in 0..self.arguments.pick(11, 1) {
             cluster.put_by_anyone(FIRST, b"z")?;
             if asleep {
                 fall_asleep(&cluster)?;
@@ -169,14 +175,14 @@ impl Run {
         let line = |name: &str, gaps: Vec<f64>| {
             Line::new(name, Spread::of(&gaps).scaled(1.0 / election.as_secs_f64()))
         };
+        let asleep = line("asleep, the default", self.leader_gaps(true, tick)?);
         let awake = line("awake", self.leader_gaps(false, tick)?);
-        let asleep = line("asleep", self.leader_gaps(true, tick)?);
         let title = format!(
             "raft-leader: time without writes after a leader is lost, in election timeouts of \
              {} ms",
             election.as_millis()
         );
-        self.show(&title, "x", awake, Some(Target::AtMost(ELECTIONS_TARGET)), &[asleep]);
+        self.show(&title, "x", asleep, Some(Target::AtMost(ELECTIONS_TARGET)), &[awake]);
         Ok(())
     }
 }

@@ -10,6 +10,8 @@ use crate::kernel::Micros;
 const FEW_PERMILLE: u64 = 400;
 /// So many seeds in a thousand do the small workloads too.
 const EXTRAS_PERMILLE: u64 = 250;
+/// So many runs of a thousand let groups sleep in which nothing happens.
+const HIBERNATE_PERMILLE: u64 = 600;
 /// See [`FEW_PERMILLE`].
 const AIMED: [FaultKind; 8] = [
     FaultKind::LateAnswers,
@@ -197,6 +199,8 @@ pub struct Limits {
     pub tick_ms: u64,
     /// Ticks without a leader before an election.
     pub election_ticks: u64,
+    /// Ticks after which a group in which nothing happens sleeps; 0: it never does.
+    pub hibernate_ticks: u64,
     /// Entries kept behind the compaction point.
     pub log_keep: u64,
     /// Entries after which a late follower takes a snapshot.
@@ -252,6 +256,10 @@ impl Plan {
     /// The plan of a seed. `kinds`: only these faults, instead of a half of all.
     pub fn new(seed: u64, storm_ms: u64, kinds: Option<&[FaultKind]>) -> Plan {
         let mut limits = limits(&mut Chance::new(seed, 2));
+        let mut chance = Chance::new(seed, 9);
+        if chance.permille(HIBERNATE_PERMILLE) {
+            limits.hibernate_ticks = chance.between(1, 8);
+        }
         if Chance::new(seed, 4).permille(EXTRAS_PERMILLE) {
             limits.mix.extend([Workload::Set, Workload::LongFork, Workload::Monotonic]);
         }
@@ -326,6 +334,7 @@ fn limits(chance: &mut Chance) -> Limits {
         clients: chance.between(3, 5),
         tick_ms: chance.between(20, 60),
         election_ticks: chance.between(5, 10),
+        hibernate_ticks: 0,
         log_keep: if chance.permille(300) { 0 } else { chance.below(12) },
         log_max: if chance.permille(400) { 20 } else { chance.between(20, 400) },
         compact_ticks: chance.between(3, 30),
