@@ -2,6 +2,7 @@
 //! channels, waits. A simulator takes the place of the system by `simulation::enter`.
 //! Nothing above may call `std::time`, `std::thread` or (for data of its own) `std::fs` itself.
 
+mod cell;
 pub mod channel;
 pub mod clock;
 mod closing;
@@ -14,6 +15,7 @@ pub mod simulation;
 mod space;
 mod tasks;
 
+pub use cell::Cell;
 pub use clock::{Clock, ManualClock, RealClock};
 pub use closing::Closing;
 pub use condition::Condvar;

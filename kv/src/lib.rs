@@ -39,6 +39,8 @@ mod memory;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 pub mod testing;
+#[cfg(any(feature = "rocksdb", test))]
+mod writes;
 
 pub use config::{EngineConfig, EngineKind, open, open_with_gc};
 pub use damask_types::ErrorKind;

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::estimate::walk;
 use crate::folder::sync_name;
 use crate::gc::GcSafePoint;
+use crate::writes::Writes;
 use damask_types::ErrorKind;
 use filter::GcFilterFactory;
 use parking_lot::Mutex;
@@ -36,7 +37,7 @@ use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, Options, Range,
     ReadOptions, WriteOptions,
 };
-use snapshot::{Idle, Latest, Writes};
+use snapshot::{Idle, Latest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -12,38 +12,8 @@
 //! ended.
 //! `tests` runs every interleaving of it under loom, and two weaker forms that must fail.
 
+use damask_env::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// An atomic number; a second implementation is loom's.
-pub(crate) trait Cell: Send + Sync {
-    fn new(value: u64) -> Self;
-    fn load(&self, order: Ordering) -> u64;
-    fn store(&self, value: u64, order: Ordering);
-    fn fetch_add(&self, n: u64, order: Ordering) -> u64;
-    fn fetch_max(&self, value: u64, order: Ordering) -> u64;
-}
-
-impl Cell for AtomicU64 {
-    fn new(value: u64) -> AtomicU64 {
-        AtomicU64::new(value)
-    }
-
-    fn load(&self, order: Ordering) -> u64 {
-        AtomicU64::load(self, order)
-    }
-
-    fn store(&self, value: u64, order: Ordering) {
-        AtomicU64::store(self, value, order);
-    }
-
-    fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
-        AtomicU64::fetch_add(self, n, order)
-    }
-
-    fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
-        AtomicU64::fetch_max(self, value, order)
-    }
-}
 
 /// A range that nobody else has.
 #[derive(Clone, Copy, Debug)]

@@ -22,7 +22,7 @@ use crate::error::Result;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{DBRawIterator, ReadOptions};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Idle iterators that an engine keeps.
@@ -35,34 +35,6 @@ const LOCK_GETS_MIN: u32 = 8;
 /// Keys as long as this are kept without an allocation.
 const INLINE_BYTES: usize = 80;
 
-/// Counts changes, so that a reader can tell that there was none.
-#[derive(Default)]
-pub(super) struct Writes {
-    started: AtomicU64,
-    finished: AtomicU64,
-}
-
-impl Writes {
-    /// Everything that changes what a reader sees goes through here.
-    pub fn run<T>(&self, change: impl FnOnce() -> T) -> T {
-        self.started.fetch_add(1, Ordering::SeqCst);
-        let done = change();
-        self.finished.fetch_add(1, Ordering::SeqCst);
-        done
-    }
-
-    /// How many have started, if none is in progress.
-    fn quiet(&self) -> Option<u64> {
-        let started = self.started.load(Ordering::SeqCst);
-        (self.finished.load(Ordering::SeqCst) == started).then_some(started)
-    }
-
-    /// Has none started since [`Writes::quiet`] answered this?
-    fn is_still(&self, quiet: u64) -> bool {
-        self.started.load(Ordering::SeqCst) == quiet
-    }
-}
-
 /// The last snapshot, with the changes that had finished before it was taken.
 #[derive(Default)]
 pub(super) struct Latest(Mutex<Option<(u64, Arc<RocksSnapshot>)>>);
@@ -70,7 +42,7 @@ pub(super) struct Latest(Mutex<Option<(u64, Arc<RocksSnapshot>)>>);
 impl Latest {
     /// A snapshot that sees every finished change.
     pub fn get(&self, engine: &Arc<Inner>) -> Arc<RocksSnapshot> {
-        let finished = engine.writes.finished.load(Ordering::SeqCst);
+        let finished = engine.writes.finished();
         let mut latest = self.0.lock();
         if let Some((at, snapshot)) = &*latest
             && *at == finished

@@ -6,88 +6,14 @@ use loom::sync::atomic::AtomicU64 as LoomU64;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-impl Cell for LoomU64 {
-    fn new(value: u64) -> LoomU64 {
-        LoomU64::new(value)
-    }
-
-    fn load(&self, order: Ordering) -> u64 {
-        LoomU64::load(self, order)
-    }
-
-    fn store(&self, value: u64, order: Ordering) {
-        LoomU64::store(self, value, order);
-    }
-
-    fn swap(&self, value: u64, order: Ordering) -> u64 {
-        LoomU64::swap(self, value, order)
-    }
-
-    fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
-        LoomU64::fetch_add(self, n, order)
-    }
-
-    fn fetch_sub(&self, n: u64, order: Ordering) -> u64 {
-        LoomU64::fetch_sub(self, n, order)
-    }
+damask_env::cell_over! { Strong(LoomU64) load: |order| order, change: |order| order }
+damask_env::cell_over! {
+    /// Its changes release nothing.
+    Unreleased(LoomU64) load: |order| order, change: |_| Ordering::Relaxed
 }
-
-/// A cell whose changes release nothing.
-struct Unreleased(LoomU64);
-
-impl Cell for Unreleased {
-    fn new(value: u64) -> Unreleased {
-        Unreleased(LoomU64::new(value))
-    }
-
-    fn load(&self, order: Ordering) -> u64 {
-        self.0.load(order)
-    }
-
-    fn store(&self, value: u64, _: Ordering) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    fn swap(&self, value: u64, _: Ordering) -> u64 {
-        self.0.swap(value, Ordering::Relaxed)
-    }
-
-    fn fetch_add(&self, n: u64, _: Ordering) -> u64 {
-        self.0.fetch_add(n, Ordering::Relaxed)
-    }
-
-    fn fetch_sub(&self, n: u64, _: Ordering) -> u64 {
-        self.0.fetch_sub(n, Ordering::Relaxed)
-    }
-}
-
-/// A cell whose loads acquire nothing.
-struct Unacquired(LoomU64);
-
-impl Cell for Unacquired {
-    fn new(value: u64) -> Unacquired {
-        Unacquired(LoomU64::new(value))
-    }
-
-    fn load(&self, _: Ordering) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn store(&self, value: u64, order: Ordering) {
-        self.0.store(value, order);
-    }
-
-    fn swap(&self, value: u64, order: Ordering) -> u64 {
-        self.0.swap(value, order)
-    }
-
-    fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
-        self.0.fetch_add(n, order)
-    }
-
-    fn fetch_sub(&self, n: u64, order: Ordering) -> u64 {
-        self.0.fetch_sub(n, order)
-    }
+damask_env::cell_over! {
+    /// Its loads acquire nothing.
+    Unacquired(LoomU64) load: |_| Ordering::Relaxed, change: |order| order
 }
 
 /// Does some interleaving break this property, and not something else?
@@ -158,8 +84,8 @@ fn lease_and_commit<C: Cell + 'static>(order: Order) -> impl Fn() + Sync + Send 
 
 #[test]
 fn a_valid_permit_has_the_commit_index_of_its_lease() {
-    loom::model(lease_and_commit::<LoomU64>(Order::Right));
-    let turned = lease_and_commit::<LoomU64>(Order::Turned);
+    loom::model(lease_and_commit::<Strong>(Order::Right));
+    let turned = lease_and_commit::<Strong>(Order::Turned);
     assert!(breaks(OLD_COMMIT, turned), "the end before the commit");
     assert!(breaks(OLD_COMMIT, lease_and_commit::<Unreleased>(Order::Right)), "no release");
     assert!(breaks(OLD_COMMIT, lease_and_commit::<Unacquired>(Order::Right)), "no acquire");
@@ -168,7 +94,7 @@ fn a_valid_permit_has_the_commit_index_of_its_lease() {
 /// A commit is published under a lease that lasts, then acknowledged.
 fn acknowledged(order: Order) -> impl Fn() + Sync + Send + 'static {
     move || {
-        let look = |(lease, heard): &(Lease<LoomU64>, LoomU64)| {
+        let look = |(lease, heard): &(Lease<Strong>, LoomU64)| {
             if heard.load(Ordering::Acquire) == 1 {
                 let commit = lease.commit_at(5).expect("it lasts");
                 assert!(commit >= 2, "{commit}: {UNACKNOWLEDGED}");
@@ -194,7 +120,7 @@ fn a_read_after_an_acknowledgement_sees_its_commit() {
 /// A leader withdraws its lease, made longer just before, and another one writes.
 fn withdrawn(order: Order) -> impl Fn() + Sync + Send + 'static {
     move || {
-        let look = |(lease, elsewhere): &(Lease<LoomU64>, LoomU64)| {
+        let look = |(lease, elsewhere): &(Lease<Strong>, LoomU64)| {
             let written = elsewhere.load(Ordering::Acquire);
             if lease.commit_at(5).is_some() {
                 assert!(written == 0, "{AFTER_WITHDRAWAL}");
@@ -238,8 +164,8 @@ fn safe_and_index<C: Cell + 'static>(order: Order) -> impl Fn() + Sync + Send + 
 
 #[test]
 fn a_safe_timestamp_has_its_index() {
-    loom::model(safe_and_index::<LoomU64>(Order::Right));
-    assert!(breaks(OLD_INDEX, safe_and_index::<LoomU64>(Order::Turned)), "ts before index");
+    loom::model(safe_and_index::<Strong>(Order::Right));
+    assert!(breaks(OLD_INDEX, safe_and_index::<Strong>(Order::Turned)), "ts before index");
     assert!(breaks(OLD_INDEX, safe_and_index::<Unreleased>(Order::Right)), "no release");
     assert!(breaks(OLD_INDEX, safe_and_index::<Unacquired>(Order::Right)), "no acquire");
 }
@@ -262,7 +188,7 @@ fn replaced(how: Replacing) -> impl Fn() + Sync + Send + 'static {
     const HALF: u64 = 1;
     const NEW: u64 = 2;
     move || {
-        let shared = Arc::new((Safe::<LoomU64>::new(1, 50), LoomU64::new(0)));
+        let shared = Arc::new((Safe::<Strong>::new(1, 50), LoomU64::new(0)));
         let other = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
@@ -371,8 +297,8 @@ fn hand_off<C: Cell + 'static>(how: HandOff) -> impl Fn() + Sync + Send + 'stati
 
 #[test]
 fn who_does_the_work_of_a_thread_follows_what_that_has_said() {
-    let breaks = |how| breaks(OVERTAKEN, hand_off::<LoomU64>(how));
-    loom::model(hand_off::<LoomU64>(HandOff::Right));
+    let breaks = |how| breaks(OVERTAKEN, hand_off::<Strong>(how));
+    loom::model(hand_off::<Strong>(HandOff::Right));
     assert!(breaks(HandOff::LowersFirst), "no task before it has spoken");
     assert!(breaks(HandOff::InboxFirst), "the inbox before the tasks");
     assert!(breaks(HandOff::LeavesFirst), "out of the inbox before its turn");

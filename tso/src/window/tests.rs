@@ -6,27 +6,7 @@ use loom::sync::atomic::AtomicU64 as LoomU64;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-impl Cell for LoomU64 {
-    fn new(value: u64) -> LoomU64 {
-        LoomU64::new(value)
-    }
-
-    fn load(&self, order: Ordering) -> u64 {
-        LoomU64::load(self, order)
-    }
-
-    fn store(&self, value: u64, order: Ordering) {
-        LoomU64::store(self, value, order);
-    }
-
-    fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
-        LoomU64::fetch_add(self, n, order)
-    }
-
-    fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
-        LoomU64::fetch_max(self, value, order)
-    }
-}
+damask_env::cell_over! { Strong(LoomU64) load: |order| order, change: |order| order }
 
 /// What is done wrong on purpose.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,7 +24,7 @@ enum Weakened {
 const STEP: u64 = 2;
 
 struct Oracle {
-    window: Window<LoomU64>,
+    window: Window<Strong>,
     /// What a crash would leave.
     disk: LoomU64,
     saving: Mutex<()>,
