@@ -3,9 +3,8 @@
 //! what is written.
 
 use crate::kernel::{Micros, kernel};
-use crate::nodes::Alive;
+use crate::logs::{Seen, digested};
 use crate::rules::Ranges;
-use crate::world::World;
 use damask_deltatree::{
     ChangeBatch, ColumnSnapshot, ColumnStore, DeltaTree, HandleRange, Mark, RowsIter, TableStats,
     Written,
@@ -16,8 +15,8 @@ use damask_kv::{
     Capabilities, Cf, Engine, Estimate, Ingestion, MemoryEngine, Snapshot, WriteBatch,
 };
 use damask_raftstore::{
-    ApplyBatch, FileLogStore, GroupLog, LogBatch, LogEntry, LogStore, RangeSize, RegionState,
-    Result, SnapshotChunks, StateMachine,
+    ApplyBatch, Effect, FileLogStore, GroupLog, LogBatch, LogEntry, LogStore, RangeSize,
+    RegionState, Result, SnapshotChunks, StateMachine,
 };
 use damask_types::{KeyRange, Region, RegionId, TableId, Timestamp};
 use parking_lot::Mutex;
@@ -123,6 +122,8 @@ pub struct SimLog {
     pub inner: FileLogStore,
     /// Its disk.
     pub pace: Arc<Pace>,
+    /// Where what it says is judged.
+    pub seen: Seen,
 }
 
 impl LogStore for SimLog {
@@ -135,12 +136,17 @@ impl LogStore for SimLog {
     }
 
     fn append(&self, batch: LogBatch) -> Result<()> {
-        self.inner.append(batch)
+        let says = digested(&batch);
+        self.inner.append(batch)?;
+        self.seen.appended(&self.inner, says);
+        Ok(())
     }
 
     fn sync(&self) -> Result<()> {
         self.pace.work(150, 2_500);
-        self.inner.sync()
+        self.inner.sync()?;
+        self.seen.judge(|logs| logs.synced(self.seen.store));
+        Ok(())
     }
 
     fn entries(
@@ -171,11 +177,9 @@ pub struct SimMachine {
     /// Its disk.
     pub pace: Arc<Pace>,
     /// Where what is applied is judged, and written down.
-    pub world: Arc<World>,
+    pub seen: Seen,
     /// It holds rows.
     pub rows: bool,
-    /// What a process does after its end is nobody's.
-    pub alive: Alive,
     /// Where its regions are.
     pub ranges: Mutex<Ranges>,
     /// Its engine is to be made durable: see [`FlushedEngine`].
@@ -184,26 +188,38 @@ pub struct SimMachine {
 
 impl SimMachine {
     fn judge(&self, batches: &[ApplyBatch]) {
-        if !self.alive.get() {
+        let Seen { world, store, alive, of_members, .. } = &self.seen;
+        if !alive.get() {
             return;
         }
+        self.seen.tell(|logs| logs.applies(*store, batches));
         let outside = self.ranges.lock().note(batches);
-        let (mut broken, mut differs) = (None, None);
+        let (mut broken, mut differs, mut untiled) = (None, None, None);
+        if !of_members {
+            untiled = world.keys.lock().note(batches);
+        }
         if self.rows {
-            let mut rules = self.world.rules.lock();
-            rules.collect_below(self.world.safe_point.get());
+            let mut rules = world.rules.lock();
+            rules.collect_below(world.safe_point.get());
             broken = rules.note(batches);
             drop(rules);
-            differs = self.world.journal.lock().note(batches);
+            differs = world.journal.lock().note(batches);
         }
-        for why in [outside, broken, differs].into_iter().flatten() {
-            self.world.fail(why);
+        for why in [untiled, outside, broken, differs].into_iter().flatten() {
+            world.fail(why);
         }
     }
 
-    fn know<'a>(&self, states: impl IntoIterator<Item = &'a RegionState>) {
-        let mut ranges = self.ranges.lock();
-        states.into_iter().for_each(|state| ranges.set(state));
+    /// Regions that are there without being applied.
+    fn know(&self, states: &[RegionState]) {
+        let Seen { world, store, alive, of_members, .. } = &self.seen;
+        if !alive.get() {
+            return;
+        }
+        let overlap = self.ranges.lock().know(states);
+        self.seen.tell(|logs| logs.know(*store, states));
+        let untiled = (!of_members).then(|| world.keys.lock().know(states)).flatten();
+        overlap.into_iter().chain(untiled).for_each(|why| world.fail(why));
     }
 }
 
@@ -211,13 +227,16 @@ impl StateMachine for SimMachine {
     fn recover(&self) -> Result<Vec<RegionState>> {
         let states = self.inner.recover()?;
         self.know(&states);
+        self.seen.tell(|logs| logs.recovered(self.seen.store, &states, self.rows));
         Ok(states)
     }
 
     fn apply(&self, batches: Vec<ApplyBatch>) -> Result<()> {
         self.pace.work(15, 900);
         self.judge(&batches);
+        let points = applied(&batches);
         self.inner.apply(batches)?;
+        self.seen.tell(|logs| logs.applied(self.seen.store, points));
         self.pace.hesitate();
         Ok(())
     }
@@ -244,20 +263,38 @@ impl StateMachine for SimMachine {
     ) -> Result<()> {
         self.pace.work(100, 20_000);
         self.inner.import(state, replaced, chunks)?;
-        self.know(replaced.iter().chain([state]));
+        let states: Vec<RegionState> = replaced.iter().chain([state]).cloned().collect();
+        self.know(&states);
+        let point = (state.region.id, state.applied.index);
+        self.seen.tell(|logs| logs.applied(self.seen.store, [point]));
         Ok(())
     }
 
     fn destroy(&self, state: &RegionState) -> Result<()> {
         self.pace.work(100, 5_000);
         self.inner.destroy(state)?;
-        self.know([state]);
+        self.know(std::slice::from_ref(state));
         Ok(())
     }
 
     fn size(&self, range: &KeyRange, parts: usize) -> Result<RangeSize> {
         self.inner.size(range, parts)
     }
+}
+
+/// How far these lead, of each region, those that they make included.
+fn applied(batches: &[ApplyBatch]) -> Vec<(RegionId, u64)> {
+    let mut points = Vec::new();
+    for ApplyBatch { region, applied, effects } in batches {
+        for effect in effects {
+            let Effect::Regions(states) = effect else { continue };
+            let there = states.iter().filter(|state| !state.tombstone);
+            points.extend(there.map(|state| (state.region.id, state.applied.index)));
+        }
+        // A description may be of an entry before the last.
+        points.push((*region, applied.index));
+    }
+    points
 }
 
 /// The engine as a store's machine writes it: when the machine makes all durable, that takes its
@@ -269,6 +306,8 @@ pub struct FlushedEngine {
     pub pace: Arc<Pace>,
     /// The machine's own call is next. Others come with its locks held, and must not wait.
     pub flushes: Arc<AtomicBool>,
+    /// Where it is noted what is durable.
+    pub seen: Seen,
 }
 
 impl Engine for FlushedEngine {
@@ -286,6 +325,7 @@ impl Engine for FlushedEngine {
             self.pace.work(100, 10_000);
         }
         self.inner.sync()?;
+        self.seen.tell(|logs| logs.flushed(self.seen.store));
         if waits {
             let long = kernel().draw(|chance| chance.permille(100));
             self.pace.work(100, if long { 80_000 } else { 10_000 });

@@ -22,14 +22,15 @@
 //! scan, columns against rows at the same timestamp, liveness after the storm, replicas at the
 //! end, threads that do not end, and every panic. After every step of a replica (`rules`): one
 //! leader a term, one term an index, no record outside of its region, one outcome on a key, and
-//! rollbacks that are protected stay. Each timestamp and id is given out once, timestamps in
-//! order (`given`).
+//! rollbacks that are protected stay; regions tile the keys, and two leases never cover the same
+//! ones (`keys`); logs agree, and what is called committed or is cut off is durable (`logs`). Each
+//! timestamp and id is given out once, timestamps in order (`given`).
 //!
 //! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own).
 //!
 //! Reading order: `plan`, `kernel`, `places`, `net`, `disks`, `driver`, `nodes`, `remote`, `given`,
-//! `placement`, `members`, `world`, `collect`, `rules`, `faults`, `rivals`, `aimed`, `tables`,
-//! `work`, `clients`, `columns`, `stale`, `history`, `run`, `sweep`, `mutants`.
+//! `placement`, `members`, `world`, `collect`, `rules`, `keys`, `logs`, `faults`, `rivals`, `aimed`,
+//! `tables`, `work`, `clients`, `columns`, `stale`, `history`, `run`, `sweep`, `mutants`.
 
 pub mod chance;
 pub mod plan;
@@ -48,6 +49,8 @@ mod remote;
 mod world;
 
 mod collect;
+mod keys;
+mod logs;
 mod rules;
 
 mod aimed;

@@ -4,8 +4,9 @@
 
 use crate::disks::{Pace, SimLog, SimMachine};
 use crate::kernel::{Group, Micros, kernel};
+use crate::logs::Seen;
 use crate::net::{FIRST_MEMBER, NodeId};
-use crate::nodes::{Alive, crash_part};
+use crate::nodes::{Alive, after_crash};
 use crate::placement::planner;
 use crate::remote::Process;
 use crate::world::World;
@@ -194,19 +195,23 @@ fn open(
             of_world.leads_placement(id);
         }
     };
+    let inner = open_log(shared)?;
+    let (store, logs) = (store_of(id), world.member_logs.clone());
+    let (of_world, alive_too, of_members) = (world.clone(), alive.clone(), true);
+    let seen = Seen { world: of_world, logs, store, alive: alive_too, of_members };
+    seen.judge(|logs| logs.opened(store, &inner));
     let member = Member::start(Options {
-        id: store_of(id),
+        id: store,
         store: store_config(world),
         planner: planner(),
         clock,
-        log: Arc::new(SimLog { inner: open_log(shared)?, pace: pace.clone() }),
+        log: Arc::new(SimLog { inner, pace: pace.clone(), seen: seen.clone() }),
         registers: registers.clone(),
         machine: Arc::new(SimMachine {
             inner: registers.clone(),
             pace: pace.clone(),
-            world: world.clone(),
+            seen,
             rows: false,
-            alive: alive.clone(),
             ranges: Mutex::default(),
             flushes: Arc::default(),
         }),
@@ -261,7 +266,7 @@ impl World {
             let mut members = self.placement.members.lock();
             let Some(node) = members.get_mut(&id) else { return };
             let Some(life) = node.life.take() else { return };
-            node.disk = Some(life.disk.crash_image(crash_part));
+            node.disk = Some(after_crash(&life.disk));
             life
         };
         kernel().note("pd crashes", id, downtime, 0);
@@ -329,7 +334,9 @@ impl World {
         let downtime = 1 + time.min(1_000_000);
         self.placement.doomed.store(pick.is_multiple_of(2), Ordering::Relaxed);
         match (pick >> 4) % 8 {
-            0 => ids.into_iter().for_each(|id| self.crash_member(id, 1 + (pick >> id) % 400_000)),
+            0 => ids.into_iter().for_each(|id| {
+                self.crash_member(id, 1 + pick.wrapping_shr(id as u32) % 400_000);
+            }),
             1 | 2 => self.crash_member(ids[(pick >> 8) as usize % ids.len()], downtime),
             _ => {
                 if let Some(leader) = leader {

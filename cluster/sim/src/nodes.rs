@@ -5,6 +5,7 @@
 use crate::collect;
 use crate::disks::{ColumnDisk, FlushedEngine, Pace, SimColumns, SimEngine, SimLog, SimMachine};
 use crate::kernel::{Group, Micros, kernel};
+use crate::logs::Seen;
 use crate::remote::{Wire, ask_leader};
 use crate::stale;
 use crate::tables::Schemas;
@@ -201,11 +202,15 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
         Image::Columns(log, columns) => (log, Err(columns)),
     };
     let inner = FileLogStore::open(Arc::new(log_disk.clone()), LOG, log_config())?;
-    let log = Arc::new(SimLog { inner, pace: pace.clone() });
+    let (logs, of_members) = (world.logs.clone(), false);
+    let seen = Seen { world: world.clone(), logs, store: id, alive: alive.clone(), of_members };
+    seen.judge(|logs| logs.opened(id, &inner));
+    let log = Arc::new(SimLog { inner, pace: pace.clone(), seen: seen.clone() });
     let flushes = Arc::new(AtomicBool::new(false));
     let flushed = |inner: &MemoryEngine| {
         let (inner, pace, flushes) = (inner.clone(), pace.clone(), flushes.clone());
-        Arc::new(RowMachine::new(Arc::new(FlushedEngine { inner, pace, flushes })))
+        let seen = seen.clone();
+        Arc::new(RowMachine::new(Arc::new(FlushedEngine { inner, pace, flushes, seen })))
     };
     let rows = rest.as_ref().ok().map(flushed);
     let (machine, columns): (Arc<dyn StateMachine>, _) = match &rest {
@@ -227,9 +232,8 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
     let machine = Arc::new(SimMachine {
         inner: machine,
         pace: pace.clone(),
-        world: world.clone(),
+        seen: seen.clone(),
         rows: rows.is_some(),
-        alive: alive.clone(),
         ranges: Mutex::default(),
         flushes,
     });
@@ -319,6 +323,9 @@ fn options(world: &Arc<World>, id: StoreId, alive: &Alive, held_data: bool) -> S
         permit_ticks: limits.permit_ticks,
         ..CoreConfig::default()
     };
+    core.hibernate_regions = limits.hibernate_ticks > 0;
+    core.hibernate_ticks = limits.hibernate_ticks;
+    core.hibernate_max_ticks = 200;
     core.raft.election_ticks = limits.election_ticks as usize;
     core.raft.heartbeat_ticks = 1;
     core.raft.seed = world.plan.seed;
@@ -373,6 +380,7 @@ pub fn crash(world: &Arc<World>, id: StoreId, downtime: Micros) {
         life
     };
     kernel().note("crashes", id.0, downtime, 0);
+    world.leads_only(id, &[]);
     bury(life);
     let world = world.clone();
     kernel().after(downtime, move || start(&world, id));
@@ -386,8 +394,18 @@ pub fn crash_part(n: usize) -> usize {
     })
 }
 
+/// What a crash leaves of a disk: of each file a part of what was not synced, or, where the power
+/// went, some of its sectors, whichever came first.
+pub fn after_crash(disk: &MemoryDisk) -> MemoryDisk {
+    if !kernel().draw(|chance| chance.permille(300)) {
+        return disk.crash_image(crash_part);
+    }
+    let written = kernel().draw(|chance| chance.below(1001));
+    disk.crash_sectors(|_| kernel().draw(|chance| chance.permille(written)))
+}
+
 fn image_of(life: &Life) -> damask_kv::Result<Image> {
-    let disk = |at: usize| life.disks[at].crash_image(crash_part);
+    let disk = |at: usize| after_crash(&life.disks[at]);
     Ok(match &life.engine {
         // The engine first: it is never ahead of the durable log.
         Some(engine) => {
@@ -462,6 +480,7 @@ impl World {
             life
         };
         kernel().note("retired", id.0, spare.0, 0);
+        self.leads_only(id, &[]);
         life.into_iter().for_each(bury);
         let kind = match id.0 >= FIRST_COLUMN_STORE {
             true => StoreKind::Column,

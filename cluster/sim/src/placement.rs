@@ -258,9 +258,7 @@ impl World {
 
     /// A store's word about one of its replicas, on its way to the placement driver.
     pub fn report(self: &Arc<World>, from: StoreId, status: ReplicaStatus) {
-        if let Some(two) = self.rules.lock().leads(&status) {
-            self.fail(two);
-        }
+        self.claims(from, &status);
         let Some(leader) = status.leader.filter(|_| status.is_leader) else { return };
         let region = status.region.clone();
         let say = move |pd: &Pd| {
@@ -294,12 +292,13 @@ impl World {
     /// A round of reports from every store, again and again.
     pub fn rounds(self: &Arc<World>) {
         for life in self.lives() {
-            let id = life.handle.id();
+            let (id, statuses) = (life.handle.id(), life.handle.replicas());
+            self.leads_only(id, &statuses);
             if kernel().paused_until(life.group).is_some() {
                 continue;
             }
             self.report_store(id, false);
-            life.handle.replicas().into_iter().for_each(|status| self.report(id, status));
+            statuses.into_iter().for_each(|status| self.report(id, status));
         }
         // Of those that never come back somebody else says so.
         self.retired().into_iter().for_each(|id| self.report_store(id, true));

@@ -6,6 +6,7 @@
 //!   (region, term)     one replica leads
 //!   (region, index)    one term, on every replica
 //!   a record's key     inside of its region, as that is applied there
+//!   (store, key)       in one region at most
 //!   (key, start_ts)    committed or rolled back, never both
 //!   a rollback that is protected is not taken away by another one
 //! ```
@@ -107,21 +108,32 @@ impl Rules {
 pub struct Ranges(BTreeMap<RegionId, KeyRange>);
 
 impl Ranges {
-    /// A region is now like this.
-    pub fn set(&mut self, state: &RegionState) {
-        match state.tombstone {
-            true => drop(self.0.remove(&state.region.id)),
-            false => drop(self.0.insert(state.region.id, state.region.range.clone())),
+    /// Regions are now like this; two that share keys.
+    pub fn know(&mut self, states: &[RegionState]) -> Option<String> {
+        for state in states {
+            match state.tombstone {
+                true => drop(self.0.remove(&state.region.id)),
+                false => drop(self.0.insert(state.region.id, state.region.range.clone())),
+            }
         }
+        let mut there = states.iter().filter(|state| !state.tombstone).map(|state| &state.region);
+        there.find_map(|region| {
+            let shares = |(id, range): &(&RegionId, &KeyRange)| {
+                **id != region.id && range.intersect(&region.range).is_some()
+            };
+            let (other, theirs) = self.0.iter().find(shares)?;
+            let (id, own) = (region.id, &region.range);
+            Some(format!("one store has regions {id}, {own:?}, and {other}, {theirs:?}"))
+        })
     }
 
-    /// Entries that the store applies; a record outside of its region.
+    /// Entries that the store applies; a record outside of its region, regions that share keys.
     pub fn note(&mut self, batches: &[ApplyBatch]) -> Option<String> {
-        let mut outside = None;
+        let mut broken = None;
         for ApplyBatch { region, applied, effects } in batches {
             for effect in effects {
-                match effect {
-                    Effect::Regions(states) => states.iter().for_each(|state| self.set(state)),
+                let found = match effect {
+                    Effect::Regions(states) => self.know(states),
                     Effect::Write(records) => {
                         let Some(range) = self.0.get(region) else { continue };
                         let found = records.iter().find(|record| !range.contains(record.key()));
@@ -129,12 +141,13 @@ impl Ranges {
                             let (key, index) = (Hex(record.key()), applied.index);
                             format!("region {region}, {range:?}, applies key {key} at {index}")
                         };
-                        outside = outside.or(found.map(told));
+                        found.map(told)
                     }
-                }
+                };
+                broken = broken.or(found);
             }
         }
-        outside
+        broken
     }
 }
 
@@ -189,21 +202,37 @@ mod tests {
         assert_eq!(rules.note(&batch(8, 6, vec![dropped])), None);
     }
 
-    #[test]
-    fn a_record_outside_of_its_region_is_found() {
-        let state = |end: &str| RegionState {
+    fn state(id: RegionId, start: &str, end: &str) -> RegionState {
+        RegionState {
             region: Region {
-                id: REGION,
-                range: KeyRange::new("a", end),
+                id,
+                range: KeyRange::new(start, end),
                 epoch: Epoch { conf_ver: 1, version: 1 },
                 peers: Vec::new(),
             },
             applied: Applied { index: 6, term: 6 },
             tombstone: false,
             merge: MergeState::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn regions_of_one_store_share_no_key() {
         let mut ranges = Ranges::default();
-        ranges.set(&state("z"));
+        let (left, right) = (state(REGION, "a", "m"), state(RegionId(2), "m", "z"));
+        assert_eq!(ranges.know(&[left.clone(), right.clone()]), None);
+        let gone = RegionState { tombstone: true, ..right };
+        assert_eq!(ranges.know(&[gone, state(REGION, "a", "z")]), None, "a merge");
+        let both = Effect::Regions(vec![state(RegionId(3), "y", "zz")]);
+        let found = ranges.note(&batch(7, 6, vec![both])).expect("they share y");
+        assert!(found.contains("one store has regions 3"), "{found}");
+    }
+
+    #[test]
+    fn a_record_outside_of_its_region_is_found() {
+        let state = |end: &str| state(REGION, "a", end);
+        let mut ranges = Ranges::default();
+        assert_eq!(ranges.know(&[state("z")]), None);
         let put = || write("k", 9, Write::new(WriteKind::Put, Timestamp(5), None));
         assert_eq!(ranges.note(&batch(7, 6, vec![put()])), None);
         // What comes before a split is still inside, what comes after it is not.

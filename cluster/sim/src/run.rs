@@ -116,6 +116,7 @@ fn go(
     let mut failure = None;
     let reached = kernel.run_until(kernel.time() + time, || {
         let events = kernel.events();
+        world.check_leases();
         if let Some(panic) = panics::take() {
             failure = Some(format!("a panic: {panic}"));
         } else if events > EVENTS_MAX {

@@ -6,6 +6,8 @@ use crate::disks::Pace;
 use crate::extras::Extras;
 use crate::history::History;
 use crate::kernel::{Group, kernel};
+use crate::keys::Keys;
+use crate::logs::Logs;
 use crate::net::{FIRST_CLIENT, Net, NodeId};
 use crate::nodes::{Alive, FIRST_COLUMN_STORE, Life, Node, spare_of, start};
 use crate::placement::PlacementNode;
@@ -115,6 +117,14 @@ pub struct World {
     pub journal: Mutex<Journal>,
     /// What must hold of every replica.
     pub rules: Mutex<Rules>,
+    /// What the logs of all stores say.
+    pub logs: Arc<Mutex<Logs>>,
+    /// And those of the placement driver's members.
+    pub member_logs: Arc<Mutex<Logs>>,
+    /// Who has which keys.
+    pub keys: Mutex<Keys>,
+    /// Two leaders say that they have the same ones.
+    pub contested: AtomicBool,
     /// Clients that run, with their lives.
     pub running: Mutex<Vec<(Alive, Client)>>,
     /// How often a column was added to the tables.
@@ -182,6 +192,10 @@ impl World {
             safe_point: GcSafePoint::new(),
             journal: Mutex::default(),
             rules: Mutex::default(),
+            logs: Arc::default(),
+            member_logs: Arc::default(),
+            keys: Mutex::default(),
+            contested: AtomicBool::new(false),
             running: Mutex::default(),
             columns_added: Arc::default(),
             aimed_until: AtomicU64::new(0),
