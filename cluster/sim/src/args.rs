@@ -92,7 +92,7 @@ pub fn main(args: &[String]) -> i32 {
     let args = match parse(args) {
         Ok(args) => args,
         Err(e) => {
-            eprintln!("{e}");
+            eprintln!("{e}; see `damask sim --help`");
             return 2;
         }
     };

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The system tests: a real `damask` process, real clients, kill -9. Usage: run.sh BINARY [full]
-# `full` runs the sizes that the project promises; without it a shorter form of each.
+# The system tests: a real `damask` process, real clients, kill -9. Usage: run.sh BINARY [full|faults]
+# `full` runs the sizes that the project promises; without it a shorter form of each. `faults` is the
+# ten minutes of faults alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export DAMASK_BINARY="${1:?the damask binary}"
@@ -17,7 +18,11 @@ if [ "$(cat "$cache/made-of" 2>/dev/null)" != "$want" ]; then
 fi
 export PATH="$cache/bin:$PATH"
 
+if [ "$full" = "faults" ]; then
+  exec python check_faults.py --rounds 60 --seconds 6
+fi
 python check_clients.py
+python check_sim.py
 if [ -n "$full" ]; then
   python check_tpch.py --scale 0.1 --times
   python check_sysbench.py --seconds 30
