@@ -41,6 +41,8 @@ const ENGINE_FILES: [(EngineKind, &str, &str); 2] =
 const LSM_FOLDER: &str = "lsm";
 /// Bytes of decoded columns that it keeps in memory.
 const LSM_CACHE_BYTES: usize = 512 << 20;
+/// Between two looks at the schemas of all columns (TiFlash's: a minute).
+const SCHEMAS_EVERY: Duration = Duration::from_secs(60);
 /// Between two rounds when there is nothing to do.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(200);
 /// Between two rounds that fail, at most; the pause doubles up to it.
@@ -308,15 +310,16 @@ pub struct Node {
     store: Option<Store>,
     network: Arc<Network>,
     fault: Arc<Fault>,
-    maintain: Option<(crossbeam_channel::Sender<()>, Task)>,
+    tasks: Vec<(crossbeam_channel::Sender<()>, Task)>,
 }
 
 impl Node {
     /// Stops it; its data stays.
     pub fn stop(&mut self) {
         self.network.detach(self.id);
-        if let Some((stop, task)) = self.maintain.take() {
-            drop(stop);
+        let (stops, tasks): (Vec<_>, Vec<_>) = self.tasks.drain(..).unzip();
+        drop(stops);
+        for task in tasks {
             task.join().ok();
         }
         if let Some(store) = self.store.take()
@@ -378,7 +381,7 @@ pub fn start_rows(shared: &Shared, id: StoreId) -> Result<Node, Error> {
         store: Some(store),
         network: shared.network.clone(),
         fault,
-        maintain: Some(collect),
+        tasks: vec![collect],
     })
 }
 
@@ -408,6 +411,7 @@ pub fn start_columns(
     let endpoint = ColumnEndpoint::new(read);
     let fault = Arc::new(Fault::of_columns(id, shared.ward.clone()));
     let content = Content::Columns(columns.clone());
+    let look = look_at_schemas(machine.clone());
     Ok(Node {
         id,
         member: Member { handle, machine, content, fault: fault.clone() },
@@ -415,7 +419,7 @@ pub fn start_columns(
         endpoint: Arc::new(Guarded::new(endpoint, fault.clone())),
         store: Some(store),
         network: shared.network.clone(),
-        maintain: Some(maintain(id, columns, safe_point, fault.clone())),
+        tasks: vec![look, maintain(id, columns, safe_point, fault.clone())],
         fault,
     })
 }
@@ -488,6 +492,20 @@ fn maintain(
         }
     };
     (stop, spawn("maintain", body))
+}
+
+/// Looks at the schemas that columns are written by, from time to time, until the sender is dropped.
+fn look_at_schemas(machine: Arc<ColumnMachine>) -> (crossbeam_channel::Sender<()>, Task) {
+    let (stop, stopped) = crossbeam_channel::bounded(0);
+    let body = move || {
+        while let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
+            stopped.recv_timeout(SCHEMAS_EVERY)
+        {
+            let changed = machine.refresh_schemas();
+            tracing::debug!(changed, "schemas looked at");
+        }
+    };
+    (stop, spawn("schemas", body))
 }
 
 #[cfg(test)]

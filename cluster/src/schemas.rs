@@ -25,6 +25,12 @@ impl CatalogSchemas {
     }
 }
 
+/// A schema as the catalog keeps it.
+fn parse(id: TableId, json: &[u8]) -> Result<Arc<TableSchema>, String> {
+    let schema = serde_json::from_slice::<TableSchema>(json).map(Arc::new);
+    schema.map_err(|e| format!("schema of table {id}: {e}"))
+}
+
 impl SchemaSource for CatalogSchemas {
     fn table(&self, id: TableId, _refresh: bool) -> Result<Option<Arc<TableSchema>>, String> {
         // An answer is needed before the next row can be applied, so this waits for the rows to be
@@ -32,15 +38,17 @@ impl SchemaSource for CatalogSchemas {
         loop {
             match self.client.get_latest(&catalog::table_key(id)) {
                 Ok(None) => return Ok(None),
-                Ok(Some(json)) => {
-                    let schema = serde_json::from_slice::<TableSchema>(&json).map(Arc::new);
-                    return schema.map(Some).map_err(|e| format!("schema of table {id}: {e}"));
-                }
+                Ok(Some(json)) => return parse(id, &json).map(Some),
                 Err(e) if self.closing.wait(RETRY_EVERY) => {
                     return Err(format!("schema of table {id}: {e}"));
                 }
                 Err(_) => {}
             }
         }
+    }
+
+    fn glance(&self, id: TableId) -> Option<Arc<TableSchema>> {
+        let json = self.client.get_latest(&catalog::table_key(id)).ok()??;
+        parse(id, &json).ok()
     }
 }

@@ -100,6 +100,12 @@ impl ColumnMachine {
         &self.store
     }
 
+    /// Looks at the schema of every table seen so far, so that rows after a change need not wait for
+    /// it: those that do not fit ask by themselves. How many have changed.
+    pub fn refresh_schemas(&self) -> usize {
+        self.schemas.refresh()
+    }
+
     /// Counts since it was opened.
     pub fn stats(&self) -> MachineStats {
         let regions = self.regions.read();

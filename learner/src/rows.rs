@@ -32,9 +32,17 @@ pub trait SchemaSource: Send + Sync + 'static {
         id: TableId,
         refresh: bool,
     ) -> std::result::Result<Option<Arc<TableSchema>>, String>;
+
+    /// The schema as the catalog has it now, without waiting for it to be reachable; `None`: nobody
+    /// knows, or the table was dropped. For looking ahead of the rows that will need it; a source
+    /// that cannot says nothing.
+    fn glance(&self, _id: TableId) -> Option<Arc<TableSchema>> {
+        None
+    }
 }
 
-/// Schemas as last seen.
+/// Schemas as last seen: looked at again from time to time, and at once by a row that they do not
+/// fit (the two ways of the paper, section 3.2).
 pub(crate) struct Schemas {
     source: Arc<dyn SchemaSource>,
     known: Mutex<HashMap<TableId, Option<Arc<TableSchema>>>>,
@@ -53,6 +61,28 @@ impl Schemas {
             None => self.ask(table, true),
             known => Ok(known),
         }
+    }
+
+    /// Looks at every table that was seen. How many have changed. One that was dropped stays: rows
+    /// of it that are still to come may be read at timestamps before.
+    pub(crate) fn refresh(&self) -> usize {
+        let seen = |(id, schema): (&TableId, &Option<Arc<TableSchema>>)| Some((*id, schema.clone()?));
+        let seen: Vec<_> = self.known.lock().iter().filter_map(seen).collect();
+        let mut changed = 0;
+        for (id, before) in seen {
+            let newer = |now: &Arc<TableSchema>| now.version > before.version;
+            let Some(now) = self.source.glance(id).filter(newer) else { continue };
+            let mut known = self.known.lock();
+            // A row that asked meanwhile was told something newer.
+            let same = |at: &Option<Arc<TableSchema>>| {
+                at.as_ref().is_some_and(|at| Arc::ptr_eq(at, &before))
+            };
+            if known.get(&id).is_some_and(same) {
+                known.insert(id, Some(now));
+                changed += 1;
+            }
+        }
+        changed
     }
 
     fn ask(&self, table: TableId, refresh: bool) -> Result<Option<Arc<TableSchema>>> {

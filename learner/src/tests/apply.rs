@@ -195,6 +195,50 @@ fn a_newer_column_refreshes_the_schema_once() {
     );
 }
 
+/// With the periodic look rows after a change ask for nothing; an answer that is older than what a
+/// row was told meanwhile is not used, and a dropped table keeps what it had.
+#[test]
+fn a_look_at_the_schemas_is_ahead_of_the_rows_and_never_behind_them() {
+    let mut f = Fixture::new();
+    f.write(commit(1, 20, 30, Some(&row(1, "old"))));
+    let asked = f.source.refreshes.load(Ordering::SeqCst);
+    assert_eq!(f.machine.refresh_schemas(), 0, "nothing has changed");
+    let int = ColumnType::Int { width: IntWidth::Big, unsigned: false };
+    let with = |ids: &[i64], version| {
+        let columns: Vec<_> = ids.iter().map(|id| column(*id, int.clone())).collect();
+        Arc::new(TableSchema { version, ..schema(T, &columns) })
+    };
+    let before = f.source.catalog.lock()[&T].version;
+    f.source.catalog.lock().insert(T, with(&[4], before + 1));
+    assert_eq!((f.machine.refresh_schemas(), f.machine.refresh_schemas()), (1, 0));
+    let with_four = encode_row(&[(ColumnId(4), &Datum::Int(44))]);
+    f.write(commit(2, 40, 50, Some(&with_four)));
+    assert_eq!(f.source.refreshes.load(Ordering::SeqCst), asked, "it was known before");
+
+    // Between the answer and its use another column comes, and a row of it.
+    f.source.catalog.lock().insert(T, with(&[4, 5], before + 2));
+    let (machine, source) = (f.machine.clone(), f.source.clone());
+    let newest = with(&[4, 5, 6], before + 3);
+    let with_six = encode_row(&[(ColumnId(6), &Datum::Int(66))]);
+    f.index += 1;
+    let at = f.index;
+    *f.source.after_glance.lock() = Some(Box::new(move || {
+        source.catalog.lock().insert(T, newest.clone());
+        let records = commit(3, 60, 70, Some(&with_six));
+        machine.apply(vec![batch(R, at, records)]).unwrap();
+    }));
+    assert_eq!(f.machine.refresh_schemas(), 0, "the row was told something newer");
+    *f.source.after_glance.lock() = None;
+    assert_eq!(f.source.refreshes.load(Ordering::SeqCst), asked + 1);
+    let with_both = encode_row(&[(ColumnId(5), &Datum::Int(5)), (ColumnId(6), &Datum::Int(6))]);
+    f.write(commit(4, 80, 90, Some(&with_both)));
+    assert_eq!(f.source.refreshes.load(Ordering::SeqCst), asked + 1);
+    f.source.catalog.lock().remove(&T);
+    assert_eq!(f.machine.refresh_schemas(), 0);
+    f.write(commit(5, 80, 90, Some(&with_both)));
+    assert_eq!((f.machine.stats().skipped, f.rows(1000).len()), (0, 5));
+}
+
 #[test]
 fn rows_of_a_dropped_table_are_skipped() {
     let mut f = Fixture::new();

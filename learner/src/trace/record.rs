@@ -185,6 +185,7 @@ struct RecordedSchemas {
     inner: Arc<dyn SchemaSource>,
 }
 
+/// Nobody looks ahead while a trace is recorded: in it schemas stand where rows have asked for them.
 impl SchemaSource for RecordedSchemas {
     fn table(
         &self,
