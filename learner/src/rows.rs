@@ -66,7 +66,8 @@ impl Schemas {
     /// Looks at every table that was seen. How many have changed. One that was dropped stays: rows
     /// of it that are still to come may be read at timestamps before.
     pub(crate) fn refresh(&self) -> usize {
-        let seen = |(id, schema): (&TableId, &Option<Arc<TableSchema>>)| Some((*id, schema.clone()?));
+        let seen =
+            |(id, schema): (&TableId, &Option<Arc<TableSchema>>)| Some((*id, schema.clone()?));
         let seen: Vec<_> = self.known.lock().iter().filter_map(seen).collect();
         let mut changed = 0;
         for (id, before) in seen {

@@ -167,6 +167,11 @@ impl Keys {
         }
     }
 
+    /// Regions that there are.
+    pub fn count(&self) -> usize {
+        self.regions.len()
+    }
+
     /// Leaders of the same keys, one of whom does not know yet that it leads no more.
     pub fn rivals(&self) -> &[(Claim, Claim)] {
         &self.rivals

@@ -29,8 +29,8 @@
 //! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own).
 //!
 //! Reading order: `plan`, `kernel`, `places`, `net`, `disks`, `driver`, `nodes`, `remote`, `given`,
-//! `placement`, `members`, `world`, `collect`, `rules`, `keys`, `logs`, `faults`, `rivals`, `aimed`,
-//! `tables`, `work`, `clients`, `columns`, `stale`, `history`, `run`, `sweep`, `mutants`.
+//! `placement`, `sizes`, `members`, `world`, `collect`, `rules`, `keys`, `logs`, `faults`, `rivals`,
+//! `aimed`, `tables`, `work`, `clients`, `columns`, `stale`, `history`, `run`, `sweep`, `mutants`.
 
 pub mod chance;
 pub mod plan;
@@ -46,6 +46,7 @@ mod members;
 mod nodes;
 mod placement;
 mod remote;
+mod sizes;
 mod world;
 
 mod collect;

@@ -203,7 +203,7 @@ fn open(
     let member = Member::start(Options {
         id: store,
         store: store_config(world),
-        planner: planner(),
+        planner: planner(&world.plan.limits),
         clock,
         log: Arc::new(SimLog { inner, pace: pace.clone(), seen: seen.clone() }),
         registers: registers.clone(),

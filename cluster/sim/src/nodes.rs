@@ -88,6 +88,8 @@ pub struct Life {
     pub handle: StoreHandle,
     /// Who overtakes whom in it.
     pub pace: Arc<Pace>,
+    /// What it applies to.
+    pub machine: Arc<dyn StateMachine>,
     /// Row stores.
     pub server: Option<Arc<TxnServer>>,
     /// Column stores.
@@ -239,8 +241,8 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
     });
     let transport = Arc::new(SimTransport { world: world.clone(), id, alive: alive.clone() });
     let options = options(world, id, &alive, held_data);
-    let store = Store::start(options, log, machine, transport, clock.clone())?;
-    let handle = store.handle();
+    let store = Store::start(options, log, machine.clone(), transport, clock.clone())?;
+    let (handle, applies) = (store.handle(), machine);
     let mut disks = vec![log_disk];
     let (mut server, mut reader, mut engine) = (None, None, None);
     let maintain = match (rest, columns) {
@@ -272,7 +274,20 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
     };
     let (store, maintain) = (Mutex::new(Some(store)), Mutex::new(maintain));
     let faulty = AtomicBool::new(false);
-    Ok(Life { group, alive, handle, pace, server, reader, engine, store, disks, maintain, faulty })
+    Ok(Life {
+        group,
+        alive,
+        handle,
+        pace,
+        machine: applies,
+        server,
+        reader,
+        engine,
+        store,
+        disks,
+        maintain,
+        faulty,
+    })
 }
 
 fn schemas(world: &World) -> Schemas {

@@ -7,6 +7,7 @@ use crate::kernel::{Group, Micros, kernel};
 use crate::members::{PdLife, PdNode, make, member_ids};
 use crate::net::{FIRST_MEMBER, NodeId, PLACEMENT};
 use crate::nodes::{Alive, Life};
+use crate::plan::Limits;
 use crate::remote::Wire;
 use crate::world::World;
 use damask_env::simulation::pause;
@@ -57,13 +58,22 @@ pub struct PlacementNode {
 }
 
 /// The planner's aims.
-pub fn planner() -> damask_pd::Config {
-    damask_pd::Config {
+pub fn planner(limits: &Limits) -> damask_pd::Config {
+    let aims = damask_pd::Config {
         warm_up_ms: 500,
         quiet_ms: 1_500,
         down_ms: 600_000,
         leader_tolerance: 2,
         ..damask_pd::Config::default()
+    };
+    match limits.region_keys {
+        0 => aims,
+        region_keys_max => damask_pd::Config {
+            region_keys_max,
+            merge_keys_max: region_keys_max,
+            merge_quiet_ms: limits.merge_quiet_ms,
+            ..aims
+        },
     }
 }
 
@@ -94,14 +104,14 @@ impl PlacementNode {
     /// # Errors
     /// In words.
     pub fn new(
-        pds: u64,
+        limits: &Limits,
         pace: impl Fn() -> crate::disks::Pace,
         rows: &[StoreId],
         columns: &[StoreId],
     ) -> Result<PlacementNode, String> {
         let group = kernel().group(7_000_000, 1_000_000);
-        let members: BTreeMap<_, _> = (FIRST_MEMBER..).zip(make(pds, pace)?).collect();
-        let alone = members.is_empty().then(|| alone(rows, columns)).transpose()?;
+        let members: BTreeMap<_, _> = (FIRST_MEMBER..).zip(make(limits.pds, pace)?).collect();
+        let alone = members.is_empty().then(|| alone(limits, rows, columns)).transpose()?;
         let node = PlacementNode {
             group,
             ready: AtomicBool::new(alone.is_some()),
@@ -159,8 +169,8 @@ impl PlacementNode {
     }
 }
 
-fn alone(rows: &[StoreId], columns: &[StoreId]) -> Result<Alone, String> {
-    let pd = SimPd::new(planner()).map_err(|e| e.to_string())?;
+fn alone(limits: &Limits, rows: &[StoreId], columns: &[StoreId]) -> Result<Alone, String> {
+    let pd = SimPd::new(planner(limits)).map_err(|e| e.to_string())?;
     let up = pd.up().map_err(|e| e.to_string())?;
     prepare(&up, rows, columns).map_err(|e| e.to_string())?;
     Ok(Alone { pd, oracle: Mutex::new(None), disk: MemoryDisk::new() })
@@ -261,18 +271,22 @@ impl World {
         self.claims(from, &status);
         let Some(leader) = status.leader.filter(|_| status.is_leader) else { return };
         let region = status.region.clone();
+        let (size, unsplittable) = {
+            let mut sizes = self.sizes.lock();
+            (sizes.of(region.id), sizes.is_unsplittable(region.id))
+        };
         let say = move |pd: &Pd| {
             let report = RegionReport {
                 region: status.region.clone(),
                 leader,
                 term: status.term,
-                bytes: 0,
-                keys: 0,
+                bytes: size.bytes,
+                keys: size.keys,
                 flow: Flow::default(),
                 split_key: None,
                 pending: status.pending.iter().map(|p| p.id).collect(),
                 merging: status.merging,
-                unsplittable: false,
+                unsplittable,
             };
             // An old report is refused: nothing is lost by that.
             pd.region_heartbeat(report).ok().flatten()
@@ -291,6 +305,7 @@ impl World {
 
     /// A round of reports from every store, again and again.
     pub fn rounds(self: &Arc<World>) {
+        self.measure_all();
         for life in self.lives() {
             let (id, statuses) = (life.handle.id(), life.handle.replicas());
             self.leads_only(id, &statuses);
@@ -343,7 +358,8 @@ impl World {
             }
             Step::TransferLeader(peer) => return life.handle.transfer_leader(region.id, *peer),
             Step::SplitAt(keys) => return self.split(&life, region, keys.clone()),
-            _ => return,
+            Step::Split(parts) => return self.split_evenly(&life, region, *parts),
+            Step::Merge(into) => return self.merge_small(&life, region, *into),
         };
         kernel().note("step", store.0, region.id.0, region.epoch.conf_ver);
         let world = self.clone();

@@ -10,6 +10,8 @@ use crate::kernel::Micros;
 const FEW_PERMILLE: u64 = 400;
 /// So many seeds in a thousand do the small workloads too.
 const EXTRAS_PERMILLE: u64 = 250;
+/// So many runs of a thousand have a planner that splits and merges regions for their sizes.
+const SIZES_PERMILLE: u64 = 600;
 /// So many runs of a thousand let groups sleep in which nothing happens.
 const HIBERNATE_PERMILLE: u64 = 600;
 /// See [`FEW_PERMILLE`].
@@ -233,6 +235,11 @@ pub struct Limits {
     pub mix: Vec<Workload>,
     /// Milliseconds between two rounds in which a store moves its safe timestamps; 0: they stay.
     pub resolved_ms: u64,
+    /// Versions of rows above which the planner splits a region, below a quarter of which it
+    /// merges one; 0: it does neither for their sizes.
+    pub region_keys: u64,
+    /// Milliseconds after a split or a merge before the next merge.
+    pub merge_quiet_ms: u64,
     /// Ticks for which a read permit keeps content that is removed or replaced.
     pub permit_ticks: u64,
 }
@@ -256,6 +263,11 @@ impl Plan {
     /// The plan of a seed. `kinds`: only these faults, instead of a half of all.
     pub fn new(seed: u64, storm_ms: u64, kinds: Option<&[FaultKind]>) -> Plan {
         let mut limits = limits(&mut Chance::new(seed, 2));
+        let mut chance = Chance::new(seed, 10);
+        if chance.permille(SIZES_PERMILLE) {
+            limits.region_keys = chance.between(60, 600);
+            limits.merge_quiet_ms = chance.between(500, 5_000);
+        }
         let mut chance = Chance::new(seed, 9);
         if chance.permille(HIBERNATE_PERMILLE) {
             limits.hibernate_ticks = chance.between(1, 8);
@@ -335,6 +347,8 @@ fn limits(chance: &mut Chance) -> Limits {
         tick_ms: chance.between(20, 60),
         election_ticks: chance.between(5, 10),
         hibernate_ticks: 0,
+        region_keys: 0,
+        merge_quiet_ms: 0,
         log_keep: if chance.permille(300) { 0 } else { chance.below(12) },
         log_max: if chance.permille(400) { 20 } else { chance.between(20, 400) },
         compact_ticks: chance.between(3, 30),

@@ -13,6 +13,7 @@ use crate::nodes::{Alive, FIRST_COLUMN_STORE, Life, Node, spare_of, start};
 use crate::placement::PlacementNode;
 use crate::plan::{FaultKind, Plan};
 use crate::rules::Rules;
+use crate::sizes::Sizes;
 use damask_kv::GcSafePoint;
 use damask_raftstore::Envelope;
 use damask_txn::{Client, Deadlocks, LocalDeadlocks};
@@ -45,6 +46,10 @@ pub struct Counts {
     pub splits: u64,
     /// Merges.
     pub merges: u64,
+    /// Splits of regions that the planner found too large: asked for, not all done.
+    pub planned_splits: u64,
+    /// Merges of regions that it found too small, likewise.
+    pub planned_merges: u64,
     /// Changes of replicas.
     pub changes: u64,
     /// Faults.
@@ -66,6 +71,8 @@ impl Counts {
         self.stale_served += other.stale_served;
         self.splits += other.splits;
         self.merges += other.merges;
+        self.planned_splits += other.planned_splits;
+        self.planned_merges += other.planned_merges;
         self.changes += other.changes;
         self.faults += other.faults;
         self.rot_found += other.rot_found;
@@ -123,6 +130,8 @@ pub struct World {
     pub member_logs: Arc<Mutex<Logs>>,
     /// Who has which keys.
     pub keys: Mutex<Keys>,
+    /// How large regions are.
+    pub sizes: Mutex<Sizes>,
     /// Two leaders say that they have the same ones.
     pub contested: AtomicBool,
     /// Clients that run, with their lives.
@@ -159,7 +168,7 @@ impl World {
         let columns: Vec<StoreId> =
             (0..limits.columns).map(|n| StoreId(FIRST_COLUMN_STORE + n)).collect();
         let pace = || Pace::new(limits.hesitate_permille, limits.hold_permille);
-        let placement = PlacementNode::new(limits.pds, pace, &rows, &columns)?;
+        let placement = PlacementNode::new(limits, pace, &rows, &columns)?;
         let has = |kind| plan.faults.iter().any(|fault| fault.kind == kind);
         let (drifts, rots) = (has(FaultKind::Drift), has(FaultKind::BitRot));
         let spares = [StoreId(limits.stores + 1), StoreId(FIRST_COLUMN_STORE + limits.columns)];
@@ -195,6 +204,7 @@ impl World {
             logs: Arc::default(),
             member_logs: Arc::default(),
             keys: Mutex::default(),
+            sizes: Mutex::default(),
             contested: AtomicBool::new(false),
             running: Mutex::default(),
             columns_added: Arc::default(),
