@@ -7,7 +7,7 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::values::{ColumnRule, Mark, StoreInfo, StoreSettings};
+use crate::values::{ColumnRule, Intent, Mark, StoreInfo, StoreKind, StoreSettings};
 use damask_types::{Region, StoreId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,22 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
+    /// Is there another row store that may lead, if this one is not to any more?
+    pub(crate) fn check_another_serves(&self, store: StoreId) -> Result<()> {
+        let rows = |s: &&StoreInfo| s.kind == StoreKind::Row;
+        let serves =
+            |s: &StoreInfo| self.settings.get(&s.id).is_none_or(|set| set.intent == Intent::Serve);
+        let mut others = self.stores.iter().filter(rows).filter(|s| s.id != store);
+        let is_row = self.stores.iter().filter(rows).any(|s| s.id == store);
+        if !is_row || others.any(serves) {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "store {store} is the last row store that serves: nobody else could lead; let another \
+             one serve first"
+        )))
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_vec(self).expect("plain data has a JSON form");
         let crc = crc32fast::hash(&[MAGIC.as_slice(), &json].concat()).to_le_bytes();
@@ -69,7 +85,6 @@ mod garbage;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::Intent;
     use damask_types::KeyRange;
 
     #[test]

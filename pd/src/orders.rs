@@ -23,7 +23,17 @@ pub fn operator_for(view: &View<'_>, order: &Order) -> Result<Operator> {
     if let Some(running) = view.running.get(&id) {
         return refuse(format!("{running} is in flight: cancel it, or wait"));
     }
-    let (region, _) = known(view, id)?;
+    let (region, facts) = known(view, id)?;
+    if let Some(other) = view.running.values().find(|op| op.merges_into() == Some(id)) {
+        let other = other.region;
+        return refuse(format!("region {other} is being merged into region {id}: wait for it"));
+    }
+    if facts.merging {
+        return refuse(format!("region {id} is being merged into its neighbour: wait for it"));
+    }
+    if region.is_joint() {
+        return refuse(format!("the replicas of region {id} are just being changed: try later"));
+    }
     Ok(Operator::new(view, region, OperatorKind::Ordered, steps))
 }
 
@@ -135,6 +145,21 @@ fn merge(view: &View<'_>, id: RegionId, into: RegionId) -> Result<Vec<Step>> {
     if view.is_busy(into) {
         return refuse(format!("an operator is in flight for region {into}"));
     }
-    let unlike = || format!("regions {id} and {into} do not have the same numbers of replicas");
+    let unlike = || {
+        let stores = |region: &Region| {
+            let one = |peer: &Peer| match peer.role {
+                PeerRole::Learner => format!("{}~", peer.store),
+                _ => peer.store.to_string(),
+            };
+            region.peers.iter().map(one).collect::<Vec<_>>().join(", ")
+        };
+        format!(
+            "region {id} has replicas on stores {}, region {into} on {} (~ learns): a merge needs \
+             as many of each kind on both; the placement driver adds or removes what rules of \
+             columns and the number of replicas want",
+            stores(region),
+            stores(target)
+        )
+    };
     merge_steps(region, target).ok_or_else(|| Error::Invalid(unlike()))
 }

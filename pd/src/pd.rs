@@ -255,6 +255,9 @@ impl Placement for Pd {
             return Err(Error::UnknownStore(store));
         }
         let leaves = settings.intent == Intent::Drain;
+        if settings.intent != Intent::Serve {
+            durable.check_another_serves(store)?;
+        }
         match settings == StoreSettings::default() {
             true => drop(durable.settings.remove(&store)),
             false => drop(durable.settings.insert(store, settings)),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 /// Until the cluster answers.
@@ -23,9 +23,13 @@ const KEY_SHOWN: usize = 32;
 /// Where, and what.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the cluster serves status.
-    #[arg(long, value_name = "ADDR", default_value_t = playground::STATUS)]
+    /// Where the cluster serves status: an address or a name, and a port.
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = resolve,
+          default_value_t = playground::STATUS)]
     status: SocketAddr,
+    /// Lists as JSON, as the status port gives them.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -43,14 +47,18 @@ enum Command {
         /// Only those with a replica on this store.
         #[arg(long)]
         store: Option<u64>,
+        /// Keys as long as they are.
+        #[arg(long)]
+        full: bool,
     },
-    /// Operators in flight, then some that have ended.
+    /// Operators in flight, then some that have ended. They are in the placement driver's memory:
+    /// one that was accepted and has not begun is gone when the driver starts again.
     Operators,
     /// Split a region, in the middle or at keys.
     Split {
         /// Its id.
         region: u64,
-        /// User keys in hexadecimal, ascending.
+        /// User keys in hexadecimal (as `regions --full` shows them), ascending.
         keys: Vec<String>,
     },
     /// Let the replica on a store lead a region.
@@ -81,12 +89,13 @@ enum Command {
         /// The region's id.
         region: u64,
     },
-    /// Move every leader, then every replica off a store: it is about to leave.
+    /// Move every leader, then every replica off a store: it is about to leave. `serve` takes it
+    /// back.
     Drain {
         /// Its id.
         store: u64,
     },
-    /// Move every leader off a store; replicas stay.
+    /// Move every leader off a store; replicas stay. `serve` takes it back.
     Evict {
         /// Its id.
         store: u64,
@@ -106,6 +115,14 @@ enum Command {
     },
 }
 
+fn resolve(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().map_err(|e| format!("{e}: HOST:PORT is expected"))?;
+    // As most servers do, a cluster listens on one of a name's addresses: the older kind first.
+    let all: Vec<SocketAddr> = found.collect();
+    let first = all.iter().find(|a| a.is_ipv4()).or(all.first());
+    first.copied().ok_or_else(|| format!("{text} has no address"))
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("name=value is expected")?;
     if name.is_empty() {
@@ -118,11 +135,23 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub fn run(options: &Options) -> Result<(), Error> {
     let http = Http(options.status);
     let region = |id: &u64| RegionId(*id);
+    let list = |path: &str, table: &dyn Fn(&Value) -> String| {
+        let list = http.get(path)?;
+        match options.json {
+            true => print(&format!("{list:#}\n")),
+            false => print(&table(&list)),
+        }
+    };
     let order = match &options.command {
-        Command::Members => return print(&members(&http.get("/members")?)),
-        Command::Stores => return print(&stores(&http.get("/stores")?)),
-        Command::Regions { store } => return print(&regions(&http.get("/regions")?, *store)),
-        Command::Operators => return print(&operators(&http.get("/operators")?)),
+        Command::Members => return list("/members", &members),
+        Command::Stores => return list("/stores", &stores),
+        Command::Regions { store, full } => {
+            if let Some(store) = store {
+                find(&http.get("/stores")?, "store", *store)?;
+            }
+            return list("/regions", &|all| regions(all, *store, *full));
+        }
+        Command::Operators => return list("/operators", &operators),
         Command::Drain { store } => return intend(&http, *store, Intent::Drain),
         Command::Evict { store } => return intend(&http, *store, Intent::Evict),
         Command::Serve { store } => return intend(&http, *store, Intent::Serve),
@@ -186,8 +215,15 @@ fn change(http: &Http, store: u64, settings: &StoreSettings) -> Result<(), Error
 }
 
 fn intend(http: &Http, store: u64, intent: Intent) -> Result<(), Error> {
-    let settings = StoreSettings { intent, ..settings(http, store)? };
-    change(http, store, &settings)?;
+    let before = settings(http, store)?;
+    let was = match before.intent {
+        was if was == intent => "",
+        Intent::Serve => "",
+        Intent::Evict => "it was to lead nothing; now ",
+        Intent::Drain => "it was to leave; now ",
+    };
+    change(http, store, &StoreSettings { intent, ..before })?;
+    print(was)?;
     print(match intent {
         Intent::Serve => "the store serves\n",
         Intent::Evict => "leaders go; `damask ctl stores` shows how many are left\n",
@@ -219,9 +255,12 @@ fn pairs(labels: &BTreeMap<String, String>) -> String {
 fn unhex(text: &str) -> Result<Vec<u8>, String> {
     let digit = |c: u8| (c as char).to_digit(16).map(|d| d as u8);
     let pair = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
-    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(pair).collect();
     let bytes = bytes.filter(|bytes| !bytes.is_empty());
-    bytes.ok_or_else(|| format!("{text}: a key is written in pairs of hexadecimal digits"))
+    bytes.ok_or_else(|| {
+        format!("{text}: a key is written in pairs of hexadecimal digits, as 7480000000000000ff")
+    })
 }
 
 fn members(list: &Value) -> String {
@@ -273,7 +312,8 @@ fn stores(list: &Value) -> String {
     table(&rows)
 }
 
-fn regions(list: &Value, store: Option<u64>) -> String {
+fn regions(list: &Value, store: Option<u64>, full: bool) -> String {
+    let key = |value| key(value, if full { usize::MAX } else { KEY_SHOWN });
     let mut rows = vec![row(&[
         "region", "start", "end", "epoch", "term", "size", "keys", "reads/s", "writes/s",
         "safe_ts", "replicas",
@@ -339,10 +379,10 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn key(value: &Value) -> String {
+fn key(value: &Value, shown: usize) -> String {
     match text(value) {
         empty if empty.is_empty() => "-".to_owned(),
-        long if long.len() > KEY_SHOWN => format!("{}…", &long[..KEY_SHOWN]),
+        long if long.len() > shown => format!("{}…", &long[..shown]),
         short => short,
     }
 }
@@ -460,6 +500,16 @@ mod tests {
         assert!(
             matches!(command("split 7 0a 0b"), Ok(Command::Split { region: 7, keys }) if keys.len() == 2)
         );
+        let at = |line: &str| {
+            let words = std::iter::once("ctl").chain(line.split_whitespace());
+            Line::try_parse_from(words).map(|line| line.options.status.to_string())
+        };
+        for line in ["--status localhost:99 stores", "stores --status 127.0.0.1:99"] {
+            assert_eq!(at(line).unwrap(), "127.0.0.1:99", "{line}");
+        }
+        for bad in ["--status localhost stores", "stores --status localhost:http"] {
+            assert!(at(bad).is_err(), "{bad}");
+        }
         assert!(matches!(command("move 7 1 2"), Ok(Command::Move { region: 7, from: 1, to: 2 })));
         assert!(matches!(command("label 1 host=a"), Ok(Command::Label { .. })));
         for bad in ["", "split", "transfer 1", "move 1 2", "label 1", "label 1 host", "label 1 =a"]
@@ -471,7 +521,8 @@ mod tests {
     #[test]
     fn keys_are_hexadecimal() {
         assert_eq!(unhex("00fF7a"), Ok(vec![0, 0xFF, 0x7A]));
-        for bad in ["", "0", "0g", "0x00", "é"] {
+        assert_eq!(unhex("0x00ff"), Ok(vec![0, 0xFF]));
+        for bad in ["", "0", "0g", "0x", "é"] {
             assert!(unhex(bad).is_err(), "{bad}");
         }
     }
@@ -527,7 +578,7 @@ mod tests {
             ],
             "leader": {"id": 52, "store": 2, "role": "Voter"}, "pending": [59],
         }]);
-        let shown = regions(&list, None);
+        let shown = regions(&list, None, false);
         let end = "61".repeat(16);
         let expected = format!(
             "region  start  end                                epoch  term  size     keys  reads/s  \
@@ -535,7 +586,7 @@ mod tests {
              77    9        12        471000000000000123  1 2* 101~?\n"
         );
         assert_eq!(shown, expected);
-        assert_eq!(regions(&list, Some(3)).lines().count(), 1, "none there");
-        assert_eq!(regions(&list, Some(101)).lines().count(), 2);
+        assert_eq!(regions(&list, Some(3), false).lines().count(), 1, "none there");
+        assert_eq!(regions(&list, Some(101), false).lines().count(), 2);
     }
 }

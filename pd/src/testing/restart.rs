@@ -56,8 +56,28 @@ fn stores_and_what_is_asked_of_them(open: &Reopen) {
     let of = |id: usize| pd.store_statuses()[id - 1].settings.clone();
     assert_eq!((of(1), of(2)), (StoreSettings::default(), settings));
     pd.set_store(StoreId(2), StoreSettings::default()).expect("sets");
+    last_to_serve(pd.as_ref());
     drop(pd);
     assert_eq!(open().store_statuses()[1].settings, StoreSettings::default());
+}
+
+/// Somebody must be able to lead; columns never do.
+fn last_to_serve(pd: &dyn Placement) {
+    let rows = pd.stores().into_iter().filter(|s| s.kind == StoreKind::Row).map(|s| s.id);
+    let rows: Vec<StoreId> = rows.collect();
+    let (last, others) = rows.split_last().expect("there are rows");
+    let leave = |store| {
+        pd.set_store(store, StoreSettings { intent: Intent::Evict, ..StoreSettings::default() })
+    };
+    others.iter().for_each(|store| leave(*store).expect("others serve"));
+    let refused = leave(*last).expect_err("nobody else could lead");
+    assert!(refused.to_string().contains("the last row store that serves"), "{refused}");
+    for store in pd.stores().into_iter().filter(|s| s.kind != StoreKind::Row) {
+        leave(store.id).expect("it leads nothing");
+    }
+    pd.stores().iter().for_each(|store| {
+        pd.set_store(store.id, StoreSettings::default()).expect("serves again");
+    });
 }
 
 fn rules(open: &Reopen) {

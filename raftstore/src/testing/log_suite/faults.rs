@@ -172,7 +172,7 @@ fn flipped_bits_at_rest(make: &dyn Fn() -> Box<dyn LogBackend>) {
     let backend = make();
     let expected = filled(backend.as_ref());
     let bits = backend.bits();
-    let step = (bits / FLIPS).max(1) * slowness(backend.as_ref()) | 1;
+    let step = ((bits / FLIPS).max(1) * slowness(backend.as_ref())) | 1;
     for at in (0..bits).step_by(step as usize) {
         if !backend.flip(at) {
             return;
@@ -191,7 +191,7 @@ fn flipped_bits_while_open(make: &dyn Fn() -> Box<dyn LogBackend>) {
     let backend = make();
     let expected = filled(backend.as_ref());
     let bits = backend.bits();
-    let step = (bits / FLIPS * 8).max(1) * slowness(backend.as_ref()) | 1;
+    let step = ((bits / FLIPS * 8).max(1) * slowness(backend.as_ref())) | 1;
     for at in (0..bits).step_by(step as usize) {
         let store = backend.open().expect("opens");
         if !backend.flip(at) {
