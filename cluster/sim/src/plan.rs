@@ -265,7 +265,7 @@ impl Plan {
         let mut limits = limits(&mut Chance::new(seed, 2));
         let mut chance = Chance::new(seed, 10);
         if chance.permille(SIZES_PERMILLE) {
-            limits.region_keys = chance.between(60, 600);
+            limits.region_keys = chance.between(40, 300);
             limits.merge_quiet_ms = chance.between(500, 5_000);
         }
         let mut chance = Chance::new(seed, 9);
