@@ -18,7 +18,7 @@ use damask_raftstore::{
 };
 use damask_types::{Peer, PeerRole, RegionId, StoreId};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Applied indexes by region.
@@ -29,6 +29,9 @@ type Points = BTreeMap<RegionId, u64>;
 struct Held {
     /// What no power cut takes from its log; of each entry the digest stands for its data.
     durable: MemoryLogStore,
+    /// Terms by index of logs that it has given up, as it had them durably: a replica of a region
+    /// that was merged is gone, and its last acknowledgements may still be on their way.
+    gone: BTreeMap<RegionId, BTreeMap<u64, u64>>,
     /// Appended, and not synced.
     pending: LogBatch,
     /// Committed as far as it knows.
@@ -48,6 +51,8 @@ pub struct Logs {
     committed: HashMap<(RegionId, u64), u64>,
     /// The last entry of each region that anybody has called committed.
     newest: HashMap<RegionId, u64>,
+    /// Regions that became a part of others.
+    merged: BTreeSet<RegionId>,
     /// Replicas, by the `conf_ver` that they came with.
     configs: BTreeMap<(RegionId, u64), Vec<Peer>>,
     /// Its disk has changed by itself: what it holds now says nothing of what it has held.
@@ -155,6 +160,10 @@ impl Logs {
                     before = *term;
                 }
             }
+            if op == LogOp::Destroy {
+                let there = terms(&held.durable, region);
+                held.gone.insert(region, there);
+            }
             if let Err(e) = held.durable.append(vec![(region, op)]) {
                 let why = || format!("store {store} appends to a log of region {region}: {e}");
                 broken = broken.or_else(|| (*rotten != Some(store)).then(why));
@@ -224,9 +233,16 @@ impl Logs {
 
     /// Would a store still have an entry, or what it did, after a power cut?
     fn has(&self, store: StoreId, id: RegionId, index: u64, term: u64) -> bool {
-        let in_log = |held: &Held| {
-            held.durable.group(id).is_some_and(|log| log.truncated.index >= index)
-                || held.durable.term(id, index).is_ok_and(|there| there == Some(term))
+        let in_log = |held: &Held| match held.durable.group(id) {
+            Some(log) => {
+                log.truncated.index >= index
+                    || held.durable.term(id, index).is_ok_and(|there| there == Some(term))
+            }
+            // Only a merge makes voters give up their logs.
+            None => {
+                let had = |terms: &BTreeMap<u64, u64>| terms.get(&index) == Some(&term);
+                self.merged.contains(&id) && held.gone.get(&id).is_some_and(had)
+            }
         };
         self.rotten == Some(store) || self.stores.get(&store).is_some_and(in_log)
     }
@@ -256,6 +272,8 @@ impl Logs {
         for effect in batches.iter().flat_map(|batch| &batch.effects) {
             if let Effect::Regions(states) = effect {
                 self.know(store, states);
+                let merged = states.iter().filter(|state| state.tombstone);
+                self.merged.extend(merged.map(|state| state.region.id));
             }
         }
     }
@@ -286,6 +304,13 @@ impl Logs {
             self.configs.entry((id, conf_ver)).or_insert_with(|| region.peers.clone());
         }
     }
+}
+
+/// Of the entries that a log holds of a region.
+fn terms(log: &MemoryLogStore, id: RegionId) -> BTreeMap<u64, u64> {
+    let Some(group) = log.group(id) else { return BTreeMap::new() };
+    let all = group.truncated.index..=group.last.index;
+    all.filter_map(|index| Some((index, log.term(id, index).ok().flatten()?))).collect()
 }
 
 /// All that a log holds, as what would make it.

@@ -127,6 +127,21 @@ fn between_two_sets_a_majority_of_both_is_asked() {
 }
 
 #[test]
+fn a_log_that_is_given_up_after_a_merge_counts_as_it_was() {
+    let mut stores = Stores::voters();
+    assert_eq!(stores.write(1, vec![append(&[(6, 6, "a"), (7, 6, "b")])]), None);
+    assert_eq!(stores.write(2, vec![append(&[(6, 6, "a")])]), None);
+    assert_eq!(stores.write(2, vec![(REGION, LogOp::Destroy)]), None);
+    let applied = Applied { index: 6, term: 6 };
+    let state = RegionState { tombstone: true, ..region(1, &[]) };
+    let effects = vec![Effect::Regions(vec![state])];
+    stores.logs.applies(store(2), &[ApplyBatch { region: RegionId(2), applied, effects }]);
+    assert_eq!(stores.append(1, vec![commit(6, 6)]), None, "acknowledged before");
+    let never = stores.append(1, vec![commit(6, 7)]).expect("nobody else ever had it");
+    assert!(never.contains("only stores [1]"), "{never}");
+}
+
+#[test]
 fn what_was_committed_stays() {
     let mut stores = Stores::voters();
     for n in [1, 2] {
