@@ -3,10 +3,11 @@
 //! that has ended, nor say that nobody was asked when nobody has answered.
 
 use crate::chance::Chance;
-use crate::kernel::{Micros, kernel};
+use crate::kernel::{Group, Micros, kernel};
 use crate::members::{PdLife, member_ids};
-use crate::net::NodeId;
-use crate::remote::Wire;
+use crate::net::{NodeId, PLACEMENT};
+use crate::remote::{Process, Wire};
+use crate::world::World;
 use damask_env::simulation::pause;
 use damask_pd::{
     ColumnProgress, ColumnRule, Config, Error, Mark, OperatorStatus, Order, Pd, Persist, Placement,
@@ -23,12 +24,15 @@ use std::time::Duration;
 
 /// How long a member of the group is waited for.
 const MEMBER_PATIENCE: Duration = Duration::from_millis(150);
-/// How long the group is asked, one member after the other.
+/// How long the group is asked, one member after the other; or a driver alone, again and again.
 const GROUP_PATIENCE: Duration = Duration::from_millis(400);
 /// Between two members.
 const NEXT_MEMBER: Micros = 3_000;
 /// So many times in a thousand one looks for the leader anew, although one was known.
 const LOOK_PERMILLE: u64 = 120;
+
+/// What a driver alone answers with in one life; nothing between two.
+type Running = Arc<RwLock<Option<Arc<Pd>>>>;
 
 /// What the driver's disk holds.
 #[derive(Clone, Default)]
@@ -43,7 +47,7 @@ impl Persist for Kept {
 
 /// A driver alone, while it runs.
 pub struct SimPd {
-    running: RwLock<Option<Arc<Pd>>>,
+    running: Running,
     kept: Kept,
     config: Config,
 }
@@ -53,7 +57,7 @@ impl SimPd {
     pub fn new(config: Config) -> Result<SimPd> {
         let kept = Kept::default();
         let pd = Pd::open(config.clone(), 1, None, Box::new(kept.clone()))?;
-        Ok(SimPd { running: RwLock::new(Some(Arc::new(pd))), kept, config })
+        Ok(SimPd { running: Arc::new(RwLock::new(Some(Arc::new(pd)))), kept, config })
     }
 
     /// Does it run?
@@ -82,6 +86,32 @@ impl SimPd {
         let running = self.running.read().clone();
         running.ok_or_else(|| Error::Unavailable("it does not run".to_owned()))
     }
+}
+
+/// One life of a driver alone.
+struct Serving {
+    pd: Arc<Pd>,
+    running: Running,
+    group: Group,
+}
+
+impl Process for Serving {
+    fn group(&self) -> Group {
+        self.group
+    }
+
+    fn is_alive(&self) -> bool {
+        self.running.read().as_ref().is_some_and(|pd| Arc::ptr_eq(pd, &self.pd))
+    }
+
+    fn hesitate(&self) {}
+}
+
+/// A driver alone, if it runs.
+fn serving(world: &World) -> Option<Arc<Serving>> {
+    let SimPd { running, .. } = &world.placement.alone.as_ref()?.pd;
+    let pd = running.read().clone()?;
+    Some(Arc::new(Serving { pd, running: running.clone(), group: world.placement.group }))
 }
 
 /// What a member says.
@@ -123,7 +153,7 @@ impl RemotePd {
                 let answer = life.led().and_then(|led| ask(&led));
                 answer.map_or_else(|| Said::Elsewhere(life.leader()), Said::Answer)
             };
-            let find = move |world: &crate::world::World| world.placement.life(id);
+            let find = move |world: &World| world.placement.life(id);
             let next = match self.0.call(to, MEMBER_PATIENCE, find, work) {
                 Ok(Said::Answer(answer)) => {
                     hint.store(to, Ordering::Relaxed);
@@ -146,11 +176,30 @@ impl RemotePd {
         &self,
         ask: impl Fn(&Pd) -> T + Send + Sync + 'static,
     ) -> Result<T> {
-        if let Some(alone) = &self.0.world.placement.alone {
-            return Ok(ask(&*alone.pd.up()?));
+        if self.0.world.placement.alone.is_some() {
+            return self.ask_alone(ask);
         }
         let answer = self.ask_leader(GROUP_PATIENCE, move |led| led.answer(&ask).ok());
         answer.ok_or_else(|| Error::Unavailable("no member of its group leads".to_owned()))
+    }
+
+    fn ask_alone<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Pd) -> T + Send + Sync + 'static,
+    ) -> Result<T> {
+        let (end, ask) = (kernel().time() + GROUP_PATIENCE.as_micros() as u64, Arc::new(ask));
+        // Ends with its patience.
+        loop {
+            let ask = ask.clone();
+            let work = move |life: &Serving| ask(&life.pd);
+            if let Ok(answer) = self.0.call(PLACEMENT, MEMBER_PATIENCE, serving, work) {
+                return Ok(answer);
+            }
+            if kernel().time() >= end || !self.0.alive.get() {
+                return Err(Error::Unavailable("the placement driver does not answer".to_owned()));
+            }
+            pause(Duration::from_micros(NEXT_MEMBER));
+        }
     }
 
     fn change<T: Send + 'static>(
