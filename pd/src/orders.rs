@@ -20,13 +20,20 @@ pub fn operator_for(view: &View<'_>, order: &Order) -> Result<Operator> {
         Order::Merge { region, into } => (*region, merge(view, *region, *into)?),
         Order::Cancel { .. } => return refuse("a cancelled operator has no successor"),
     };
-    if let Some(running) = view.running.get(&id) {
-        return refuse(format!("{running} is in flight: cancel it, or wait"));
-    }
+    let (region, _) = known(view, id)?;
+    free(view, id)?;
+    Ok(Operator::new(view, region, OperatorKind::Ordered, steps))
+}
+
+/// Is nothing under way that changes the region?
+fn free(view: &View<'_>, id: RegionId) -> Result<()> {
     let (region, facts) = known(view, id)?;
     if let Some(other) = view.running.values().find(|op| op.merges_into() == Some(id)) {
         let other = other.region;
         return refuse(format!("region {other} is being merged into region {id}: wait for it"));
+    }
+    if let Some(running) = view.running.get(&id) {
+        return refuse(format!("{running} is in flight: cancel it, or wait"));
     }
     if facts.merging {
         return refuse(format!("region {id} is being merged into its neighbour: wait for it"));
@@ -34,7 +41,7 @@ pub fn operator_for(view: &View<'_>, order: &Order) -> Result<Operator> {
     if region.is_joint() {
         return refuse(format!("the replicas of region {id} are just being changed: try later"));
     }
-    Ok(Operator::new(view, region, OperatorKind::Ordered, steps))
+    Ok(())
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T> {
@@ -61,7 +68,10 @@ fn replica(region: &Region, store: StoreId) -> Result<Peer> {
 }
 
 fn split(view: &View<'_>, id: RegionId, keys: &[Vec<u8>]) -> Result<Vec<Step>> {
-    let (region, _) = known(view, id)?;
+    let (region, facts) = known(view, id)?;
+    if keys.is_empty() && facts.unsplittable {
+        return refuse(format!("region {id} has no middle: its replicas found too little in it"));
+    }
     if keys.is_empty() {
         return Ok(vec![Step::Split(2)]);
     }
@@ -142,9 +152,7 @@ fn merge(view: &View<'_>, id: RegionId, into: RegionId) -> Result<Vec<Step>> {
     if !adjacent(region, target) && !adjacent(target, region) {
         return refuse(format!("regions {id} and {into} are not neighbours"));
     }
-    if view.is_busy(into) {
-        return refuse(format!("an operator is in flight for region {into}"));
-    }
+    free(view, into)?;
     let unlike = || {
         let stores = |region: &Region| {
             let one = |peer: &Peer| match peer.role {

@@ -255,7 +255,8 @@ impl Placement for Pd {
             return Err(Error::UnknownStore(store));
         }
         let leaves = settings.intent == Intent::Drain;
-        if settings.intent != Intent::Serve {
+        let before = durable.settings.get(&store).map_or(Intent::Serve, |set| set.intent);
+        if before == Intent::Serve && settings.intent != before {
             durable.check_another_serves(store)?;
         }
         match settings == StoreSettings::default() {

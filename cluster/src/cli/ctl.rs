@@ -51,8 +51,8 @@ enum Command {
         #[arg(long)]
         full: bool,
     },
-    /// Operators in flight, then some that have ended. They are in the placement driver's memory:
-    /// one that was accepted and has not begun is gone when the driver starts again.
+    /// Operators in flight, then some that have ended: in the placement driver's memory alone, so
+    /// that those not done are forgotten when it starts again.
     Operators,
     /// Split a region, in the middle or at keys.
     Split {
@@ -176,7 +176,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Command::Cancel { region: id } => Order::Cancel { region: region(id) },
     };
     http.post("/orders", &serde_json::to_string(&order)?)?;
-    print("accepted; `damask ctl operators` shows how far it is\n")
+    print("accepted, in the driver's memory; `damask ctl operators` shows how far it is\n")
 }
 
 fn print(text: &str) -> Result<(), Error> {
