@@ -14,7 +14,7 @@
 //! the first counts; reads at or after the last safe point; no snapshot lives longer than its store.
 
 mod crash;
-mod model;
+pub(crate) mod model;
 mod pushed;
 mod racing;
 mod traps;

@@ -18,7 +18,7 @@
 //! Records behind the last kind 3 or 4 were not acknowledged and are cut off at open. A damaged
 //! record with a whole closing record behind it is not a torn tail but corruption.
 
-use super::block::{self, Descriptor};
+use super::block::{self, Descriptor, Form};
 use super::bytes::{ALIGN, Put, Reader, corrupt, io_error};
 use super::chunk::Rows;
 use crate::error::{Error, Result};
@@ -131,7 +131,8 @@ pub fn put_op(out: &mut Vec<u8>, seq: u64, op: &Op) -> Result<()> {
     let mut descriptors = Vec::new();
     for array in hidden.into_iter().chain(columns) {
         // offsets count from the body's first byte
-        block::write(out, 0u64.wrapping_sub(body as u64), array, None)?.put(&mut descriptors)?;
+        block::write(out, 0u64.wrapping_sub(body as u64), array, None, Form::Raw)?
+            .put(&mut descriptors)?;
     }
     let meta = (out.len() - body) as u64;
     out.put_u64(table.0 as u64);

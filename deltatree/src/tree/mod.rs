@@ -19,6 +19,7 @@ pub(crate) mod bounds;
 mod bytes;
 mod chunk;
 mod config;
+mod encoding;
 mod load;
 mod log;
 mod manifest;

@@ -18,7 +18,7 @@
 //! version): each row is visible from its version up to, not including, its `until`; `until` 0
 //! marks a deletion, which no read sees.
 
-use super::block::{Block, Column, Descriptor, put_type};
+use super::block::{Block, Column, Descriptor, Form, put_type};
 use super::bounds::Bounds;
 use super::bytes::{ALIGN, Put, Reader, corrupt, io_error};
 use crate::error::{Error, Result};
@@ -33,7 +33,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const HEAD: &[u8; 8] = b"DMSKSTB1";
 const END: &[u8; 8] = b"DMSKEND1";
-const VERSION: u32 = 1;
+/// Since version 2 the parts of a block may be encoded. Files of version 1, in which none is, are
+/// read as they are; a merge replaces them by files of this version.
+const VERSION: u32 = 2;
+const VERSION_MIN: u32 = 1;
 const TAIL_BYTES: usize = 24;
 
 /// The folder of stable files.
@@ -185,6 +188,13 @@ impl Stable {
         })
     }
 
+    /// Where the file is mapped.
+    #[cfg(test)]
+    pub fn mapped(&self) -> std::ops::Range<usize> {
+        let first = self.bytes.as_ptr() as usize;
+        first..first + self.bytes.len()
+    }
+
     /// Bytes in the file.
     pub fn len(&self) -> u64 {
         self.bytes.len() as u64
@@ -235,7 +245,7 @@ impl Stable {
     /// The same of a column's first values; its description was asked for before.
     pub fn expect_values(&self, pack: usize, column: usize) {
         if let Some(column) = &self.packs[pack].columns[column] {
-            column.block.expect(&self.bytes);
+            column.block.expect();
         }
     }
 
@@ -246,10 +256,10 @@ impl Stable {
 
     /// Checks every block.
     pub fn verify(&self) -> Result<()> {
-        for (index, pack) in self.packs.iter().enumerate() {
-            self.keys(index)?;
-            for column in 0..pack.columns.len() {
-                self.column(index, column)?;
+        for pack in &self.packs {
+            let hidden = [&pack.handles, &pack.versions].into_iter().chain(&pack.untils);
+            for block in hidden.chain(pack.columns.iter().flatten().map(|c| &c.block)) {
+                block.check(&self.name, &self.bytes, pack.rows)?;
             }
         }
         Ok(())
@@ -268,7 +278,9 @@ fn footer_of<'a>(bytes: &'a [u8], name: &'a str) -> Result<&'a [u8]> {
     }
     let mut head = Reader::new(&bytes[HEAD.len()..], name);
     let version = head.u32()?;
-    if version != VERSION || bytes[HEAD.len() + 4..ALIGN].iter().any(|b| *b != 0) {
+    if !(VERSION_MIN..=VERSION).contains(&version)
+        || bytes[HEAD.len() + 4..ALIGN].iter().any(|b| *b != 0)
+    {
         return Err(corrupt(name, format!("wrong head, version {version}")));
     }
     let mut tail = Reader::new(&bytes[tail_at..], name);
@@ -370,10 +382,13 @@ impl Writer {
         let needed = |untils: &Vec<u64>| untils.iter().zip(&versions).map(|(u, v)| *u.max(v)).max();
         footer.put_u64(untils.as_ref().and_then(needed).unwrap_or(u64::MAX));
         let (at, out) = (self.at, &mut self.buffer);
-        super::block::write(out, at, &Int64Array::from(handles), None)?.put(footer)?;
-        super::block::write(out, at, &UInt64Array::from(versions), None)?.put(footer)?;
+        super::block::write(out, at, &Int64Array::from(handles), None, Form::Chosen)?
+            .put(footer)?;
+        super::block::write(out, at, &UInt64Array::from(versions), None, Form::Chosen)?
+            .put(footer)?;
         if let Some(untils) = untils {
-            super::block::write(out, at, &UInt64Array::from(untils), None)?.put(footer)?;
+            super::block::write(out, at, &UInt64Array::from(untils), None, Form::Chosen)?
+                .put(footer)?;
         }
         debug_assert_eq!(columns.len(), self.columns.len());
         for column in columns {
@@ -381,7 +396,8 @@ impl Writer {
                 None => footer.put_u8(0),
                 Some((array, absent)) => {
                     footer.put_u8(1);
-                    super::block::write(out, at, &array, absent.as_ref())?.put(footer)?;
+                    super::block::write(out, at, &array, absent.as_ref(), Form::Chosen)?
+                        .put(footer)?;
                     Bounds::of(&array).put(footer);
                 }
             }

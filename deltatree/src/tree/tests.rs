@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use damask_env::{MemoryDisk, RealDisk};
 
 mod derived;
+mod encoded;
 mod load;
 mod narrow;
 mod pushed;
@@ -133,14 +134,24 @@ fn a_clean_pack_is_handed_out_without_a_copy() {
     let disk = Arc::new(RealDisk::open(folder.path()).expect("a disk"));
     let config = Config { merge_rows_min: 1, ..Config::default() };
     let tree = DeltaTree::open(disk, config).expect("it opens");
-    tree.apply(&rows(0..10_000, 5)).expect("applied");
+    let mut batch = rows(0..10_000, 5);
+    // numbers of all 64 bits in no series: narrow ones would be encoded
+    let wide = (0..10_000u64).map(|h| (h * h).wrapping_mul(0x9e37_79b9_7f4a_7c15) as i64);
+    let wide = Arc::new(Int64Array::from_iter_values(wide)) as Arc<dyn Array>;
+    let columns = vec![wide, batch.columns.column(1).clone()];
+    let schema = batch.columns.schema();
+    batch.columns = arrow::array::RecordBatch::try_new(schema, columns).expect("two columns");
+    tree.apply(&batch).expect("applied");
     tree.maintain(Timestamp(0), u64::MAX).expect("merged");
+    let table = tree.table(TableId(100)).expect("the table");
+    let stable = table.lock().segments_at(i64::MIN, 1)[0].view.stable.clone().expect("merged");
     let address = || {
         let parts = tree.snapshot(TableId(100)).expect("a snapshot").scan(&request(9), 1);
         let mut part = parts.expect("a scan").remove(0);
         let batch = part.next().expect("a batch").expect("rows");
         let values = batch.column(0).as_primitive::<Int64Type>().values().as_ptr();
         assert_eq!((values as usize) % bytes::ALIGN, 0);
+        assert!(stable.mapped().contains(&(values as usize)), "in the mapped file");
         values as usize
     };
     assert_eq!(address(), address());
