@@ -57,6 +57,8 @@ pub enum Mistake {
     ProtectedCollapsed,
     /// A prewrite that comes late does not see its own rollback.
     RollbackOverlooked,
+    /// A prewrite whose lock is gone does not look for newer versions.
+    LostLockUnchecked,
     /// Garbage collection removes a delete before what it hides.
     DeleteFirst,
     /// A leader names a learner's index before the read is announced.
@@ -83,6 +85,8 @@ pub enum Mistake {
     ResolvedPastLock,
     /// A region is called resolved above a short commit that is not applied yet.
     ResolvedPastUnfinished,
+    /// The timestamp up to which a region is resolved is taken after the look at its locks.
+    ResolvedTsLate,
     /// A replica calls a timestamp safe before it has applied what belongs to it.
     SafeBeforeApplied,
     /// A leader has timestamps called safe without asking whether it still leads.
@@ -95,7 +99,7 @@ pub enum Mistake {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 43] = [
+    pub const ALL: [Mistake; 45] = [
         Mistake::AckBeforeSync,
         Mistake::AppliedFirst,
         Mistake::EpochNotChecked,
@@ -122,6 +126,7 @@ impl Mistake {
         Mistake::SplitExtendsLease,
         Mistake::ProtectedCollapsed,
         Mistake::RollbackOverlooked,
+        Mistake::LostLockUnchecked,
         Mistake::DeleteFirst,
         Mistake::ReadIndexEarly,
         Mistake::MaskNotCleared,
@@ -135,6 +140,7 @@ impl Mistake {
         Mistake::DeposedServes,
         Mistake::ResolvedPastLock,
         Mistake::ResolvedPastUnfinished,
+        Mistake::ResolvedTsLate,
         Mistake::SafeBeforeApplied,
         Mistake::SafeUnvouched,
         Mistake::HeldVersionIgnored,

@@ -160,7 +160,9 @@ impl Found {
             && !mistaken(Mistake::RollbackOverlooked);
         match state {
             State::Free if expected && newest >= request.start_ts => {
-                return Err(lock_not_found(mutation, request));
+                if !mistaken(Mistake::LostLockUnchecked) {
+                    return Err(lock_not_found(mutation, request));
+                }
             }
             State::Free if !expected && request.for_update_ts == Timestamp::ZERO => {
                 let start_ts = request.start_ts;

@@ -76,6 +76,11 @@ impl TxnServer {
         state.from = spans.get(looked).map_or(Vec::new(), |span| span.start().to_vec());
         let left = spans.len() - looked;
         spans.truncate(looked);
+        if mistaken(Mistake::ResolvedTsLate)
+            && let Some(late) = self.manager.now()
+        {
+            spans.iter_mut().filter(|span| span.ts == ts).for_each(|span| span.ts = late);
+        }
         self.replica.resolved(found(&spans, &terms));
         state.last.clear();
         state.last.extend(spans.iter().map(|span| {
