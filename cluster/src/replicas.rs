@@ -90,8 +90,10 @@ impl Replicas {
     }
 
     fn is_available(&self, range: &KeyRange) -> bool {
-        self.was_complete(range) && self.every_region_is_served(range)
-            || self.has_one_whole_copy(range)
+        // Without a rule (of a dropped table that is read in the past) replicas are about to go.
+        let is_wanted = self.pd.column_progress(range).wanted > 0;
+        let served = || self.was_complete(range) && self.every_region_is_served(range);
+        is_wanted && (served() || self.has_one_whole_copy(range))
     }
 
     fn was_complete(&self, range: &KeyRange) -> bool {
