@@ -111,6 +111,12 @@ impl Logs {
     /// A store has appended, and may have learned of commits. What contradicts.
     pub fn appended(&mut self, by: &Appending, batch: LogBatch) -> Option<String> {
         if self.rotten == Some(by.store) {
+            // Who hears of these commits from it may know older replicas than it decides by.
+            for (region, op) in &batch {
+                let LogOp::HardState(hard) = op else { continue };
+                let newest = self.newest.entry(*region).or_insert(LOG_START.index);
+                *newest = hard.commit.max(*newest);
+            }
             return None;
         }
         let mut broken = None;

@@ -159,10 +159,12 @@ impl Found {
         let rolled_back = (kind == WriteKind::Rollback || write.overlapped_rollback)
             && !mistaken(Mistake::RollbackOverlooked);
         match state {
-            State::Free if expected && newest >= request.start_ts => {
-                if !mistaken(Mistake::LostLockUnchecked) {
-                    return Err(lock_not_found(mutation, request));
-                }
+            State::Free
+                if expected
+                    && newest >= request.start_ts
+                    && !mistaken(Mistake::LostLockUnchecked) =>
+            {
+                return Err(lock_not_found(mutation, request));
             }
             State::Free if !expected && request.for_update_ts == Timestamp::ZERO => {
                 let start_ts = request.start_ts;

@@ -187,3 +187,16 @@ fn a_store_that_comes_back_has_what_its_log_has_and_a_rotten_one_is_not_asked() 
     stores.logs.rotten = Some(store(3));
     assert_eq!(stores.logs.opened(store(3), &other), None);
 }
+
+/// Its replicas may be newer than those of who hears of it.
+#[test]
+fn what_a_rotten_leader_commits_is_not_asked_of_who_hears_of_it() {
+    let mut stores = Stores::voters();
+    assert_eq!(stores.append(2, vec![append(&[(6, 6, "a")])]), None);
+    stores.logs.rotten = Some(store(3));
+    assert_eq!(stores.append(3, vec![append(&[(6, 6, "a")]), commit(6, 6)]), None);
+    assert_eq!(stores.append(2, vec![commit(6, 6)]), None);
+    assert_eq!(stores.append(2, vec![append(&[(7, 6, "b")])]), None);
+    let own = stores.append(2, vec![commit(6, 7)]).expect("nobody else has said so");
+    assert!(own.contains("no majority's"), "{own}");
+}
