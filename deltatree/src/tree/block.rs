@@ -27,7 +27,7 @@ use std::sync::{Arc, OnceLock};
 
 /// Bytes of a column that are asked for before it is read: behind them a loop looks ahead itself,
 /// by less than that (see `wide`).
-const EXPECTED_BYTES: usize = 8192;
+const EXPECTED_BYTES: usize = 6144;
 /// About the bytes of an array without its values.
 const ARRAY_BYTES: usize = 128;
 /// Bytes in front of it: the counts of those that share it, which handing it out writes.

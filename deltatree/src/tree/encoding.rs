@@ -31,6 +31,14 @@ pub const SAVED_PERCENT_STRINGS: usize = 50;
 /// make a reader allocate. A pack has more only if one handle has so many versions.
 pub const ROWS_MAX: usize = 65_536;
 
+/// Numbers that are looked at first: their spread is at most that of all, so numbers that are
+/// already too far apart here need no second look.
+const FIRST_NUMBERS: usize = 256;
+/// Bytes of strings that are compressed first, where there are several times as many: what LZ4
+/// does to them it does to about all.
+const SAMPLE_BYTES: usize = 8 << 10;
+/// Percent that LZ4 must save of the sample. Less than of all: it finds more to repeat in more.
+const SAMPLE_SAVED_PERCENT: usize = 35;
 /// LZ4 never makes more of a byte.
 const LZ4_RATIO_MAX: usize = 255;
 const HEAD_BYTES: usize = 8;
@@ -64,15 +72,16 @@ impl Shape {
 /// The buffer in the form that a file should hold: `None` is raw. It depends on nothing but the
 /// bytes: the smallest form that saves enough, the first of equally small ones.
 pub fn encode(shape: Shape, raw: &[u8]) -> Option<Vec<u8>> {
+    let percent = shape.saved_percent();
     let encoded = match shape {
-        Shape::Bits => numbers::<u8>(raw, false),
-        Shape::Offsets => numbers::<u32>(raw, false),
-        Shape::Values(4, signed) => numbers::<u32>(raw, signed),
-        Shape::Values(8, signed) => numbers::<u64>(raw, signed),
-        Shape::Values(_, signed) => numbers::<u128>(raw, signed),
-        Shape::Text => Some(text(raw)),
+        Shape::Bits => promising::<u8>(raw, false, percent),
+        Shape::Offsets => promising::<u32>(raw, false, percent),
+        Shape::Values(4, signed) => promising::<u32>(raw, signed, percent),
+        Shape::Values(8, signed) => promising::<u64>(raw, signed, percent),
+        Shape::Values(_, signed) => promising::<u128>(raw, signed, percent),
+        Shape::Text => is_promising(raw).then(|| text(raw)),
     };
-    encoded.filter(|encoded| saves(raw.len(), encoded.len(), shape.saved_percent()))
+    encoded.filter(|encoded| saves(raw.len(), encoded.len(), percent))
 }
 
 /// So many bytes less of a file, in which every buffer ends at a multiple of [`ALIGN`].
@@ -172,21 +181,45 @@ fn packed_bytes(count: usize, bits: u32) -> usize {
     (count * bits as usize).div_ceil(64) * 8
 }
 
+/// The smaller one of a frame and of steps: which, its spread, and the bytes of its body if there
+/// are `count` numbers. `numbers` are some of them, so that it is a bound, or all.
+fn smaller<W: Word>(numbers: &[W], count: usize, signed: bool) -> Option<(u8, Spread<W>, usize)> {
+    numbers.first()?;
+    let frame = Spread::of(numbers.iter().copied(), signed);
+    let frame = frame.map(|spread| {
+        let size = BASE_BYTES + packed_bytes(count, spread.bits);
+        (FRAME, spread, size)
+    });
+    let steps = Spread::of(steps(numbers), true).map(|spread| {
+        let size = 2 * BASE_BYTES + packed_bytes(count - 1, spread.bits);
+        (STEPS, spread, size)
+    });
+    frame.into_iter().chain(steps).min_by_key(|(_, _, size)| *size)
+}
+
+/// What each number is above the one before it.
+fn steps<W: Word>(numbers: &[W]) -> impl Iterator<Item = W> {
+    numbers.windows(2).map(|pair| pair[1].minus(pair[0]))
+}
+
+fn words<W: Word>(raw: &[u8]) -> Vec<W> {
+    raw.chunks_exact(size_of::<W>()).map(W::read).collect()
+}
+
+/// As `numbers`, unless the first of them say already that it does not save enough.
+fn promising<W: Word>(raw: &[u8], signed: bool, percent: usize) -> Option<Vec<u8>> {
+    let first = &raw[..raw.len().min(FIRST_NUMBERS * size_of::<W>())];
+    let count = raw.len() / size_of::<W>();
+    let (_, _, at_least) = smaller::<W>(&words(first), count, signed)?;
+    saves(raw.len(), HEAD_BYTES + at_least, percent).then(|| numbers::<W>(raw, signed))?
+}
+
 /// Numbers as a frame or as steps, whichever is smaller.
 fn numbers<W: Word>(raw: &[u8], signed: bool) -> Option<Vec<u8>> {
     debug_assert!(raw.len().is_multiple_of(size_of::<W>()), "whole values");
-    let values: Vec<W> = raw.chunks_exact(size_of::<W>()).map(W::read).collect();
+    let values: Vec<W> = words(raw);
     let first = *values.first()?;
-    let steps = || values.windows(2).map(|pair| pair[1].minus(pair[0]));
-    let size = |encoding, spread: &Spread<W>| match encoding {
-        FRAME => BASE_BYTES + packed_bytes(values.len(), spread.bits),
-        _ => 2 * BASE_BYTES + packed_bytes(values.len() - 1, spread.bits),
-    };
-    let frame = Spread::of(values.iter().copied(), signed).map(|spread| (FRAME, spread));
-    let steps_spread = Spread::of(steps(), true).map(|spread| (STEPS, spread));
-    let forms = frame.into_iter().chain(steps_spread);
-    let (encoding, spread) = forms.min_by_key(|(encoding, spread)| size(*encoding, spread))?;
-    let body = size(encoding, &spread);
+    let (encoding, spread, body) = smaller(&values, values.len(), signed)?;
     let mut out = Vec::with_capacity(HEAD_BYTES + body);
     put_head(&mut out, encoding, spread.bits, body);
     let above = |value: W| value.minus(spread.base).wide() as u64;
@@ -196,7 +229,7 @@ fn numbers<W: Word>(raw: &[u8], signed: bool) -> Option<Vec<u8>> {
     out.extend_from_slice(&spread.base.wide().to_le_bytes());
     match encoding {
         FRAME => pack(&mut out, spread.bits, values.iter().map(|value| above(*value))),
-        _ => pack(&mut out, spread.bits, steps().map(above)),
+        _ => pack(&mut out, spread.bits, steps(&values).map(above)),
     }
     debug_assert_eq!(out.len(), HEAD_BYTES + body);
     Some(out)
@@ -219,15 +252,29 @@ fn pack(out: &mut Vec<u8>, bits: u32, numbers: impl Iterator<Item = u64>) {
     }
 }
 
-/// Number `index` of packed ones; `bits` is not 0, and there are so many.
-fn unpack(packed: &[u8], bits: u32, index: usize) -> u64 {
-    let word = |at: usize| {
-        u64::from_le_bytes(packed[at * 8..at * 8 + 8].try_into().expect("a word has 8 bytes"))
+/// Calls `take` with each of `count` packed numbers and its place; there are so many, and `bits`
+/// is not 0.
+fn unpack(packed: &[u8], bits: u32, count: usize, mut take: impl FnMut(usize, u64)) {
+    let mask = u64::MAX >> (u64::BITS - bits);
+    let read = |at: usize| u64::from_le_bytes(packed[at..at + 8].try_into().expect("8 bytes"));
+    // while a number lies in the 8 bytes from its first one on, and these are there
+    let simple = match bits {
+        ..=56 => count.min(packed.len().saturating_sub(8) * 8 / bits as usize),
+        _ => 0,
     };
-    let (at, shift) = (index * bits as usize / 64, (index * bits as usize % 64) as u32);
-    let low = word(at) >> shift;
-    let all = if shift + bits > u64::BITS { low | word(at + 1) << (64 - shift) } else { low };
-    all & (u64::MAX >> (u64::BITS - bits))
+    for index in 0..simple {
+        let bit = index * bits as usize;
+        take(index, read(bit / 8) >> (bit % 8) & mask);
+    }
+    for index in simple..count {
+        let bit = index * bits as usize;
+        let (word, shift) = (bit / 64 * 8, (bit % 64) as u32);
+        let mut number = read(word) >> shift;
+        if shift + bits > u64::BITS {
+            number |= read(word + 8) << (u64::BITS - shift);
+        }
+        take(index, number & mask);
+    }
 }
 
 /// The numbers of a frame or of steps, as `len` bytes.
@@ -248,25 +295,37 @@ fn values<W: Word>(
     }
     let (bases, packed) = body.split_at(bases * BASE_BYTES);
     let wide = |at: usize| u128::read(&bases[at * BASE_BYTES..(at + 1) * BASE_BYTES]);
-    let difference = |index| match bits {
-        0 => W::of_wide(0),
-        _ => W::of_wide(u128::from(unpack(packed, bits, index))),
-    };
     let mut buffer = MutableBuffer::from_len_zeroed(len);
     let out: &mut [W] = buffer.typed_data_mut();
-    let mut value = W::of_wide(wide(0));
+    let first = W::of_wide(wide(0));
+    let above = |number: u64| W::of_wide(u128::from(number));
     if encoding == FRAME {
-        let base = value;
-        out.iter_mut().enumerate().for_each(|(i, slot)| *slot = base.plus(difference(i)));
-    } else {
-        let step = W::of_wide(wide(1));
-        out[0] = value;
-        for (i, slot) in out[1..].iter_mut().enumerate() {
-            value = value.plus(step).plus(difference(i));
-            *slot = value;
+        out.fill(first);
+        if bits > 0 {
+            unpack(packed, bits, count, |at, number| out[at] = first.plus(above(number)));
         }
+        return Ok(buffer.into());
+    }
+    let (mut value, step) = (first, W::of_wide(wide(1)));
+    out[0] = value;
+    let mut next = |at: usize, number: u64| {
+        value = value.plus(step).plus(above(number));
+        out[at + 1] = value;
+    };
+    match bits {
+        0 => (0..differences).for_each(|at| next(at, 0)),
+        _ => unpack(packed, bits, differences, next),
     }
     Ok(buffer.into())
+}
+
+/// A part of the strings is worth compressing.
+fn is_promising(raw: &[u8]) -> bool {
+    let sample = raw.get(..SAMPLE_BYTES).filter(|_| raw.len() >= 4 * SAMPLE_BYTES);
+    sample.is_none_or(|sample| {
+        let len = lz4_flex::block::compress(sample).len();
+        saves(sample.len(), len, SAMPLE_SAVED_PERCENT)
+    })
 }
 
 fn text(raw: &[u8]) -> Vec<u8> {

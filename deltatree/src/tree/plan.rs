@@ -304,27 +304,36 @@ impl Plan {
             let view = &self.views[unit.view];
             Some((unit, view, view.stable.as_deref()?))
         };
-        let columns = |unit: &Unit| {
-            self.places[unit.view].iter().filter_map(|place| match place {
-                Place::Column(column) => Some(*column),
-                Place::Handle | Place::Missing => None,
-            })
-        };
         if let Some((unit, _, stable)) = pack(2) {
             stable.expect_pack(unit.index);
         }
         if let Some((unit, view, stable)) = pack(1) {
-            columns(unit).for_each(|column| stable.expect_column(unit.index, column));
+            self.stored_columns(unit).for_each(|column| stable.expect_column(unit.index, column));
             if let Some(overlay) = &view.overlays[unit.index] {
                 prefetch(std::slice::from_ref(&**overlay));
             }
         }
-        if let Some((unit, view, stable)) = pack(0) {
-            columns(unit).for_each(|column| stable.expect_values(unit.index, column));
-            if let Some(overlay) = &view.overlays[unit.index] {
-                overlay.expect();
-            }
+        if let Some((unit, view, _)) = pack(0)
+            && let Some(overlay) = &view.overlays[unit.index]
+        {
+            overlay.expect();
         }
+    }
+
+    /// Asks memory for the first values of the next unit, while nothing else is asked of it: one
+    /// unit is folded, and what there is to know of the next one is looked up.
+    pub fn expect_values(&self, next: Option<&Unit>) {
+        let Some(unit) = next.filter(|unit| !unit.is_chunk) else { return };
+        let Some(stable) = self.views[unit.view].stable.as_deref() else { return };
+        self.stored_columns(unit).for_each(|column| stable.expect_values(unit.index, column));
+    }
+
+    /// Where the columns of the request are in the unit's file.
+    fn stored_columns(&self, unit: &Unit) -> impl Iterator<Item = usize> {
+        self.places[unit.view].iter().filter_map(|place| match place {
+            Place::Column(column) => Some(*column),
+            Place::Handle | Place::Missing => None,
+        })
     }
 
     /// A column of a unit; without a copy, unless rows without the column need its default.

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Units that a thread takes at a time: about 64 Ki rows.
 const MORSEL_UNITS: usize = 8;
-/// Rows that are worth a thread of their own: below, starting it costs more than it saves.
+/// Rows that are worth a thread of their own: below, waking it costs more than it saves.
 const THREAD_ROWS_MIN: usize = 256 << 10;
 
 /// A consistent view of a table.
@@ -114,10 +114,10 @@ impl ColumnSnapshot for Snapshot {
         let folders: Vec<_> = (1..threads).map(|_| folder()).collect::<Result<_>>()?;
         let done = Mutex::new(Vec::with_capacity(threads));
         let mut all = folder()?;
-        let own = std::thread::scope(|scope| {
+        let own = rayon::in_place_scope(|scope| {
             for mut folder in folders {
                 let (work, done) = (&work, &done);
-                scope.spawn(move || {
+                scope.spawn(move |_| {
                     let complete = work.run(&mut folder);
                     done.lock().push(complete.map(|complete| complete.then_some(folder)));
                 });
@@ -158,7 +158,9 @@ impl Work<'_> {
             let mut morsel = first..units.len().min(first + MORSEL_UNITS);
             let whole = morsel.try_fold(true, |whole, at| {
                 self.plan.look_ahead(&units[at + 1..]);
-                Ok(whole & self.fold(&units[at], folder)?)
+                let is_whole = self.fold(&units[at], folder)?;
+                self.plan.expect_values(units.get(at + 1));
+                Ok(whole & is_whole)
             });
             if !matches!(whole, Ok(true)) {
                 self.stop.store(true, Ordering::Relaxed);

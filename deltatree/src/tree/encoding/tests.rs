@@ -112,7 +112,10 @@ fn the_smallest_form_is_chosen_and_only_if_it_saves_enough() {
     assert_eq!(kind(I64, &below(1 << 17)), None, "17 of 64 bits");
     assert_eq!(kind(I64, &below(1 << 15)), Some((FRAME, 15)), "15 of 64 bits");
     assert_eq!(kind(Shape::Text, "some words ".repeat(100).as_bytes()), Some((LZ4, 0)));
+    assert_eq!(kind(Shape::Text, "some words ".repeat(10_000).as_bytes()), Some((LZ4, 0)));
     assert_eq!(kind(Shape::Text, &below(u64::MAX)), None);
+    let late = [below(u64::MAX), bytes((0..50_000).map(|_| 7))].concat();
+    assert_eq!(kind(Shape::Text, &late), None, "the sample decides");
     assert_eq!(kind(Shape::Bits, &[0; 1024]), Some((FRAME, 0)));
     assert_eq!(kind(Shape::Text, b""), None);
     assert_eq!(kind(I64, b""), None);
