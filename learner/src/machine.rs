@@ -202,6 +202,17 @@ impl ColumnMachine {
         there.iter().for_each(|slot| moving.settle(slot));
     }
 
+    /// The parts of a range where no replica of a region lives but those of `going`.
+    fn free_parts(&self, going: &[RegionId], range: &KeyRange) -> Vec<KeyRange> {
+        let regions = self.regions.read();
+        let others = regions.iter().filter(|(other, _)| !going.contains(other));
+        let others = others.filter_map(|(_, slot)| {
+            let seen = slot.seen.lock();
+            (!seen.state.tombstone).then(|| seen.state.region.range.clone())
+        });
+        subtract(range, &others.collect::<Vec<_>>())
+    }
+
     /// Removes the rows in a region's range, except where a replica of a region lives that is not
     /// one of `going`.
     fn clear(
@@ -210,19 +221,9 @@ impl ColumnMachine {
         range: &KeyRange,
         tables: &BTreeSet<TableId>,
     ) -> Result<()> {
-        let others: Vec<KeyRange> = self
-            .regions
-            .read()
-            .iter()
-            .filter(|(other, _)| !going.contains(other))
-            .filter_map(|(_, slot)| {
-                let seen = slot.seen.lock();
-                (!seen.state.tombstone).then(|| seen.state.region.range.clone())
-            })
-            .collect();
         let mut tables = tables.clone();
         tables.extend(table_of(range));
-        for part in subtract(range, &others) {
+        for part in self.free_parts(going, range) {
             for table in &tables {
                 if let Some(handles) = handles_in(*table, &part) {
                     self.store.clear(*table, handles)?;
@@ -271,9 +272,11 @@ impl ColumnMachine {
             self.clear(&going, range, &tables)?;
         }
         *hidden = Hidden::default();
-        let mut sink = self.sink();
+        let mut sink = self.sink().sorted();
         let locks = import(chunks, &mut hidden, &mut sink)?;
-        sink.flush()?;
+        let range = &state.region.range;
+        let is_alone = self.free_parts(&going, range) == [range.clone()];
+        sink.ingest(|table| handles_in(table, range).filter(|_| is_alone))?;
         let mut seen = slot.seen.lock();
         seen.state = state.clone();
         seen.locks.clear();

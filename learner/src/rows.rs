@@ -4,12 +4,14 @@
 use crate::error::{Error, Result};
 use crate::transpose::{RowDecoder, RowError};
 use arrow::array::builder::BooleanBufferBuilder;
-use arrow::array::{BooleanArray, UInt64Array};
-use damask_deltatree::{ChangeBatch, ColumnStore};
+use arrow::array::{Array, AsArray, BooleanArray, UInt32Array, UInt64Array};
+use arrow::compute::{take, take_record_batch};
+use arrow::error::ArrowError;
+use damask_deltatree::{ChangeBatch, ColumnStore, HandleRange};
 use damask_env::{Mistake, mistaken};
 use damask_types::{ErrorKind, TableId, TableSchema, Timestamp};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -113,6 +115,15 @@ pub(crate) struct RowSink<'a> {
     last: usize,
     /// Rows that are to come, about.
     expected: usize,
+    /// They come by table and handle, newest version first, and are kept until all are there.
+    sorted: Option<Sorted>,
+}
+
+/// Batches by table, each ascending by (handle, version).
+#[derive(Default)]
+struct Sorted {
+    last: Option<(TableId, i64)>,
+    tables: BTreeMap<TableId, Vec<ChangeBatch>>,
 }
 
 struct TableRows {
@@ -151,7 +162,13 @@ impl<'a> RowSink<'a> {
         schemas: &'a Schemas,
         counters: &'a Counters,
     ) -> RowSink<'a> {
-        RowSink { store, schemas, counters, tables: Vec::new(), last: 0, expected: 0 }
+        RowSink { store, schemas, counters, tables: Vec::new(), last: 0, expected: 0, sorted: None }
+    }
+
+    /// For rows that come by table and handle, newest version first, as a snapshot has them: they
+    /// are stored by `ingest`.
+    pub(crate) fn sorted(self) -> RowSink<'a> {
+        RowSink { sorted: Some(Sorted::default()), ..self }
     }
 
     /// So many rows more are to come: mostly of one table, for which room is made at once.
@@ -167,6 +184,7 @@ impl<'a> RowSink<'a> {
         value: Option<&[u8]>,
     ) -> Result<()> {
         let at = self.slot(table)?;
+        self.end_batch_between_rows(at, (table, handle))?;
         let Some(rows) = &mut self.tables[at].1 else {
             self.counters.skipped.fetch_add(1, Ordering::Relaxed);
             return Ok(()); // of a dropped table
@@ -184,7 +202,17 @@ impl<'a> RowSink<'a> {
         }
         rows.versions.push(version.0);
         rows.deleted.append(value.is_none());
-        if rows.is_full() { self.flush_table(at) } else { Ok(()) }
+        if rows.is_full() && self.sorted.is_none() { self.flush_table(at) } else { Ok(()) }
+    }
+
+    /// Versions of one row stay in one batch, so that they can be sorted there.
+    fn end_batch_between_rows(&mut self, at: usize, row: (TableId, i64)) -> Result<()> {
+        let Some(sorted) = &mut self.sorted else { return Ok(()) };
+        let is_new = sorted.last.replace(row) != Some(row);
+        match &self.tables[at].1 {
+            Some(rows) if is_new && rows.is_full() => self.flush_table(at),
+            _ => Ok(()),
+        }
     }
 
     /// A second try, with what the first one lacked: a newer schema, or room.
@@ -256,10 +284,29 @@ impl<'a> RowSink<'a> {
             deleted: BooleanArray::new(rows.deleted.finish(), None),
             columns: finished.columns,
         };
-        self.apply(&batch)?;
+        match &mut self.sorted {
+            Some(sorted) => sorted.tables.entry(batch.table).or_default().push(ascending(&batch)?),
+            None => self.apply(&batch)?,
+        }
         self.counters.rows.fetch_add(batch.handles.len() as u64, Ordering::Relaxed);
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.counters.last_commit_ts.fetch_max(newest, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Stores rows that came sorted, in the place of all that `handles` says of their tables.
+    pub(crate) fn ingest(mut self, handles: impl Fn(TableId) -> Option<HandleRange>) -> Result<()> {
+        self.flush()?;
+        for (table, batches) in self.sorted.take().unwrap_or_default().tables {
+            let range = handles(table).filter(|_| are_ascending(&batches));
+            let mut rows = batches.iter().cloned().map(Ok);
+            match range.map(|range| self.store.ingest(table, range, &mut rows)) {
+                Some(Ok(())) => {}
+                // a store that has no way of its own takes them as it takes all rows
+                Some(Err(e)) if e.kind() != ErrorKind::Retry => return Err(e.into()),
+                _ => batches.iter().try_for_each(|batch| self.apply(batch))?,
+            }
+        }
         Ok(())
     }
 
@@ -280,4 +327,32 @@ impl<'a> RowSink<'a> {
             }
         }
     }
+}
+
+/// The same rows by (handle, version).
+fn ascending(batch: &ChangeBatch) -> Result<ChangeBatch> {
+    let keys = |at: usize| (batch.handles.value(at), batch.versions.value(at));
+    let mut order: Vec<u32> = (0..batch.handles.len() as u32).collect();
+    order.sort_unstable_by_key(|at| keys(*at as usize));
+    let order = UInt32Array::from(order);
+    let take = |array: &dyn Array| take(array, &order, None);
+    let columns = take_record_batch(&batch.columns, &order);
+    let sorted =
+        |e: ArrowError| Error::Row { table: batch.table, handle: 0, detail: e.to_string() };
+    Ok(ChangeBatch {
+        table: batch.table,
+        handles: take(&batch.handles).map_err(sorted)?.as_primitive().clone(),
+        versions: take(&batch.versions).map_err(sorted)?.as_primitive().clone(),
+        deleted: take(&batch.deleted).map_err(sorted)?.as_boolean().clone(),
+        columns: columns.map_err(sorted)?,
+    })
+}
+
+/// By (handle, version) over all batches, none of them twice: a schema that changed in between may
+/// have parted the versions of a row.
+fn are_ascending(batches: &[ChangeBatch]) -> bool {
+    let keys = batches.iter().flat_map(|batch| {
+        batch.handles.values().iter().copied().zip(batch.versions.values().iter().copied())
+    });
+    keys.is_sorted_by(|before, after| before < after)
 }

@@ -1,11 +1,16 @@
 //! Splits, merges, snapshots taken in, replicas removed.
 
 use super::fixture::*;
+use crate::machine::ColumnMachine;
+use damask_deltatree::{ColumnStore, Config, DeltaTree};
+use damask_env::MemoryDisk;
 use damask_raftstore::snapshot::{ChunkWriter, FAMILIES};
 use damask_raftstore::{Applied, ApplyBatch, Effect, RangeSize, StateMachine};
 use damask_types::codec::{encode_key, encode_key_ts};
 use damask_types::key::row_range;
 use damask_types::*;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const LEFT: RegionId = RegionId(2);
 
@@ -187,6 +192,55 @@ fn a_snapshot_replaces_all_and_is_durable() {
         assert_eq!(f.rows(80).len(), 3);
         assert_eq!(f.machine.sync().unwrap(), [(R, 51)]);
     }
+}
+
+/// The rows of a region that had none go straight into stable files; those of a later snapshot take
+/// their place.
+#[test]
+fn a_snapshots_rows_need_no_delta() {
+    let tree = DeltaTree::open(Arc::new(MemoryDisk::new()), Config::small()).unwrap();
+    let tree = Arc::new(tree);
+    let source = Arc::new(Source::default());
+    source.catalog.lock().insert(T, Arc::new(schema(T, &[])));
+    let machine = ColumnMachine::open(tree.clone(), source).unwrap();
+    let mut new = state(R, row_range(T), 3);
+    for (index, delta_rows) in [(50, 0), (60, 5)] {
+        new.applied = Applied { index, term: 2 };
+        machine.import(&new, &[], snapshot()).unwrap();
+        let stats = tree.stats(T).unwrap();
+        assert_eq!((stats.stable_rows, stats.delta_rows), (5, delta_rows), "at {index}");
+        let handles = |ts| -> Vec<i64> {
+            let rows = scan(&*tree.snapshot(T).unwrap(), damask_deltatree::HandleRange::ALL, ts);
+            rows.iter().map(|row| row.0).collect()
+        };
+        assert_eq!((handles(29), handles(49), handles(50)), (vec![], vec![1, 2, 3], vec![1, 3]));
+    }
+}
+
+/// Where a replica of another region lives, its rows stay.
+#[test]
+fn a_snapshot_leaves_the_rows_of_others() {
+    let mut f = Fixture::new();
+    let value = row(1, "a");
+    for handle in [6, 9] {
+        f.write(prewrite(handle, 20, Some(&value)));
+        f.write(commit(handle, 20, 30, Some(&value)));
+    }
+    let mut new = state(LEFT, KeyRange::new(row_range(T).start, key(7)), 5);
+    new.applied = Applied { index: 50, term: 2 };
+    f.machine.import(&new, &[], snapshot()).unwrap();
+    assert_eq!(f.rows(60).iter().map(|r| r.0).collect::<Vec<_>>(), [1, 3, 6, 9]);
+}
+
+/// A delta that is full is merged first, as for all rows.
+#[test]
+fn a_snapshot_waits_for_a_full_store() {
+    let f = Fixture::new();
+    f.store.full.store(2, Ordering::SeqCst);
+    let mut new = state(R, row_range(T), 3);
+    new.applied = Applied { index: 50, term: 2 };
+    f.machine.import(&new, &[], snapshot()).unwrap();
+    assert_eq!(f.rows(50).iter().map(|r| r.0).collect::<Vec<_>>(), [1, 3]);
 }
 
 /// Whether what a fence names is still there or gone: a record that was noted on is a row as any
