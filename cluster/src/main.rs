@@ -4,6 +4,12 @@ use clap::{Parser, Subcommand};
 use damask_cluster::cli::{ctl, load, playground, trace};
 use std::process::ExitCode;
 
+/// Rows become small pieces of many threads: TiKV's allocator, which takes and gives these without
+/// a lock that they share.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// One replicated log, two readings: rows for transactions, columns for analytics.
 #[derive(Parser)]
 #[command(name = "damask", version, about)]
