@@ -226,9 +226,10 @@ fn ten() -> Vec<usize> {
     (0..DECIMALS + 2).collect()
 }
 
-/// What the oracle answers now.
-pub(super) fn expected(workload: &Workload, ask: Ask) -> Answer {
-    let rows = || workload.newest.iter().enumerate().map(|(h, version)| (h as i64, *version));
+/// What the oracle answers at a timestamp, from the workload's oldest on.
+pub(super) fn expected(workload: &Workload, ask: Ask, ts: u64) -> Answer {
+    let versions = workload.versions_at(ts);
+    let rows = || versions.iter().enumerate().map(|(h, version)| (h as i64, *version));
     let column = |at: usize| rows().map(move |(h, v)| i128::from(value(h, v, at)));
     let total = workload.rows() as i128;
     match ask {
@@ -266,13 +267,13 @@ pub(super) fn expected(workload: &Workload, ask: Ask) -> Answer {
         }
         Ask::Ten => ten().into_iter().map(|at| column(at).sum()).collect(),
         Ask::Points => {
-            let one = |h: i64| i128::from(value(h, workload.newest[h as usize], 0));
+            let one = |h: i64| i128::from(value(h, versions[h as usize], 0));
             some_handles(workload.rows(), POINTS).into_iter().map(one).collect()
         }
         Ask::Ranges => {
             let one = |first: i64| -> i128 {
                 let last = (first + RANGE_ROWS).min(workload.rows() as i64);
-                (first..last).map(|h| i128::from(value(h, workload.newest[h as usize], 0))).sum()
+                (first..last).map(|h| i128::from(value(h, versions[h as usize], 0))).sum()
             };
             some_handles(workload.rows(), RANGES).into_iter().map(one).collect()
         }

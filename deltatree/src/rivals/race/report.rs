@@ -83,9 +83,9 @@ impl Report {
     }
 
     /// How many times longer each engine takes than the first, averaged over cells.
-    fn mean_ratio(&self, cells: &[&Cell], engine: usize) -> f64 {
-        let total = |at: usize| cells.iter().map(|cell| cell.times[at].median()).sum::<f64>();
-        total(engine) / total(0)
+    fn mean_ratio(&self, cells: &[&Cell], engine: usize) -> Option<f64> {
+        let total = |at: usize| cells.iter().map(|cell| cell.median(at)).sum::<Option<f64>>();
+        Some(total(engine)? / total(0)?)
     }
 
     fn of<'a>(cells: &'a [Cell], question: &str) -> Vec<&'a Cell> {
@@ -93,29 +93,28 @@ impl Report {
     }
 
     fn table(&self, out: &mut String, cells: &[Cell]) {
-        let Some(first) = cells.first() else { return };
+        let Some(timed) = cells.iter().flat_map(|cell| cell.times.iter().flatten()).next() else {
+            return;
+        };
         let _ = write!(out, "{:<26}{:>7}", "question", "delta");
         for engine in &self.engines {
             let _ = write!(out, "{engine:>16}");
         }
-        let _ = writeln!(
-            out,
-            "   ms, median of {}; ratios to {}",
-            first.times[0].0.len(),
-            self.engines[0]
-        );
+        let _ = writeln!(out, "   ms, median of {}; ratios to {}", timed.0.len(), self.engines[0]);
         for cell in cells {
             let _ = write!(out, "{:<26}{:>5} %", cell.question, cell.percent);
-            let first = cell.times[0].median();
             for (at, times) in cell.times.iter().enumerate() {
-                let ratio = match at {
-                    0 => String::new(),
-                    _ => format!(" {:.2}x", times.median() / first),
+                let ratio = match cell.ratio(at) {
+                    Some(ratio) if at > 0 => format!(" {ratio:.2}x"),
+                    _ => String::new(),
                 };
-                let _ = write!(out, "{:>16}", format!("{}{ratio}", ms(times.median())));
+                let median = times.as_ref().map_or("-".to_owned(), |times| ms(times.median()));
+                let _ = write!(out, "{:>16}", format!("{median}{ratio}"));
             }
             let spread = cell.times.iter().map(|times| {
-                let (low, high) = times.ends();
+                let Some((low, high)) = times.as_ref().map(Times::ends) else {
+                    return "-".to_owned();
+                };
                 format!("{}-{}", ms(low), ms(high))
             });
             let _ = writeln!(out, "   [{}]", spread.collect::<Vec<_>>().join("; "));
@@ -150,7 +149,7 @@ impl Report {
         let placed = placed.flat_map(|(name, cells)| cells.iter().map(|cell| (*name, cell)));
         for (placement, cell) in even.chain(placed) {
             for at in &rivals {
-                let ratio = cell.times[*at].median() / cell.times[0].median();
+                let Some(ratio) = cell.ratio(*at) else { continue };
                 if ratio < 1.0 {
                     let (name, percent) = (&cell.question, cell.percent);
                     let engine = self.engines[*at];
@@ -214,7 +213,7 @@ impl Report {
         for question in ["Q2", "Q3"] {
             let cells = Report::of(&self.cycle, question);
             for (at, engine) in self.engines.iter().enumerate().skip(1) {
-                let ratio = self.mean_ratio(&cells, at);
+                let Some(ratio) = self.mean_ratio(&cells, at) else { continue };
                 let _ = writeln!(out, "  {question} {engine:<14}{ratio:.2}x");
             }
         }
@@ -237,7 +236,7 @@ impl Report {
             let _ = writeln!(out, "Ours, {} rows, one thread (s):", self.rows);
         }
         for cell in cells {
-            let (delta, lsm) = (cell.times[0].median(), cell.times[strong].median());
+            let (Some(delta), Some(lsm)) = (cell.median(0), cell.median(strong)) else { continue };
             let _ = writeln!(
                 out,
                 "  {:>3} % updated   {delta:.5}   {lsm:.5}   {:.2}x",
@@ -279,7 +278,7 @@ impl Report {
     /// A line per engine: seconds over the percent updated.
     fn plot(&self, title: &str, cells: &[&Cell]) -> String {
         let right = cells.iter().map(|cell| cell.percent).max().unwrap_or(1).max(1) as f64;
-        let all = cells.iter().flat_map(|cell| cell.times.iter().map(|t| t.median()));
+        let all = cells.iter().flat_map(|cell| cell.times.iter().flatten().map(Times::median));
         let top = all.fold(f64::MIN_POSITIVE, f64::max);
         let mut svg = format!(
             "<h3>{title}</h3><svg viewBox='-60 -10 {} {}' width='{}'>",
@@ -305,10 +304,10 @@ impl Report {
             let color = COLORS[at % COLORS.len()];
             let point = |cell: &&Cell| {
                 let x = PLOT_WIDTH * cell.percent as f64 / right;
-                let y = PLOT_HEIGHT * (1.0 - cell.times[at].median() / top);
-                format!("{x:.1},{y:.1}")
+                let y = PLOT_HEIGHT * (1.0 - cell.median(at)? / top);
+                Some(format!("{x:.1},{y:.1}"))
             };
-            let points: Vec<String> = cells.iter().map(point).collect();
+            let points: Vec<String> = cells.iter().filter_map(point).collect();
             let y = 14 + 18 * at;
             let _ = write!(
                 svg,

@@ -1,5 +1,5 @@
-//! The data of the race, as functions of (handle, version), and the newest version of each handle:
-//! the oracle. It must give every engine the same rows in the same order.
+//! The data of the race, as functions of (handle, version), and the newest version of each handle,
+//! now and a few transactions ago: the oracle. It must give every engine the same rows in the same order.
 
 use crate::store::{ChangeBatch, ColumnStore};
 use crate::testing::Numbers;
@@ -9,6 +9,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use damask_types::{TableId, Timestamp};
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(super) const TABLE: TableId = TableId(77);
@@ -139,6 +141,13 @@ impl Placement {
     }
 }
 
+/// The versions that a transaction hid.
+struct Replaced {
+    ts: u64,
+    /// Handle, version.
+    rows: Vec<(i64, u64)>,
+}
+
 /// Where the data stands.
 pub(super) struct Workload {
     /// The newest version of each handle.
@@ -149,14 +158,16 @@ pub(super) struct Workload {
     pub updated: u64,
     /// Of the table.
     pub columns: usize,
+    /// By the last [`READABLE`] transactions, oldest first.
+    replaced: VecDeque<Replaced>,
     numbers: Numbers,
     placement: Placement,
 }
 
 impl Workload {
     pub fn new(rows: u64, placement: Placement) -> Workload {
-        let (newest, numbers) = (vec![1; rows as usize], Numbers(7));
-        Workload { newest, now: 1, updated: 0, columns: COLUMNS, numbers, placement }
+        let (newest, numbers, replaced) = (vec![1; rows as usize], Numbers(7), VecDeque::new());
+        Workload { newest, now: 1, updated: 0, columns: COLUMNS, replaced, numbers, placement }
     }
 
     /// The same of a table of many columns.
@@ -166,6 +177,22 @@ impl Workload {
 
     pub fn rows(&self) -> u64 {
         self.newest.len() as u64
+    }
+
+    /// The oldest timestamp that may be asked about: of it and what came later, versions are kept.
+    pub fn oldest(&self) -> u64 {
+        self.now.saturating_sub(READABLE).max(1)
+    }
+
+    /// The newest version of each handle that a read at a timestamp sees, from [`Self::oldest`] on.
+    pub fn versions_at(&self, ts: u64) -> Cow<'_, [u64]> {
+        assert!(ts >= self.oldest(), "versions that were hidden by {ts} are forgotten");
+        let mut versions = Cow::Borrowed(self.newest.as_slice());
+        for replaced in self.replaced.iter().rev().take_while(|replaced| replaced.ts > ts) {
+            let versions = versions.to_mut();
+            replaced.rows.iter().for_each(|(h, version)| versions[*h as usize] = *version);
+        }
+        versions
     }
 
     /// Every row at its newest version, in order of handles.
@@ -192,7 +219,7 @@ impl Workload {
     }
 
     pub fn maintain(&self, store: &dyn ColumnStore) -> super::Result<()> {
-        let safe_point = Timestamp(self.now.saturating_sub(READABLE).max(1));
+        let safe_point = Timestamp(self.oldest());
         while store.maintain(safe_point, u64::MAX)? {}
         Ok(())
     }
@@ -210,7 +237,12 @@ impl Workload {
                 (0..count).map(|_| placement.handle(numbers, all)).collect();
             handles.sort_unstable();
             handles.dedup();
-            handles.iter().for_each(|h| self.newest[*h as usize] = self.now);
+            let hide = |h: &i64| (*h, std::mem::replace(&mut self.newest[*h as usize], self.now));
+            let replaced = handles.iter().map(hide).collect();
+            self.replaced.push_back(Replaced { ts: self.now, rows: replaced });
+            if self.replaced.len() as u64 > READABLE {
+                self.replaced.pop_front();
+            }
             self.updated += count;
             let rows: Vec<_> = handles.iter().map(|h| (*h, self.now)).collect();
             batches.push(batch(&rows, self.columns));
