@@ -95,11 +95,13 @@ pub enum Mistake {
     HeldVersionIgnored,
     /// A lease is compared with a clock that was read before anybody asked.
     ClockReadEarly,
+    /// A removal is lost where entries of several regions are written at once.
+    ApplySkipsDelete,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 45] = [
+    pub const ALL: [Mistake; 46] = [
         Mistake::AckBeforeSync,
         Mistake::AppliedFirst,
         Mistake::EpochNotChecked,
@@ -145,6 +147,7 @@ impl Mistake {
         Mistake::SafeUnvouched,
         Mistake::HeldVersionIgnored,
         Mistake::ClockReadEarly,
+        Mistake::ApplySkipsDelete,
     ];
 }
 

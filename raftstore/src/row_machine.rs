@@ -24,7 +24,7 @@ use crate::snapshot::{CHUNK_BYTES, ChunkBuilder, FAMILIES};
 use crate::wire;
 use damask_env::{Mistake, mistaken};
 use damask_kv::gc::{Budget, sweep};
-use damask_kv::{Cf, Engine, Snapshot, WriteBatch, append_records};
+use damask_kv::{Cf, Engine, Op, Snapshot, WriteBatch, append_records};
 use damask_types::codec::{encode_key, put_var_u64, take_u8, take_var_u64};
 use damask_types::{KeyRange, Region, RegionId, Timestamp};
 use parking_lot::Mutex;
@@ -161,6 +161,7 @@ impl StateMachine for RowMachine {
     }
 
     fn apply(&self, batches: Vec<ApplyBatch>) -> Result<()> {
+        let several = batches.len() > 1;
         let mut write = WriteBatch::default();
         let mut changes = Vec::with_capacity(batches.len());
         for ApplyBatch { region, applied, effects } in batches {
@@ -183,6 +184,9 @@ impl StateMachine for RowMachine {
             let moved = changes.iter().filter_map(|(region, applied)| Some((*region, (*applied)?)));
             moved.for_each(|(region, applied)| put_applied(&mut early, region, applied));
             self.engine.write(early)?;
+        }
+        if mistaken(Mistake::ApplySkipsDelete) && several {
+            write.ops.retain(|op| !matches!(op, Op::Delete(..)));
         }
         self.engine.write(write)?;
         self.set_applied(changes);

@@ -13,6 +13,8 @@ const USAGE: &str = "damask sim: the whole cluster from a seed\n\
     --jobs J      threads (2)\n\
     --storm MS    simulated milliseconds with faults (6000)\n\
     --faults A,B  only these faults, or `none`\n\
+    --given FILE  run the plan in this file, whatever its seed draws now\n\
+    --plan        print the plan that would run, as such a file\n\
     --keep 1,4    with --seed: only these faults of its plan, by number, or `none`\n\
     --keep-going  with --seeds: do not stop at the first that fails\n\
     --mutants     make each deliberate mistake until a seed finds it (needs the feature\n\
@@ -27,12 +29,22 @@ struct Args {
     keep_going: bool,
     mutants: bool,
     only: Option<String>,
+    given: Option<String>,
+    prints_plan: bool,
 }
 
 fn parse(args: &[String]) -> Result<Args, String> {
     let sweep = Sweep { from: 1, seeds: 20, jobs: 2, storm_ms: 6_000, kinds: None };
-    let mut out =
-        Args { seed: None, keep: None, sweep, keep_going: false, mutants: false, only: None };
+    let mut out = Args {
+        seed: None,
+        keep: None,
+        sweep,
+        keep_going: false,
+        mutants: false,
+        only: None,
+        given: None,
+        prints_plan: false,
+    };
     let mut rest = args.iter();
     while let Some(name) = rest.next() {
         let mut number = || {
@@ -47,6 +59,8 @@ fn parse(args: &[String]) -> Result<Args, String> {
             "--storm" => out.sweep.storm_ms = number()?,
             "--keep-going" => out.keep_going = true,
             "--mutants" => out.mutants = true,
+            "--plan" => out.prints_plan = true,
+            "--given" => out.given = Some(rest.next().ok_or("--given needs a file")?.clone()),
             "--only" => out.only = Some(rest.next().ok_or("--only needs a name")?.clone()),
             "--keep" => {
                 let numbers = rest.next().ok_or("--keep needs numbers")?;
@@ -99,19 +113,42 @@ pub fn main(args: &[String]) -> i32 {
     if args.mutants {
         return mutants(&args);
     }
-    match args.seed {
-        Some(seed) => one(seed, &args),
-        None => many(&args),
+    match plan_of(&args) {
+        Ok(Some(plan)) if args.prints_plan => {
+            print!("{}", plan.text());
+            0
+        }
+        Ok(Some(plan)) => one(&plan),
+        Ok(None) => many(&args),
+        Err(e) => {
+            eprintln!("{e}");
+            2
+        }
     }
 }
 
-fn one(seed: u64, args: &Args) -> i32 {
-    let clock = RealClock::default();
-    let mut plan = Plan::new(seed, args.sweep.storm_ms, args.sweep.kinds.as_deref());
-    if let Some(numbers) = &args.keep {
-        plan = plan.keep(numbers);
+/// The one plan that was asked for; `None`: many.
+fn plan_of(args: &Args) -> Result<Option<Plan>, String> {
+    let plan = match (&args.given, args.seed) {
+        (Some(file), _) => {
+            let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+            Plan::of_text(&text).map_err(|e| format!("{file}: {e}"))?
+        }
+        (None, Some(seed)) => Plan::new(seed, args.sweep.storm_ms, args.sweep.kinds.as_deref()),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(match &args.keep {
+        Some(numbers) => plan.keep(numbers),
+        None => plan,
+    }))
+}
+
+fn one(plan: &Plan) -> i32 {
+    let (clock, seed) = (RealClock::default(), plan.seed);
+    if plan.has_moved() {
+        println!("seed {seed} draws another plan by now");
     }
-    match run(&plan) {
+    match run(plan) {
         Ok(report) => {
             let (real, time) = (clock.monotonic().as_secs_f64(), report.time as f64 / 1e6);
             println!("seed {seed} held: trace {:016x}, {} events", report.trace, report.events);

@@ -45,6 +45,20 @@ pub fn mix(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Folds bytes into a hash, eight at a time.
+pub fn fold_words(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut step = |word: u64| {
+        hash = (hash.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().for_each(|word| step(u64::from_le_bytes(*word)));
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    step(u64::from_le_bytes(last));
+    step(bytes.len() as u64);
+    hash ^ (hash >> 32)
+}
+
 /// Of bytes.
 pub fn hash_bytes(bytes: &[u8]) -> u64 {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);

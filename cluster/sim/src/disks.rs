@@ -2,6 +2,7 @@
 //! wrappers that wait. It must never wait while anything is locked that others need, nor change
 //! what is written.
 
+use crate::alike::Told;
 use crate::kernel::{Micros, kernel};
 use crate::logs::{Seen, digested};
 use crate::rules::Ranges;
@@ -180,6 +181,8 @@ pub struct SimMachine {
     pub seen: Seen,
     /// It holds rows.
     pub rows: bool,
+    /// It holds columns: what it is told is judged here, what rows write is judged as they do.
+    pub told: Option<Told>,
     /// Where its regions are.
     pub ranges: Mutex<Ranges>,
     /// Its engine is to be made durable: see [`FlushedEngine`].
@@ -228,6 +231,7 @@ impl StateMachine for SimMachine {
         let states = self.inner.recover()?;
         self.know(&states);
         self.seen.tell(|logs| logs.recovered(self.seen.store, &states, self.rows));
+        self.seen.judge(|logs| logs.alike.recovered(self.seen.store, &states));
         Ok(states)
     }
 
@@ -235,6 +239,7 @@ impl StateMachine for SimMachine {
         self.pace.work(15, 900);
         self.judge(&batches);
         let points = applied(&batches);
+        self.told.as_ref().map_or(Ok(()), |told| told.apply(&batches))?;
         self.inner.apply(batches)?;
         self.seen.tell(|logs| logs.applied(self.seen.store, points));
         self.pace.hesitate();
@@ -265,6 +270,7 @@ impl StateMachine for SimMachine {
         self.inner.import(state, replaced, chunks)?;
         let states: Vec<RegionState> = replaced.iter().chain([state]).cloned().collect();
         self.know(&states);
+        self.seen.judge(|logs| logs.alike.replaced(self.seen.store, &states));
         let point = (state.region.id, state.applied.index);
         self.seen.tell(|logs| logs.applied(self.seen.store, [point]));
         Ok(())
@@ -274,6 +280,7 @@ impl StateMachine for SimMachine {
         self.pace.work(100, 5_000);
         self.inner.destroy(state)?;
         self.know(std::slice::from_ref(state));
+        self.seen.judge(|logs| logs.alike.replaced(self.seen.store, std::slice::from_ref(state)));
         Ok(())
     }
 
@@ -316,6 +323,7 @@ impl Engine for FlushedEngine {
     }
 
     fn write(&self, batch: WriteBatch) -> damask_kv::Result<()> {
+        self.seen.wrote(&batch);
         self.inner.write(batch)
     }
 

@@ -23,14 +23,16 @@
 //! end, threads that do not end, and every panic. After every step of a replica (`rules`): one
 //! leader a term, one term an index, no record outside of its region, one outcome on a key, and
 //! rollbacks that are protected stay; regions tile the keys, and two leases never cover the same
-//! ones (`keys`); logs agree, and what is called committed or is cut off is durable (`logs`). Each
-//! timestamp and id is given out once, timestamps in order (`given`).
+//! ones (`keys`); logs agree, and what is called committed or is cut off is durable (`logs`); what
+//! replicas have written is the same at each index (`alike`). Each timestamp and id is given out
+//! once, timestamps in order (`given`).
 //!
 //! Not here: SQL and DataFusion, RocksDB and fjall (threads and I/O of their own).
 //!
 //! Reading order: `plan`, `kernel`, `places`, `net`, `disks`, `driver`, `nodes`, `remote`, `given`,
-//! `placement`, `sizes`, `members`, `world`, `collect`, `rules`, `keys`, `logs`, `faults`, `rivals`,
-//! `aimed`, `tables`, `work`, `clients`, `columns`, `stale`, `history`, `run`, `sweep`, `mutants`.
+//! `placement`, `sizes`, `members`, `world`, `collect`, `alike`, `rules`, `keys`, `logs`, `faults`,
+//! `rivals`, `aimed`, `tables`, `work`, `clients`, `columns`, `stale`, `history`, `run`, `sweep`,
+//! `replay`, `mutants`.
 
 pub mod chance;
 pub mod plan;
@@ -49,6 +51,7 @@ mod remote;
 mod sizes;
 mod world;
 
+mod alike;
 mod collect;
 mod keys;
 mod logs;
@@ -67,6 +70,7 @@ mod tables;
 mod work;
 
 mod args;
+mod replay;
 #[cfg(feature = "mutations")]
 pub mod mutants;
 mod panics;

@@ -9,9 +9,11 @@
 //!   a log's first entry      is not above what the engine holds durably, one further
 //! ```
 
+use crate::alike::Alike;
 use crate::chance::hash_bytes;
 use crate::nodes::Alive;
 use crate::world::World;
+use damask_kv::WriteBatch;
 use damask_raftstore::{
     ApplyBatch, Effect, HardState, LOG_START, LogBatch, LogEntry, LogOp, LogStore, MemoryLogStore,
     RegionState, Result,
@@ -55,6 +57,8 @@ pub struct Logs {
     merged: BTreeSet<RegionId>,
     /// Replicas, by the `conf_ver` that they came with.
     configs: BTreeMap<(RegionId, u64), Vec<Peer>>,
+    /// What was applied of them.
+    pub alike: Alike,
     /// Its disk has changed by itself: what it holds now says nothing of what it has held.
     pub rotten: Option<StoreId>,
 }
@@ -365,6 +369,11 @@ impl Seen {
         if let Some(why) = self.tell(what).flatten() {
             self.world.fail(why);
         }
+    }
+
+    /// It writes this to its engine.
+    pub fn wrote(&self, batch: &WriteBatch) {
+        self.judge(|logs| logs.alike.wrote(self.store, batch));
     }
 
     /// It has appended to its log.

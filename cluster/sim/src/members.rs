@@ -2,6 +2,7 @@
 //! by one at any moment, asked over the network. It must never give a later life anything of an
 //! earlier one but what was durable.
 
+use crate::alike::Told;
 use crate::disks::{Pace, SimLog, SimMachine};
 use crate::kernel::{Group, Micros, kernel};
 use crate::logs::Seen;
@@ -210,6 +211,7 @@ fn open(
         machine: Arc::new(SimMachine {
             inner: registers.clone(),
             pace: pace.clone(),
+            told: Some(Told::new(seen.clone())),
             seen,
             rows: false,
             ranges: Mutex::default(),

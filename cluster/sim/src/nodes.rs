@@ -2,6 +2,7 @@
 //! give a later life anything of an earlier one but what was durable, nor start one again whose
 //! disk was found to be damaged.
 
+use crate::alike::Told;
 use crate::collect;
 use crate::disks::{ColumnDisk, FlushedEngine, Pace, SimColumns, SimEngine, SimLog, SimMachine};
 use crate::kernel::{Group, Micros, kernel};
@@ -236,6 +237,7 @@ fn open(world: &Arc<World>, id: StoreId, group: Group, image: Image) -> Opened<L
         pace: pace.clone(),
         seen: seen.clone(),
         rows: rows.is_some(),
+        told: rows.is_none().then(|| Told::new(seen.clone())),
         ranges: Mutex::default(),
         flushes,
     });
