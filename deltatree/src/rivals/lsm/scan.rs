@@ -116,24 +116,21 @@ impl ColumnSnapshot for LsmSnapshot {
         grouping: &Grouping,
         threads: usize,
     ) -> Result<Option<RecordBatch>> {
-        if self.naive || threads < 2 || query.scan.schema.fields().is_empty() {
+        if self.naive || query.scan.schema.fields().is_empty() {
             return crate::plain::aggregate(self, query, grouping, threads);
         }
-        let parts = self.select(query, threads)?;
-        let fold = |part: MaskedIter| -> Result<Option<Folder>> {
-            let mut folder = Folder::new(&query.scan.schema, grouping)?;
-            for masked in part {
-                let Masked { batch, mask } = masked?;
-                let rows = Rows::of(batch.num_rows(), mask);
-                if !folder.update(rows, |at| Ok(batch.column(at).clone()))? {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(folder))
-        };
-        let done = Mutex::new(Vec::with_capacity(parts.len()));
+        check(&query.scan)?;
+        let filter = Filter::new(&query.scan.schema, &query.filter)?;
+        let read = Read { runs: self.runs.clone(), request: query.scan.clone(), filter };
+        let windows = windows(&self.runs, &query.scan.ranges);
+        let fold = |windows: &[HandleRange]| read.fold(windows, grouping);
+        if threads < 2 {
+            return fold(&windows)?.map(Folder::finish).transpose();
+        }
+        let share = windows.len().div_ceil(threads).max(1);
+        let done = Mutex::new(Vec::with_capacity(threads));
         std::thread::scope(|scope| {
-            for part in parts {
+            for part in windows.chunks(share) {
                 let (fold, done) = (&fold, &done);
                 scope.spawn(move || {
                     let folded = fold(part);
@@ -252,20 +249,46 @@ impl Read {
         }
     }
 
-    fn masked(&self, piece: &Piece, out: &mut VecDeque<Masked>) -> Result<()> {
+    /// Folds what is seen in some windows. As DeltaTree does, from a chunk's bounds alone where
+    /// its values cannot change the answer. `None`: too many groups.
+    fn fold(&self, windows: &[HandleRange], grouping: &Grouping) -> Result<Option<Folder>> {
+        let mut folder = Folder::new(&self.request.schema, grouping)?;
+        for window in windows {
+            let pieces = pieces(&self.runs, *window, self.request.ts.0)?;
+            for (at, piece) in pieces.iter().enumerate() {
+                pieces.get(at + 1).iter().for_each(|next| self.look_ahead(next));
+                if !self.fold_piece(piece, &mut folder)? {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(folder))
+    }
+
+    fn fold_piece(&self, piece: &Piece, folder: &mut Folder) -> Result<bool> {
         let run = &self.runs[piece.run];
         if self.is_pruned(run, piece.chunk) {
+            return Ok(true);
+        }
+        let mut columns = Loaded::new(self, piece);
+        let mask = both(piece.mask.clone(), self.filter.rows(|at| columns.get(at))?);
+        let rows = Rows::of(piece.rows, mask);
+        let name = |at: usize| self.request.schema.field(at).name();
+        // a chunk's bounds hold hidden rows too: what they rule out, no row that is seen can be
+        folder.update_bounded(
+            rows,
+            |at| columns.get(at),
+            |at| Some(run.bounds(piece.chunk, name(at))),
+        )
+    }
+
+    fn masked(&self, piece: &Piece, out: &mut VecDeque<Masked>) -> Result<()> {
+        if self.is_pruned(&self.runs[piece.run], piece.chunk) {
             return Ok(());
         }
         let columns = self.request.schema.fields().len();
-        let mut loaded: Vec<Option<ArrayRef>> = vec![None; columns];
-        let mut column = |at: usize| -> Result<ArrayRef> {
-            if loaded[at].is_none() {
-                let whole = self.column(run, piece.chunk, at)?;
-                loaded[at] = Some(whole.slice(piece.first, piece.rows));
-            }
-            Ok(loaded[at].clone().expect("loaded above"))
-        };
+        let mut loaded = Loaded::new(self, piece);
+        let mut column = |at: usize| loaded.get(at);
         let mask = both(piece.mask.clone(), self.filter.rows(&mut column)?);
         let seen = mask.as_ref().map_or(piece.rows, count);
         if seen == 0 {
@@ -286,6 +309,29 @@ impl Read {
             }
         }
         Ok(())
+    }
+}
+
+/// The columns of a piece, each read once it is asked for.
+struct Loaded<'a> {
+    read: &'a Read,
+    piece: &'a Piece,
+    columns: Vec<Option<ArrayRef>>,
+}
+
+impl<'a> Loaded<'a> {
+    fn new(read: &'a Read, piece: &'a Piece) -> Loaded<'a> {
+        Loaded { read, piece, columns: vec![None; read.request.schema.fields().len()] }
+    }
+
+    fn get(&mut self, at: usize) -> Result<ArrayRef> {
+        if let Some(column) = &self.columns[at] {
+            return Ok(column.clone());
+        }
+        let Piece { run, chunk, first, rows, .. } = *self.piece;
+        let column = self.read.column(&self.read.runs[run], chunk, at)?.slice(first, rows);
+        self.columns[at] = Some(column.clone());
+        Ok(column)
     }
 }
 
