@@ -274,6 +274,8 @@ pub(super) struct Writes {
     pub updated_rows: u64,
     pub written: Written,
     pub disk_bytes: u64,
+    /// See [`Workload::live_bytes`].
+    pub live_bytes: u64,
     pub memory_bytes: u64,
 }
 
@@ -294,6 +296,7 @@ pub struct Report {
 
 struct Runner {
     engine: Engine,
+    folder: PathBuf,
     store: Arc<dyn ColumnStore>,
     writes: Writes,
 }
@@ -410,12 +413,16 @@ impl Race {
                 cells.push(self.cell(name, ask, done, u64::MAX)?);
             }
         }
+        let live_bytes = self.workload.live_bytes();
         for (runner, before) in self.runners.iter_mut().zip(before) {
             let stats = runner.store.stats(TABLE)?;
             if !runner.engine.is_bound {
                 runner.writes.written = difference(runner.store.written(), before);
             }
-            runner.writes.disk_bytes = stats.disk_bytes;
+            // what an engine says leaves out its log and its garbage
+            let files = bytes_in(&runner.folder)?;
+            runner.writes.disk_bytes = if files > 0 { files } else { stats.disk_bytes };
+            runner.writes.live_bytes = live_bytes;
             runner.writes.memory_bytes = stats.memory_bytes;
         }
         Ok(cells)
@@ -430,6 +437,20 @@ fn machine() -> String {
     format!("{cores} cores, load average {} at the start, one thread asks", load.join(" "))
 }
 
+/// Of all files in a folder and those in it. A file that goes meanwhile is not counted.
+fn bytes_in(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        bytes += match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path())?,
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        };
+    }
+    Ok(bytes)
+}
+
 /// Every wanted engine in a folder of its own.
 fn runners(config: &RaceConfig, name: &str) -> Result<Vec<Runner>> {
     let wanted = |engine: &Engine| {
@@ -442,7 +463,7 @@ fn runners(config: &RaceConfig, name: &str) -> Result<Vec<Runner>> {
         let folder = config.folder.join(name).join(number.to_string());
         std::fs::create_dir_all(&folder)?;
         let store = (engine.open)(&folder)?;
-        runners.push(Runner { engine, store, writes: Writes::default() });
+        runners.push(Runner { engine, folder, store, writes: Writes::default() });
     }
     Ok(runners)
 }

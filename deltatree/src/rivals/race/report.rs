@@ -29,6 +29,14 @@ fn range(times: &Times) -> String {
     format!("{} [{}-{}]", ms(times.median()), ms(low), ms(high))
 }
 
+/// Bytes kept for a byte of the rows as the user sees them.
+fn space(disk_bytes: u64, live_bytes: u64) -> String {
+    match disk_bytes > 0 && live_bytes > 0 {
+        true => format!("{:.2}", disk_bytes as f64 / live_bytes as f64),
+        false => "-".to_owned(),
+    }
+}
+
 /// Clean packs beside a piece of memory.
 fn bandwidth_lines(b: &Bandwidth, out: &mut String) {
     let rate = |times: &Times| b.bytes as f64 / times.median() / 1e9;
@@ -121,6 +129,24 @@ impl Report {
         }
     }
 
+    /// Rows that the folded sum goes through in a second.
+    fn throughput(&self, out: &mut String) {
+        let cells = Report::of(&self.ladder, "Q2 sum(k)");
+        if cells.is_empty() {
+            return;
+        }
+        let _ = writeln!(out, "\nQ2 sum(k): millions of rows/s (rows of the table / median)");
+        for cell in cells {
+            let _ = write!(out, "{:>31} %", cell.percent);
+            for at in 0..self.engines.len() {
+                let rate = cell.median(at).map(|median| self.rows as f64 / median / 1e6);
+                let rate = rate.map_or("-".to_owned(), |rate| format!("{rate:.1}"));
+                let _ = write!(out, "{rate:>16}");
+            }
+            let _ = writeln!(out);
+        }
+    }
+
     /// Reads beside a piece of memory, and under writes.
     fn lines(&self, out: &mut String) {
         if let Some(bandwidth) = &self.bandwidth {
@@ -164,7 +190,7 @@ impl Report {
         let _ = writeln!(out, "\nwrites: in the cycle phase, after the load; MB by cause");
         let _ = writeln!(
             out,
-            "{:<14}{:>12}{:>12}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>9}{:>9}",
+            "{:<14}{:>12}{:>12}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}{:>9}",
             "engine",
             "load rows/s",
             "rows/s",
@@ -176,6 +202,7 @@ impl Report {
             "manif.",
             "ampl.",
             "disk MB",
+            "space",
             "mem MB"
         );
         for (engine, writes) in self.engines.iter().zip(&self.writes) {
@@ -189,7 +216,7 @@ impl Report {
                 w.amplification().filter(|a| *a > 0.0).map_or("-".into(), |a| format!("{a:.2}"));
             let _ = writeln!(
                 out,
-                "{:<14}{:>12}{:>12}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>9}{:>9}",
+                "{:<14}{:>12}{:>12}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}{:>9}",
                 engine,
                 rate(self.rows, writes.load_seconds),
                 rate(writes.updated_rows, writes.update_seconds),
@@ -201,9 +228,18 @@ impl Report {
                 mb(w.manifest),
                 amplification,
                 mb(writes.disk_bytes),
+                space(writes.disk_bytes, writes.live_bytes),
                 mb(writes.memory_bytes)
             );
         }
+        let _ = writeln!(
+            out,
+            "  disk: every file in the engine's folder at the end, logs and garbage too; of pages \
+             in memory their bytes\n  space: disk for a byte of the live rows: 8 for the handle and \
+             each column's newest value as Arrow has it, no versions\n  freshness is no column: a \
+             snapshot taken after `apply` shows its rows in every engine; the bench `freshness` of \
+             `spine` measures it through the whole cluster (benches/README.md)"
+        );
     }
 
     fn cycle_tables(&self, out: &mut String) {
@@ -256,6 +292,7 @@ impl Report {
             self.machine
         );
         self.table(&mut out, &self.ladder);
+        self.throughput(&mut out);
         for (placement, cells) in &self.placed {
             let _ = writeln!(out, "\nupdates placed: {placement}");
             self.table(&mut out, cells);

@@ -92,8 +92,12 @@ fn every_engine_answers_like_the_oracle() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = RaceConfig { rows: 12_000, ..RaceConfig::small(folder.path()) };
     let report = run(config).expect("right answers");
+    assert!(report.writes.iter().all(|writes| writes.live_bytes == 12_000 * 40));
+    assert!(report.writes[0].disk_bytes >= 12_000 * 40, "packs are not compressed");
     let text = report.text();
-    for name in ["deltatree", "lsm strong", "lsm naive", "append-only", "Q1", "16.11", "loses"] {
+    let engines = ["deltatree", "lsm strong", "lsm naive", "append-only"];
+    let others = ["Q1", "16.11", "loses", "rows/s (rows", "space", "freshness"];
+    for name in engines.iter().chain(&others) {
         assert!(text.contains(name), "{name} is missing:\n{text}");
     }
     assert_eq!(report.html().matches("<svg").count(), 2 + questions::ALL.len() + 1);

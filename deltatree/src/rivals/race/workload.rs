@@ -205,6 +205,15 @@ impl Workload {
         })
     }
 
+    /// Bytes of the rows as the user sees them: the handle and each column's newest value.
+    pub fn live_bytes(&self) -> u64 {
+        let size = |a: &ArrayRef| a.to_data().get_slice_memory_size().unwrap_or(0);
+        let bytes = |b: ChangeBatch| {
+            b.handles.len() * 8 + b.columns.columns().iter().map(size).sum::<usize>()
+        };
+        self.sorted().map(|batch| bytes(batch) as u64).sum()
+    }
+
     /// Applies every row at its newest version, in order of handles.
     pub fn load(&self, store: &dyn ColumnStore) -> super::Result<()> {
         for (number, batch) in self.sorted().enumerate() {
