@@ -7,6 +7,10 @@ use damask_types::ErrorKind;
 /// Every block starts at a multiple of this: one cache line, and the alignment of any SIMD load.
 pub const ALIGN: usize = 64;
 
+/// No operation and no file has a larger number: nobody counts that far, and what is counted on
+/// from here never overflows.
+pub const NUMBER_MAX: u64 = u64::MAX >> 2;
+
 /// Appends numbers to a byte string.
 pub trait Put {
     /// One byte.
@@ -92,6 +96,14 @@ impl<'a> Reader<'a> {
     pub fn text(&mut self) -> Result<&'a str> {
         let file = self.file;
         std::str::from_utf8(self.bytes()?).map_err(|_| corrupt(file, "a name is not UTF-8"))
+    }
+
+    /// A number that was counted.
+    pub fn number(&mut self) -> Result<u64> {
+        match self.u64()? {
+            number @ ..=NUMBER_MAX => Ok(number),
+            other => Err(corrupt(self.file, format!("nobody counts to {other}"))),
+        }
     }
 
     /// A count that cannot be larger than the bytes that are left.

@@ -19,7 +19,7 @@
 //! record with a whole closing record behind it is not a torn tail but corruption.
 
 use super::block::{self, Descriptor, Form};
-use super::bytes::{ALIGN, Put, Reader, corrupt, io_error};
+use super::bytes::{ALIGN, NUMBER_MAX, Put, Reader, corrupt, io_error};
 use super::chunk::Rows;
 use crate::error::{Error, Result};
 use crate::store::{HandleRange, Mark};
@@ -247,6 +247,10 @@ fn read_rows(bytes: &Buffer, record: &Record, name: &str) -> Result<Op> {
     let (Some(handles), Some(versions), Some(deleted)) = typed else {
         return Err(corrupt(name, "a hidden column has the wrong type"));
     };
+    let nulls = handles.null_count() + versions.null_count() + deleted.null_count();
+    if nulls > 0 || versions.values().iter().any(|v| *v == 0 || *v == u64::MAX) {
+        return Err(corrupt(name, "a hidden column has a value that no row has"));
+    }
     let fields = names.iter().zip(&arrays);
     let fields = fields.map(|(n, a)| Field::new(n, a.data_type().clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -255,6 +259,14 @@ fn read_rows(bytes: &Buffer, record: &Record, name: &str) -> Result<Op> {
     let deleted: BooleanArray = deleted.values().iter().map(|d| Some(*d != 0)).collect();
     let rows = Rows::arranged(handles.clone(), versions.clone(), deleted, columns)?;
     Ok(Op::Rows(table, Box::new(rows)))
+}
+
+/// What is wrong with a request is wrong with the bytes where nobody asked but the file.
+fn stored(e: Error, name: &str) -> Error {
+    match e.kind() {
+        ErrorKind::Invalid => corrupt(name, e.detail),
+        _ => e,
+    }
 }
 
 impl Log {
@@ -269,6 +281,7 @@ impl Log {
         let mut numbers = Vec::new();
         for name in disk.list(FOLDER).map_err(io)? {
             let number = name.strip_suffix(".log").and_then(|n| n.parse::<u64>().ok());
+            let number = number.filter(|number| *number <= NUMBER_MAX);
             let full = format!("{FOLDER}/{name}");
             match number {
                 Some(number) if number >= first => numbers.push(number),
@@ -343,12 +356,21 @@ impl Log {
         replay: &mut impl FnMut(u64, Op) -> Result<()>,
     ) -> Result<()> {
         let mut r = Reader::new(&bytes[record.body.clone()], name);
+        if record.seq > NUMBER_MAX {
+            return Err(corrupt(name, format!("nobody counts to {}", record.seq)));
+        }
         match record.kind {
-            ROWS => replay(record.seq, read_rows(bytes, record, name)?),
+            ROWS => {
+                let op = read_rows(bytes, record, name);
+                op.and_then(|op| replay(record.seq, op)).map_err(|e| stored(e, name))
+            }
             CLEAR => {
                 let table = TableId(r.u64()? as i64);
                 let range = HandleRange { first: r.u64()? as i64, last: r.u64()? as i64 };
-                replay(record.seq, Op::Clear(table, range))
+                if range.first > range.last {
+                    return Err(corrupt(name, "a removal of a range that ends before it begins"));
+                }
+                replay(record.seq, Op::Clear(table, range)).map_err(|e| stored(e, name))
             }
             SYNC | MARKS => {
                 let mut marks = Vec::new();

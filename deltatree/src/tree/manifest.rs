@@ -13,7 +13,7 @@ use super::segment::Durable;
 use crate::error::Result;
 use damask_env::Disk;
 use damask_types::TableId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 const HEAD: &[u8; 8] = b"DMSKMAN1";
 const VERSION: u32 = 1;
@@ -62,12 +62,12 @@ impl Manifest {
         if version != VERSION {
             return Err(corrupt(NAME, format!("unknown version {version}")));
         }
-        let mut manifest = Manifest { first_log: r.u64()?, tables: BTreeMap::new() };
+        let mut manifest = Manifest { first_log: r.number()?, tables: BTreeMap::new() };
         for _ in 0..r.count()? {
             let table = TableId(r.u64()? as i64);
             let mut segments = Vec::new();
             for _ in 0..r.count()? {
-                let (first, file, merged) = (r.u64()? as i64, r.u64()?, r.u64()?);
+                let (first, file, merged) = (r.u64()? as i64, r.number()?, r.number()?);
                 segments.push(Durable { first, file: Some(file).filter(|f| *f != 0), merged });
             }
             let ascending = segments.windows(2).all(|pair| pair[0].first < pair[1].first);
@@ -78,6 +78,11 @@ impl Manifest {
                 return Err(corrupt(NAME, format!("table {table} is out of order")));
             }
             manifest.tables.insert(table, segments);
+        }
+        let mut files = HashSet::new();
+        let mut all = manifest.tables.values().flatten().filter_map(|segment| segment.file);
+        if let Some(file) = all.find(|file| !files.insert(*file)) {
+            return Err(corrupt(NAME, format!("file {file} belongs to two segments")));
         }
         match r.remaining() {
             0 => Ok(manifest),

@@ -181,7 +181,7 @@ impl Merge<'_> {
         let mut base_rows = PackCursor::new(view, 0..base)?;
         let mut history = PackCursor::new(view, base..all)?;
         let mut delta = input.delta.iter().peekable();
-        let mut versions = Vec::new();
+        let (mut versions, mut last) = (Vec::new(), None);
         loop {
             let heads = [
                 base_rows.handle(),
@@ -189,6 +189,12 @@ impl Merge<'_> {
                 delta.peek().map(|((handle, _), _)| *handle),
             ];
             let Some(handle) = heads.into_iter().flatten().min() else { return Ok(()) };
+            if last.is_some_and(|last| handle <= last) {
+                // only rows of a file can be: the delta was sorted here
+                let error = |stable: &Arc<Stable>| stable.corrupt("handles that do not ascend");
+                return stable.map_or(Ok(()), |stable| Err(error(stable)));
+            }
+            last = Some(handle);
             versions.clear();
             while history.handle() == Some(handle) {
                 versions.push(history.take()?);

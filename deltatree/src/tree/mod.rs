@@ -91,6 +91,7 @@ fn stable_numbers(disk: &dyn Disk) -> Result<Vec<u64>> {
     let names = disk.list(stable::FOLDER).map_err(|e| io_error("open", stable::FOLDER, e))?;
     let number = |name: &String| {
         let number = name.strip_suffix(".stable").and_then(|n| n.parse().ok());
+        let number = number.filter(|number| *number <= bytes::NUMBER_MAX);
         number.ok_or_else(|| corrupt(&format!("{}/{name}", stable::FOLDER), "not a stable file"))
     };
     names.iter().map(number).collect()

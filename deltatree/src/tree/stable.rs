@@ -23,6 +23,7 @@ use super::bounds::Bounds;
 use super::bytes::{ALIGN, Put, Reader, corrupt, io_error};
 use crate::error::{Error, Result};
 use crate::fold::wide::prefetch;
+use crate::store::HandleRange;
 use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
@@ -38,6 +39,8 @@ const END: &[u8; 8] = b"DMSKEND1";
 const VERSION: u32 = 2;
 const VERSION_MIN: u32 = 1;
 const TAIL_BYTES: usize = 24;
+/// Of the description of a pack.
+const PACK_BYTES_MIN: usize = 100;
 
 /// The folder of stable files.
 pub const FOLDER: &str = "stable";
@@ -165,12 +168,22 @@ impl Stable {
         let mut columns = Vec::new();
         for _ in 0..r.count()? {
             let column = r.text()?.to_owned();
+            if columns.iter().any(|(known, _)| *known == column) {
+                return Err(corrupt(&name, format!("it has column {column} twice")));
+            }
             columns.push((column, super::block::read_type(&mut r, &name)?));
         }
         let (base_packs, history_packs) = (r.count()?, r.count()?);
-        let mut packs = Vec::with_capacity(base_packs + history_packs);
-        for index in 0..base_packs + history_packs {
-            packs.push(Pack::read(&mut r, &name, columns.len(), index >= base_packs)?);
+        let all = base_packs + history_packs;
+        let mut packs = Vec::with_capacity(all.min(r.remaining() / PACK_BYTES_MIN));
+        for index in 0..all {
+            let pack = Pack::read(&mut r, &name, &columns, index >= base_packs)?;
+            pack.check(&name, bytes.len() as u64, &columns)?;
+            packs.push(pack);
+        }
+        check_order(&packs, base_packs, &name)?;
+        if r.remaining() > 0 {
+            return Err(corrupt(&name, "bytes behind the last pack"));
         }
         let rows = |packs: &[Pack]| packs.iter().map(|p| p.rows as u64).sum();
         Ok(Stable {
@@ -205,10 +218,28 @@ impl Stable {
         self.obsolete.store(true, Ordering::Release);
     }
 
+    /// The error for wrong bytes of this file.
+    pub fn corrupt(&self, what: impl std::fmt::Display) -> Error {
+        corrupt(&self.name, what)
+    }
+
+    /// All handles must lie in the segment that the file belongs to.
+    pub fn check_range(&self, range: HandleRange) -> Result<()> {
+        let outside = |pack: &Pack| pack.first < range.first || range.last < pack.last;
+        match self.packs.iter().any(outside) {
+            true => Err(self.corrupt("it has rows that do not belong to its segment")),
+            false => Ok(()),
+        }
+    }
+
     /// The hidden columns of a pack.
     pub fn keys(&self, pack: usize) -> Result<Keys<'_>> {
         let pack = &self.packs[pack];
         let handles = self.read(&pack.handles, pack.rows)?.array.as_primitive::<Int64Type>();
+        let ends = (handles.values().first(), handles.values().last());
+        if ends != (Some(&pack.first), Some(&pack.last)) {
+            return Err(self.corrupt("handles that do not begin and end as the footer says"));
+        }
         let u64s = |block| -> Result<&[u64]> {
             Ok(self.read(block, pack.rows)?.array.as_primitive::<UInt64Type>().values())
         };
@@ -295,15 +326,20 @@ fn footer_of<'a>(bytes: &'a [u8], name: &'a str) -> Result<&'a [u8]> {
 }
 
 impl Pack {
-    fn read(r: &mut Reader<'_>, name: &str, columns: usize, history: bool) -> Result<Pack> {
+    fn read(
+        r: &mut Reader<'_>,
+        name: &str,
+        columns: &[(String, DataType)],
+        history: bool,
+    ) -> Result<Pack> {
         let rows = r.u32()? as usize;
         let (first, last) = (r.u64()? as i64, r.u64()? as i64);
         let (min_version, max_version, max_until) = (r.u64()?, r.u64()?, r.u64()?);
         let block = |r: &mut Reader<'_>| Descriptor::read(r, name).map(Block::new);
         let (handles, versions) = (block(r)?, block(r)?);
         let untils = if history { Some(block(r)?) } else { None };
-        let mut all = Vec::with_capacity(columns);
-        for _ in 0..columns {
+        let mut all = Vec::with_capacity(columns.len());
+        for _ in columns {
             all.push(match r.u8()? {
                 0 => None,
                 _ => Some(PackColumn { block: block(r)?, bounds: Bounds::read(r, name)? }),
@@ -322,6 +358,45 @@ impl Pack {
             untils,
             columns: all,
         })
+    }
+
+    /// Nothing that is made of the pack may take memory by a number that is only claimed, nor
+    /// meet a type that it does not expect.
+    fn check(&self, name: &str, file_len: u64, columns: &[(String, DataType)]) -> Result<()> {
+        let handles = &self.handles.descriptor;
+        let (rows, bytes) = (self.rows as u64, size_of::<i64>() as u64);
+        let rows_max = match handles.is_encoded() {
+            true => super::encoding::ROWS_MAX as u64,
+            false => handles.len / bytes,
+        };
+        if rows == 0 || rows > rows_max || self.first > self.last {
+            return Err(corrupt(name, format!("a pack of {rows} rows that cannot be")));
+        }
+        let hidden = [(handles, &DataType::Int64), (&self.versions.descriptor, &DataType::UInt64)];
+        let untils = self.untils.iter().map(|block| (&block.descriptor, &DataType::UInt64));
+        let columns = self.columns.iter().zip(columns);
+        let columns = columns.filter_map(|(column, (_, data_type))| {
+            column.as_ref().map(|column| (&column.block.descriptor, data_type))
+        });
+        for (descriptor, data_type) in hidden.into_iter().chain(untils).chain(columns) {
+            let end = descriptor.offset.checked_add(descriptor.len);
+            if end.is_none_or(|end| end > file_len) || descriptor.data_type != *data_type {
+                return Err(corrupt(name, "a block that is not where or what it should be"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Binary searches over packs need them in order: base packs have one row per handle; the versions
+/// of one may go on in the next history pack.
+fn check_order(packs: &[Pack], base_packs: usize, name: &str) -> Result<()> {
+    let (base, history) = packs.split_at(base_packs);
+    let ascend = base.windows(2).all(|pair| pair[0].last < pair[1].first)
+        && history.windows(2).all(|pair| pair[0].last <= pair[1].first);
+    match ascend && !packs.is_empty() {
+        true => Ok(()),
+        false => Err(corrupt(name, "packs that do not ascend")),
     }
 }
 

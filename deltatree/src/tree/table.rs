@@ -56,14 +56,27 @@ impl Table {
                 Some(file) => Some(Arc::new(Stable::open(disk.clone(), id, file)?)),
                 None => None,
             };
+            let range = HandleRange { first: segment.first, last };
             if let Some(stable) = &stable {
-                table.columns.extend(stable.columns.iter().cloned());
+                stable.check_range(range)?;
+                table.know(stable)?;
             }
             table.last_seq = table.last_seq.max(segment.merged);
-            let range = HandleRange { first: segment.first, last };
             table.segments.push(Segment::new(range, stable, segment.merged));
         }
         Ok(table)
+    }
+
+    /// Remembers a file's columns: all files of a table must agree.
+    fn know(&mut self, stable: &Stable) -> Result<()> {
+        for (name, data_type) in &stable.columns {
+            let known = self.columns.entry(name.clone()).or_insert_with(|| data_type.clone());
+            if known != data_type {
+                let what = format!("column {name} is {data_type}, {known} elsewhere");
+                return Err(stable.corrupt(what));
+            }
+        }
+        Ok(())
     }
 
     /// What readers see now.

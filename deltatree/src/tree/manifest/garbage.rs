@@ -24,10 +24,12 @@ impl Chance {
 
     fn manifest(&mut self) -> Manifest {
         let mut manifest = Manifest { first_log: self.below(1 << 40), ..Manifest::default() };
+        let mut last = 0;
         for _ in 0..self.below(4) {
             let mut first = i64::MIN;
             let segments = (0..=self.below(3)).map(|_| {
-                let file = Some(self.below(9)).filter(|file| *file != 0);
+                let file = (self.below(9) != 0).then(|| last + 1 + self.below(9));
+                last = file.unwrap_or(last);
                 let segment = Durable { first, file, merged: self.below(1 << 60) };
                 first = first.wrapping_add(1 + self.below(1 << 40) as i64);
                 segment
