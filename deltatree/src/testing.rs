@@ -5,7 +5,8 @@
 //!  suite        traps   the histories in which stores are wrong, by name, in four tempos
 //!               walk    random changes, restarts, maintenance; reads at random timestamps
 //!                 pushed   predicates, order and aggregates, against the model's rows
-//!               racing  writer, readers and maintenance at once
+//!               racing  writers, readers and maintenance at once
+//!                 owned    a range that is cleared, filled and replaced meanwhile
 //!  crash_suite  a power cut after every change; the n-th I/O fails, for every n
 //!  flip_suite   flipped bits are named or harmless
 //! ```
@@ -15,6 +16,7 @@
 
 mod crash;
 pub(crate) mod model;
+mod owned;
 mod pushed;
 mod racing;
 mod traps;

@@ -1,7 +1,9 @@
-//! Readers, a writer and maintenance at the same time: money moves between accounts, so the sum at
-//! any timestamp is known without a model. No thread may wait for another by sleeping.
+//! Readers, writers and maintenance at the same time: money moves between accounts, so the sum at
+//! any timestamp is known without a model; another writer has a range of its own (see `owned`). No
+//! thread may wait for another by sleeping.
 
 use super::model::{Cell, Numbers, TABLE, Version, array, batch, cell, row};
+use super::owned::{Over, Owned};
 use crate::store::{
     Aggregate, ColumnSnapshot, ColumnStore, Fold, Grouping, HandleRange, Query, ScanRequest,
 };
@@ -9,9 +11,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use damask_types::Timestamp;
 use parking_lot::RwLock;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const ACCOUNTS: i64 = 120;
+/// Where they are.
+const BANK: HandleRange = HandleRange { first: 0, last: ACCOUNTS - 1 };
 const MONEY: i64 = 1000;
 /// Timestamps at which something moves.
 const TRANSFERS: u64 = 400;
@@ -42,7 +46,7 @@ fn transfer(balances: &mut [i64], ts: u64, numbers: &mut Numbers) -> Vec<Version
 fn totals(snapshot: &dyn ColumnSnapshot, ts: u64) -> [(i128, u64); 2] {
     let schema = Arc::new(Schema::new(vec![Field::new("1", DataType::Int64, true)]));
     let scan = ScanRequest {
-        ranges: vec![HandleRange::ALL],
+        ranges: vec![BANK],
         ts: Timestamp(ts),
         schema,
         defaults: vec![array(1, &[Cell::Null])],
@@ -73,12 +77,17 @@ struct Bank<'a> {
     store: &'a dyn ColumnStore,
     /// Everything at or below it is applied.
     done: AtomicU64,
+    /// Nothing else will be.
+    is_over: AtomicBool,
     /// Held while a snapshot is taken for reads at or after it.
     safe_point: RwLock<u64>,
+    /// What the other writer has.
+    owned: Owned,
 }
 
 impl Bank<'_> {
     fn write(&self) {
+        let _over = Over(&self.is_over);
         let mut balances = vec![MONEY; ACCOUNTS as usize];
         let mut numbers = Numbers(1);
         for ts in 2..2 + TRANSFERS {
@@ -95,7 +104,7 @@ impl Bank<'_> {
     }
 
     fn is_done(&self) -> bool {
-        self.done.load(Ordering::Acquire) == 1 + TRANSFERS
+        self.owned.is_over() && self.is_over.load(Ordering::Acquire)
     }
 
     fn maintain(&self) {
@@ -107,6 +116,14 @@ impl Bank<'_> {
             };
             self.store.maintain(Timestamp(safe_point), 1 << 20).expect("maintained");
         }
+    }
+
+    fn write_owned(&self) {
+        let at_version = |change: &mut dyn FnMut(u64)| {
+            let _safe_point = self.safe_point.read();
+            change(self.done.load(Ordering::Acquire) + 1);
+        };
+        self.owned.write(self.store, at_version);
     }
 
     fn read(&self, seed: u64) {
@@ -122,6 +139,7 @@ impl Bank<'_> {
             for ts in [last, first.max(1) + numbers.below(last - first.max(1) + 1)] {
                 assert_eq!(totals(&*snapshot, ts), [expected; 2], "at {ts} of {first}..={last}");
             }
+            self.owned.check(self.store);
             if is_last {
                 return;
             }
@@ -132,9 +150,12 @@ impl Bank<'_> {
 /// Everything at once on a new place.
 pub(super) fn race(store: &dyn ColumnStore) {
     store.apply(&batch(&opening())).expect("applied");
-    let bank = Bank { store, done: AtomicU64::new(1), safe_point: RwLock::new(0) };
+    let (done, is_over) = (AtomicU64::new(1), AtomicBool::new(false));
+    let safe_point = RwLock::new(0);
+    let bank = Bank { store, done, is_over, safe_point, owned: Owned::new() };
     std::thread::scope(|scope| {
         scope.spawn(|| bank.maintain());
+        scope.spawn(|| bank.write_owned());
         for reader in 0..READERS {
             let bank = &bank;
             scope.spawn(move || bank.read(reader));
