@@ -48,6 +48,8 @@ pub struct Config {
     pub connections_max: usize,
     /// How column stores keep their columns.
     pub column_store: ColumnStoreName,
+    /// With `column_store = "shadow"`: which store answers, and which one is compared with it.
+    pub shadow: [ColumnStoreName; 2],
     /// Bytes of the data folder's file system that stay free: with fewer, rows are removed and
     /// tables dropped, and nothing new is written (1021). `None`: 1/20 of it, at most 512 MiB.
     pub reserve_bytes: Option<u64>,
@@ -151,7 +153,7 @@ pub enum LogName {
 }
 
 /// Names of column stores in configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnStoreName {
     /// The plain model: sorted rows in memory. Only without a data folder.
@@ -160,8 +162,8 @@ pub enum ColumnStoreName {
     Deltatree,
     /// The columnar LSM that DeltaTree is measured against; on disk it needs RocksDB.
     Lsm,
-    /// DeltaTree with the LSM beside it: fed alike, every answer compared, a difference is an
-    /// error. For those who change either.
+    /// Two of the others ([`Config::shadow`]): fed alike, every answer compared, a difference is
+    /// an error. For those who change either.
     Shadow,
 }
 
@@ -290,6 +292,7 @@ impl Default for Config {
             status: None,
             connections_max: 151,
             column_store: ColumnStoreName::Deltatree,
+            shadow: [ColumnStoreName::Deltatree, ColumnStoreName::Lsm],
             reserve_bytes: None,
             kv: Kv::default(),
             row_engine: RowEngine::default(),
@@ -301,6 +304,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The kinds of column stores that a node opens.
+    fn column_stores(&self) -> &[ColumnStoreName] {
+        match &self.column_store {
+            ColumnStoreName::Shadow => &self.shadow,
+            one => std::slice::from_ref(one),
+        }
+    }
+
     /// Everything in memory, no servers: for tests and examples.
     pub fn memory() -> Config {
         Config::default()
@@ -345,8 +356,12 @@ impl Config {
         if self.raft.log == Some(LogName::Rocksdb) && self.data.is_none() {
             return Err("raft: log = 'rocksdb' needs a data folder".into());
         }
-        let with_lsm = [ColumnStoreName::Lsm, ColumnStoreName::Shadow];
-        if with_lsm.contains(&self.column_store)
+        let [main, twin] = self.shadow;
+        if main == twin || self.shadow.contains(&ColumnStoreName::Shadow) {
+            return Err("shadow: two different ones of 'deltatree', 'lsm', 'memory'".into());
+        }
+        let column_stores = self.column_stores();
+        if column_stores.contains(&ColumnStoreName::Lsm)
             && self.data.is_some()
             && !cfg!(feature = "rocksdb")
         {
@@ -356,7 +371,7 @@ impl Config {
         }
         let forgets = self.kv.engine == EngineName::Memory
             || self.raft.log == Some(LogName::Memory)
-            || self.column_store == ColumnStoreName::Memory;
+            || column_stores.contains(&ColumnStoreName::Memory);
         if self.data.is_some() && forgets {
             return Err(
                 "a part in `memory` would forget what the others keep in the data folder: \
@@ -467,10 +482,27 @@ mod tests {
     }
 
     #[test]
+    fn a_shadow_is_of_two_different_stores() {
+        let with = |two: &str| {
+            let text = format!("column_store = 'shadow'\nshadow = {two}");
+            Config::parse(&text).and_then(|config| config.validate())
+        };
+        for two in ["['lsm', 'deltatree']", "['memory', 'lsm']", "['deltatree', 'memory']"] {
+            with(two).expect(two);
+        }
+        for two in ["['lsm', 'lsm']", "['shadow', 'lsm']", "['lsm', 'lance']", "['lsm']"] {
+            assert!(with(two).expect_err(two).contains("shadow"), "{two}");
+        }
+    }
+
+    #[test]
     fn what_is_kept_and_what_is_forgotten_do_not_mix() {
-        for part in
-            ["column_store = \"memory\"", "[kv]\nengine = \"memory\"", "[raft]\nlog = \"memory\""]
-        {
+        for part in [
+            "column_store = \"memory\"",
+            "column_store = 'shadow'\nshadow = ['lsm', 'memory']",
+            "[kv]\nengine = \"memory\"",
+            "[raft]\nlog = \"memory\"",
+        ] {
             let mut config = Config::parse(part).expect("valid");
             config.validate().expect("in memory it may be");
             config.data = Some("/tmp/d".into());

@@ -113,7 +113,7 @@ impl Transactions {
 /// so that a store which stopped finds what it had acknowledged.
 #[derive(Default)]
 pub struct Memory {
-    columns: Mutex<HashMap<StoreId, Arc<dyn ColumnStore>>>,
+    columns: Mutex<HashMap<(StoreId, ColumnStoreName), Arc<dyn ColumnStore>>>,
     disks: Mutex<HashMap<String, Arc<MemoryDisk>>>,
     logs: Mutex<HashMap<String, Arc<MemoryLogStore>>>,
     engines: Mutex<HashMap<StoreId, Arc<MemoryEngine>>>,
@@ -193,23 +193,34 @@ impl Shared {
     }
 
     fn columns(&self, id: StoreId) -> Result<Arc<dyn ColumnStore>, Error> {
-        Ok(match self.config.column_store {
-            ColumnStoreName::Deltatree => self.deltatree(id)?,
-            ColumnStoreName::Lsm => self.lsm(id)?,
+        match self.config.column_store {
             ColumnStoreName::Shadow => {
-                Arc::new(ShadowColumns::new(self.deltatree(id)?, self.lsm(id)?))
+                let [main, twin] = self.config.shadow;
+                let shadow = ShadowColumns::new(self.one(main, id)?, self.one(twin, id)?);
+                Ok(Arc::new(shadow))
             }
-            ColumnStoreName::Memory => self.kept(id, || Arc::new(MemoryColumnStore::default())),
-        })
+            name => self.one(name, id),
+        }
+    }
+
+    fn one(&self, name: ColumnStoreName, id: StoreId) -> Result<Arc<dyn ColumnStore>, Error> {
+        match name {
+            ColumnStoreName::Deltatree => self.deltatree(id),
+            ColumnStoreName::Lsm => self.lsm(id),
+            ColumnStoreName::Memory => {
+                Ok(self.kept((id, name), || Arc::new(MemoryColumnStore::default())))
+            }
+            ColumnStoreName::Shadow => Err("shadow: it has no shadow of its own".into()),
+        }
     }
 
     /// A column store in memory: the one that was there before its node stopped, or a new one.
     fn kept(
         &self,
-        id: StoreId,
+        at: (StoreId, ColumnStoreName),
         new: impl FnOnce() -> Arc<dyn ColumnStore>,
     ) -> Arc<dyn ColumnStore> {
-        self.memory.columns.lock().entry(id).or_insert_with(new).clone()
+        self.memory.columns.lock().entry(at).or_insert_with(new).clone()
     }
 
     fn deltatree(&self, id: StoreId) -> Result<Arc<dyn ColumnStore>, Error> {
@@ -228,7 +239,10 @@ impl Shared {
                 }
                 lsm_on_disk(&folder, config)
             }
-            None => Ok(self.kept(id, || Arc::new(LsmColumns::in_memory(config)))),
+            None => {
+                let new = || Arc::new(LsmColumns::in_memory(config)) as Arc<dyn ColumnStore>;
+                Ok(self.kept((id, ColumnStoreName::Lsm), new))
+            }
         }
     }
 

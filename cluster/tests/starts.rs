@@ -371,9 +371,10 @@ fn a_log_in_rocksdb_serves_and_comes_back() {
 
 #[test]
 fn other_column_stores_serve_as_well() {
-    for name in ["lsm", "shadow"] {
+    let (shadow, other) = ("'shadow'", "'shadow'\nshadow = ['lsm', 'memory']");
+    for name in ["'lsm'", shadow, other] {
         bounded(move || {
-            let text = format!("column_store = '{name}'\n[raft]\ntick_ms = 50");
+            let text = format!("column_store = {name}\n[raft]\ntick_ms = 50");
             let cluster = Cluster::start(Config::parse(&text).expect("valid")).expect("starts");
             serve_columns(cluster, name);
         });
@@ -429,6 +430,33 @@ fn other_column_stores_come_back_from_disk() {
             assert_eq!(client.value("SELECT sum(v) FROM d.t"), "4900");
         });
     }
+}
+
+/// One of two column nodes does not come back from a restart: the other one serves alone, also what
+/// is written then.
+#[test]
+fn one_of_two_column_nodes_is_lost_over_a_restart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_owned();
+    bounded(move || {
+        let config = Config { columns: 2, ..on_disk(&data, 3) };
+        filled(&config);
+        let mut cluster = Cluster::start(config.clone()).expect("starts");
+        let mut client = Client::new(cluster.database());
+        client.run("ALTER TABLE d.t SET COLUMN REPLICA 2");
+        client.replicate("d", "t", false);
+        cluster.stop();
+        drop((client, cluster));
+        damage(&data.join(format!("columns-{COLUMNS}")));
+        let cluster = Cluster::start(config).expect("the others can be read");
+        let down = cluster.down();
+        assert!(down.len() == 1 && down.contains_key(&COLUMNS), "{down:?}");
+        let mut client = Client::new(cluster.database());
+        client.run("SET damask_isolation_read_engines = 'column'");
+        assert_eq!(client.value("SELECT sum(a) FROM d.t"), "6");
+        client.run("INSERT INTO d.t VALUES (4)");
+        assert_eq!(client.value("SELECT sum(a) FROM d.t"), "10");
+    });
 }
 
 /// Writes, replaces and deletes rows, and reads their columns.

@@ -4,9 +4,10 @@
 use crate::error::{Error, Result};
 use crate::transpose::{RowDecoder, RowError};
 use arrow::array::builder::BooleanBufferBuilder;
-use arrow::array::{Array, AsArray, BooleanArray, UInt32Array, UInt64Array};
-use arrow::compute::{take, take_record_batch};
-use arrow::error::ArrowError;
+use arrow::array::{
+    Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, UInt64Array,
+};
+use arrow::compute::take;
 use damask_deltatree::{ChangeBatch, ColumnStore, HandleRange};
 use damask_env::{Mistake, mistaken};
 use damask_types::{ErrorKind, TableId, TableSchema, Timestamp};
@@ -335,16 +336,21 @@ fn ascending(batch: &ChangeBatch) -> Result<ChangeBatch> {
     let mut order: Vec<u32> = (0..batch.handles.len() as u32).collect();
     order.sort_unstable_by_key(|at| keys(*at as usize));
     let order = UInt32Array::from(order);
-    let take = |array: &dyn Array| take(array, &order, None);
-    let columns = take_record_batch(&batch.columns, &order);
-    let sorted =
-        |e: ArrowError| Error::Row { table: batch.table, handle: 0, detail: e.to_string() };
+    let sorted = |array: &dyn Array| {
+        let error = |detail| Error::Row { table: batch.table, handle: 0, detail };
+        take(array, &order, None).map_err(|e| error(e.to_string()))
+    };
+    let columns =
+        batch.columns.columns().iter().map(|array| sorted(array)).collect::<Result<_>>()?;
+    // a table may have no column but its handle
+    let rows = RecordBatchOptions::new().with_row_count(Some(order.len()));
+    let columns = RecordBatch::try_new_with_options(batch.columns.schema(), columns, &rows);
     Ok(ChangeBatch {
         table: batch.table,
-        handles: take(&batch.handles).map_err(sorted)?.as_primitive().clone(),
-        versions: take(&batch.versions).map_err(sorted)?.as_primitive().clone(),
-        deleted: take(&batch.deleted).map_err(sorted)?.as_boolean().clone(),
-        columns: columns.map_err(sorted)?,
+        handles: sorted(&batch.handles)?.as_primitive().clone(),
+        versions: sorted(&batch.versions)?.as_primitive().clone(),
+        deleted: sorted(&batch.deleted)?.as_boolean().clone(),
+        columns: columns.expect("arrays as they were in a batch, of one length"),
     })
 }
 

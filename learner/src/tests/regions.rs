@@ -217,6 +217,28 @@ fn a_snapshots_rows_need_no_delta() {
     }
 }
 
+/// A table may have no column but its handle.
+#[test]
+fn a_snapshot_of_rows_without_columns() {
+    let tree = Arc::new(DeltaTree::open(Arc::new(MemoryDisk::new()), Config::small()).unwrap());
+    let source = Arc::new(Source::default());
+    let mut table = schema(T, &[]);
+    table.columns.truncate(1);
+    source.catalog.lock().insert(T, Arc::new(table));
+    let machine = ColumnMachine::open(tree.clone(), source).unwrap();
+    let mut chunks = ChunkWriter::new();
+    for handle in 1..=3 {
+        let value = damask_types::row::encode_row(&[]);
+        let write = Write::new(WriteKind::Put, Timestamp(20), Some(value)).encode();
+        chunks.push(FAMILIES[2], &encode_key_ts(&key(handle), Timestamp(30)), &write);
+    }
+    let mut new = state(R, row_range(T), 3);
+    new.applied = Applied { index: 50, term: 2 };
+    machine.import(&new, &[], chunks.finish()).unwrap();
+    let all = [damask_deltatree::HandleRange::ALL];
+    assert_eq!(tree.snapshot(T).unwrap().count(&all, Timestamp(30)).unwrap(), 3);
+}
+
 /// Where a replica of another region lives, its rows stay.
 #[test]
 fn a_snapshot_leaves_the_rows_of_others() {
