@@ -25,7 +25,10 @@ use std::sync::atomic::Ordering;
 const SET_UP: Micros = 20_000_000;
 /// In which every client must commit something after the storm.
 const CALM: Micros = 30_000_000;
-/// Transactions that every client must commit in it.
+/// In which a store that was told to leave must be rid of its replicas; there may be dozens of them,
+/// and clients go on all the while.
+const REPLACED: Micros = 120_000_000;
+/// Transactions that every client must commit in the calm.
 const CALM_COMMITS: u64 = 3;
 /// In which clients end, and everything is read once more.
 const AUDIT: Micros = 40_000_000;
@@ -144,12 +147,15 @@ fn live(kernel: &Kernel, world: &Arc<World>) -> Result<(), String> {
     let gets_on = || {
         world.clients.lock().iter().all(|client| client.in_calm >= CALM_COMMITS)
             && kernel.events().is_multiple_of(LOOK_EVERY)
-            && is_replaced(world)
     };
     if !go(kernel, world, CALM, gets_on)? {
         let commits: Vec<u64> = world.clients.lock().iter().map(|c| c.in_calm).collect();
         let told = describe(world);
         return Err(format!("clients committed {commits:?} after the storm\n{told}"));
+    }
+    let is_done = || kernel.events().is_multiple_of(LOOK_EVERY) && is_replaced(world);
+    if !is_replaced(world) && !go(kernel, world, REPLACED, is_done)? {
+        return Err(format!("a store that leaves keeps replicas\n{}", describe(world)));
     }
     world.over();
     // What is read last is read after everything else has ended.
