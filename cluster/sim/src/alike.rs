@@ -16,14 +16,12 @@
 
 use crate::chance::{fold_words, mix};
 use crate::logs::Seen;
-use damask_kv::{
-    Capabilities, Cf, Engine, Estimate, Ingestion, MemoryEngine, Op, Snapshot, WriteBatch,
-};
+use crate::passed_on::passed_on;
+use damask_kv::{Cf, Engine, MemoryEngine, Op, Snapshot, WriteBatch};
 use damask_raftstore::{ApplyBatch, LOG_START, RegionState, Result, RowMachine, StateMachine};
 use damask_types::codec::take_var_u64;
 use damask_types::{RegionId, StoreId};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Where a replica stands.
@@ -197,25 +195,7 @@ impl Engine for Judge {
         Ok(())
     }
 
-    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> damask_kv::Result<Estimate> {
-        self.nothing.estimate(cf, start, end)
-    }
-
-    fn checkpoint(&self, into: &Path) -> damask_kv::Result<()> {
-        self.nothing.checkpoint(into)
-    }
-
-    fn ingest(&self, cf: Cf) -> damask_kv::Result<Box<dyn Ingestion + '_>> {
-        self.nothing.ingest(cf)
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.nothing.capabilities()
-    }
-
-    fn statistics(&self) -> Vec<(String, u64)> {
-        Vec::new()
-    }
+    passed_on!(nothing);
 }
 
 #[cfg(test)]

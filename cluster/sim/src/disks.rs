@@ -5,6 +5,7 @@
 use crate::alike::Told;
 use crate::kernel::{Micros, kernel};
 use crate::logs::{Seen, digested};
+use crate::passed_on::passed_on;
 use crate::rules::Ranges;
 use damask_deltatree::{
     ChangeBatch, ColumnSnapshot, ColumnStore, DeltaTree, HandleRange, Mark, RowsIter, TableStats,
@@ -12,9 +13,7 @@ use damask_deltatree::{
 };
 use damask_env::simulation::pause;
 use damask_env::{Content, Disk, File, MemoryDisk};
-use damask_kv::{
-    Capabilities, Cf, Engine, Estimate, Ingestion, MemoryEngine, Snapshot, WriteBatch,
-};
+use damask_kv::{Engine, MemoryEngine, Snapshot, WriteBatch};
 use damask_raftstore::{
     ApplyBatch, Effect, FileLogStore, GroupLog, LogBatch, LogEntry, LogStore, RangeSize,
     RegionState, Result, SnapshotChunks, StateMachine,
@@ -23,7 +22,6 @@ use damask_types::{KeyRange, Region, RegionId, TableId, Timestamp};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -341,25 +339,7 @@ impl Engine for FlushedEngine {
         Ok(())
     }
 
-    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> damask_kv::Result<Estimate> {
-        self.inner.estimate(cf, start, end)
-    }
-
-    fn checkpoint(&self, into: &Path) -> damask_kv::Result<()> {
-        self.inner.checkpoint(into)
-    }
-
-    fn ingest(&self, cf: Cf) -> damask_kv::Result<Box<dyn Ingestion + '_>> {
-        self.inner.ingest(cf)
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn statistics(&self) -> Vec<(String, u64)> {
-        self.inner.statistics()
-    }
+    passed_on!(inner);
 }
 
 /// The engine as a store's transaction server reads it: others overtake around each snapshot.
@@ -386,25 +366,7 @@ impl Engine for SimEngine {
         self.inner.sync()
     }
 
-    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> damask_kv::Result<Estimate> {
-        self.inner.estimate(cf, start, end)
-    }
-
-    fn checkpoint(&self, into: &Path) -> damask_kv::Result<()> {
-        self.inner.checkpoint(into)
-    }
-
-    fn ingest(&self, cf: Cf) -> damask_kv::Result<Box<dyn Ingestion + '_>> {
-        self.inner.ingest(cf)
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn statistics(&self) -> Vec<(String, u64)> {
-        self.inner.statistics()
-    }
+    passed_on!(inner);
 }
 
 /// The disk of columns: merges wait for it, so that others write and read meanwhile.

@@ -46,6 +46,7 @@ mod driver;
 mod given;
 mod members;
 mod nodes;
+mod passed_on;
 mod placement;
 mod remote;
 mod sizes;

@@ -194,15 +194,20 @@ fn a_snapshot_replaces_all_and_is_durable() {
     }
 }
 
+/// A learner that knows one table, and the DeltaTree below it.
+fn over_a_tree(table: TableSchema) -> (Arc<DeltaTree>, ColumnMachine) {
+    let tree = Arc::new(DeltaTree::open(Arc::new(MemoryDisk::new()), Config::small()).unwrap());
+    let source = Arc::new(Source::default());
+    source.catalog.lock().insert(T, Arc::new(table));
+    let machine = ColumnMachine::open(tree.clone(), source).unwrap();
+    (tree, machine)
+}
+
 /// The rows of a region that had none go straight into stable files; those of a later snapshot take
 /// their place.
 #[test]
 fn a_snapshots_rows_need_no_delta() {
-    let tree = DeltaTree::open(Arc::new(MemoryDisk::new()), Config::small()).unwrap();
-    let tree = Arc::new(tree);
-    let source = Arc::new(Source::default());
-    source.catalog.lock().insert(T, Arc::new(schema(T, &[])));
-    let machine = ColumnMachine::open(tree.clone(), source).unwrap();
+    let (tree, machine) = over_a_tree(schema(T, &[]));
     let mut new = state(R, row_range(T), 3);
     for (index, delta_rows) in [(50, 0), (60, 5)] {
         new.applied = Applied { index, term: 2 };
@@ -220,12 +225,9 @@ fn a_snapshots_rows_need_no_delta() {
 /// A table may have no column but its handle.
 #[test]
 fn a_snapshot_of_rows_without_columns() {
-    let tree = Arc::new(DeltaTree::open(Arc::new(MemoryDisk::new()), Config::small()).unwrap());
-    let source = Arc::new(Source::default());
     let mut table = schema(T, &[]);
     table.columns.truncate(1);
-    source.catalog.lock().insert(T, Arc::new(table));
-    let machine = ColumnMachine::open(tree.clone(), source).unwrap();
+    let (tree, machine) = over_a_tree(table);
     let mut chunks = ChunkWriter::new();
     for handle in 1..=3 {
         let value = damask_types::row::encode_row(&[]);

@@ -1,6 +1,7 @@
 //! What is alike, and what is not.
 
 use super::*;
+use crate::passed_on::passed_on;
 use damask_raftstore::{Applied, Effect, MergeState};
 use damask_types::{Epoch, KeyRange, Record, Region};
 
@@ -72,25 +73,7 @@ impl Engine for Keep {
         self.inner.sync()
     }
 
-    fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> damask_kv::Result<Estimate> {
-        self.inner.estimate(cf, start, end)
-    }
-
-    fn checkpoint(&self, into: &Path) -> damask_kv::Result<()> {
-        self.inner.checkpoint(into)
-    }
-
-    fn ingest(&self, cf: Cf) -> damask_kv::Result<Box<dyn Ingestion + '_>> {
-        self.inner.ingest(cf)
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn statistics(&self) -> Vec<(String, u64)> {
-        Vec::new()
-    }
+    passed_on!(inner);
 }
 
 #[test]
