@@ -9,6 +9,7 @@
 //!   early vote     a store votes in a region that it does not have yet, and restarts
 //!   late merge     a replica lacks the last entries of a region when another one takes it in
 //!   column rush    rows are stored slowly while many read their columns
+//!   late lock      a lock runs out, and a late copy of its request takes it above another commit
 //! ```
 
 use crate::columns;
@@ -16,7 +17,7 @@ use crate::faults::REGIONS_MAX;
 use crate::kernel::{Micros, kernel};
 use crate::nodes::{Life, crash};
 use crate::plan::FaultKind;
-use crate::rivals::{open, read, write};
+use crate::rivals::{open, write};
 use crate::tables::{BANK, ITEMS, LISTS, QUIET, REGISTERS, WITH_COLUMNS, key};
 use crate::work::{self, ACCOUNTS, REGISTER_KEYS, fleeting};
 use crate::world::World;
@@ -151,7 +152,7 @@ impl World {
         }
         let late = patience * (60 + (pick >> 12) % 40) / 100;
         let end = kernel().time() + WARM_UP + 3 * patience;
-        self.witness(pick, end, row.clone(), read);
+        self.readers(pick, end, &row);
         self.witness(pick ^ 1, end, other, write);
         self.in_storm(WARM_UP, move |world| {
             world.write_to_successor(old, &row, pick ^ 2, end);
@@ -193,7 +194,7 @@ impl World {
             return;
         }
         let end = kernel().time() + lasts;
-        self.witness(pick, end, row.clone(), read);
+        self.readers(pick, end, &row);
         self.in_storm(WARM_UP, move |world| {
             world.part(old, one, lasts);
             world.write_to_successor(old, &row, pick ^ 1, end);
@@ -223,7 +224,7 @@ impl World {
         if !self.takes_aim(WARM_UP + lasts) {
             return;
         }
-        self.witness(pick, kernel().time() + WARM_UP + lasts, row.clone(), read);
+        self.readers(pick, kernel().time() + WARM_UP + lasts, &row);
         self.in_storm(WARM_UP, move |world| {
             let Some((leader, region)) = world.leader_of(&row) else { return };
             if !region.range.contains(&at) || world.led().len() > REGIONS_MAX {

@@ -8,6 +8,7 @@ use crate::history::Latest;
 use crate::kernel::{Micros, kernel};
 use crate::net::FIRST_CLIENT;
 use crate::nodes::{Alive, Life, crash};
+use crate::stale;
 use crate::tables::{REGISTERS, Value, WITH_COLUMNS, key};
 use crate::work::REGISTER_KEYS;
 use crate::world::World;
@@ -35,7 +36,7 @@ impl World {
         let Some((leader, region)) = found.cloned() else { return };
         let time = time.max(RIVALRY_MIN);
         let end = kernel().time() + WARM_UP + time;
-        self.witness(pick, end, row.clone(), read);
+        self.readers(pick, end, &row);
         let world = self.clone();
         kernel().after(WARM_UP, move || {
             if world.is_calm() {
@@ -92,6 +93,14 @@ impl World {
         });
     }
 
+    /// Somebody reads a row's newest version, and somebody else what is called safe.
+    pub fn readers(self: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
+        self.witness(pick, end, row.to_vec(), read);
+        if self.plan.limits.resolved_ms > 0 {
+            self.witness(pick ^ 3, end, row.to_vec(), stale::read_boldest);
+        }
+    }
+
     /// Somebody does something for a while.
     pub fn witness(
         self: &Arc<World>,
@@ -121,7 +130,7 @@ pub fn open(world: &Arc<World>, pick: u64) -> Session {
 }
 
 /// Reads by the way that was right at first.
-pub fn read(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
+fn read(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
     let mut session = open(world, pick);
     while !world.witnessed(end) {
         let begun = world.history.lock().place();

@@ -4,15 +4,16 @@
 
 use crate::clients::Session;
 use crate::columns;
-use crate::kernel::kernel;
-use crate::nodes::Alive;
+use crate::kernel::{Micros, kernel};
+use crate::nodes::{Alive, Life};
+use crate::rivals::open;
 use crate::tables::{BANK, ITEMS, LISTS, REGISTERS, WITH_COLUMNS};
-use crate::work::{scan_rows, some_ts};
+use crate::work::{scan_range, scan_rows, some_ts};
 use crate::world::World;
 use damask_env::simulation::pause;
 use damask_txn::{Error, TxnServer};
 use damask_types::key::row_range;
-use damask_types::{ErrorKind, KeyLock, StoreId, TableId, Timestamp};
+use damask_types::{ErrorKind, KeyLock, KeyRange, StoreId, TableId, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,38 @@ fn past_ts(session: &mut Session, table: TableId) -> Option<Timestamp> {
     regions.retain(|status| status.region.range.intersect(&row_range(table)).is_some());
     let ts = server.safe_ts(session.chance.pick(&regions)?.region.id);
     (ts > Timestamp::ZERO).then_some(ts)
+}
+
+/// The newest timestamp that any replica of a row's region calls safe.
+fn boldest(world: &World, row: &[u8]) -> Option<Timestamp> {
+    let safe_of = |life: &Arc<Life>| {
+        let server = life.server.as_ref()?;
+        let mut replicas = life.handle.replicas().into_iter();
+        let of = replicas.find(|status| status.region.range.contains(row))?;
+        Some(server.safe_ts(of.region.id))
+    };
+    world.lives().iter().filter_map(safe_of).max().filter(|ts| *ts > Timestamp::ZERO)
+}
+
+/// A witness: reads a row, from one replica after another, at what the boldest of them calls safe.
+pub fn read_boldest(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
+    let mut session = open(world, pick);
+    let mut after = row.to_vec();
+    after.push(0);
+    let range = KeyRange::new(row.to_vec(), after);
+    while !world.witnessed(end) {
+        if let Some(ts) = boldest(world, row)
+            && let Ok(txn) = session.client.begin_stale(ts)
+        {
+            let read = scan_range(&session, &range, txn.snapshot(), false);
+            world.counts.lock().stale_scans += u64::from(read.is_some());
+            txn.rollback();
+        }
+        session.think(4);
+    }
+    let (served, _) = session.client.stale_reads();
+    world.counts.lock().stale_served += served;
+    session.client.flush();
 }
 
 /// Reads some table in the past, once or again, and perhaps its columns at the same timestamp.

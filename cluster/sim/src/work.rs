@@ -263,7 +263,8 @@ pub fn scan_rows(
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn scan_range(
+/// Reads a range of rows; `None`: it cannot be read now.
+pub fn scan_range(
     session: &Session,
     range: &KeyRange,
     reader: &SnapshotReader,
