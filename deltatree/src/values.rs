@@ -2,7 +2,7 @@
 //! last row of a mask.
 
 use crate::error::{Error, Result};
-use crate::fold::wide::ones;
+use crate::fold::wide::{Next, ones};
 use arrow::array::{Array, AsArray};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{
@@ -55,6 +55,15 @@ pub(crate) fn invalid(detail: impl ToString) -> Error {
 }
 
 impl<'a> Values<'a> {
+    /// Where they begin, if they are what sums look ahead into.
+    pub fn next(&self) -> Next {
+        match self {
+            Values::I64(values) => Next::of(values),
+            Values::U64(values) => Next::of(values),
+            _ => Next::default(),
+        }
+    }
+
     /// Of an array of a type the column store has.
     pub fn of(array: &'a dyn Array) -> Result<Values<'a>> {
         Ok(match array.data_type() {

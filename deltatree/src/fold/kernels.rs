@@ -4,7 +4,7 @@
 //! A sum of whole numbers wraps around (see `wide`). Whether it was exact is told by the values'
 //! magnitudes, gathered on the way; if not, the rows are added one by one, wider.
 
-use super::wide::{self, Word};
+use super::wide::{self, Next, Word};
 use crate::tree::bounds::Bounds;
 use crate::values::{for_words, whole_words};
 use arrow::buffer::BooleanBuffer;
@@ -42,15 +42,22 @@ pub fn is_small(bounds: Option<&Bounds>) -> bool {
     -SMALL < *min && *max < SMALL
 }
 
-/// The exact sum of the values under set bits; at most 2^64 values. `is_small`: they are known to
-/// be small, whatever those under other bits are.
-pub fn sum<T: Small>(values: &[T], mask: Option<&BooleanBuffer>, is_small: bool) -> i128 {
+/// The exact sum of the values under set bits; at most 2^64 values. Of the hints, the first: they
+/// are known to be small, whatever those under other bits are; the second: what is read next.
+pub fn sum<T: Small>(
+    values: &[T],
+    mask: Option<&BooleanBuffer>,
+    (is_small, next): (bool, Next),
+) -> i128 {
     let all = mask.map(whole_words);
     let all: &[u64] = all.as_ref().map_or(&[], |words| words);
     let mut total = 0i128;
+    let mut behind = values;
     for (index, values) in values.chunks(BLOCK).enumerate() {
         let words = mask.map(|_| &all[index * BLOCK / 64..]);
-        let (sum, seen) = wide::sum(values, words, is_small);
+        behind = &behind[values.len()..];
+        let next = if behind.is_empty() { next } else { Next::of(behind) };
+        let (sum, seen) = wide::sum(values, words, is_small, next);
         total += match seen & LARGE {
             0 => T::widen(sum),
             _ => {
@@ -60,6 +67,7 @@ pub fn sum<T: Small>(values: &[T], mask: Option<&BooleanBuffer>, is_small: bool)
             }
         };
     }
+    next.expect_behind();
     total
 }
 
@@ -172,12 +180,24 @@ mod tests {
                 for mask in masks(len) {
                     let rows = || (0..len).filter(|row| set(&mask, *row));
                     let expected: i128 = rows().map(|row| i128::from(signed[row])).sum();
-                    assert_eq!(sum(&signed, mask.as_ref(), false), expected, "{len} {large}");
+                    assert_eq!(
+                        sum(&signed, mask.as_ref(), (false, Next::default())),
+                        expected,
+                        "{len} {large}"
+                    );
                     if !large {
-                        assert_eq!(sum(&signed, mask.as_ref(), true), expected, "{len}");
+                        assert_eq!(
+                            sum(&signed, mask.as_ref(), (true, Next::default())),
+                            expected,
+                            "{len}"
+                        );
                     }
                     let expected: i128 = rows().map(|row| i128::from(plain[row])).sum();
-                    assert_eq!(sum(&plain, mask.as_ref(), false), expected, "{len} {large}");
+                    assert_eq!(
+                        sum(&plain, mask.as_ref(), (false, Next::default())),
+                        expected,
+                        "{len} {large}"
+                    );
                     let expected: i128 = rows().map(|row| wide[row]).sum();
                     assert_eq!(sum_wide(&wide, mask.as_ref()), Some(expected));
                     let floats: Vec<f64> = signed.iter().map(|v| (*v % 1000) as f64).collect();
@@ -199,6 +219,6 @@ mod tests {
         assert!(!is_small(None) && !is_small(Some(&Bounds::Unknown)));
         // a block of the largest small numbers
         let values = vec![(SMALL - 1) as i64; BLOCK];
-        assert_eq!(sum(&values, None, true), (SMALL - 1) * BLOCK as i128);
+        assert_eq!(sum(&values, None, (true, Next::default())), (SMALL - 1) * BLOCK as i128);
     }
 }

@@ -10,6 +10,7 @@ mod derive;
 mod grouped;
 pub(crate) mod groups;
 mod kernels;
+pub(crate) mod known;
 pub(crate) mod wide;
 
 use crate::error::Result;
@@ -22,7 +23,9 @@ use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema, Schema
 use derive::Columns;
 use grouped::Numbered;
 use groups::{Groups, Value, array_of};
+use known::Known;
 use std::sync::Arc;
+use wide::Next;
 
 /// Digits that an average has more than its values.
 const AVG_DIGITS: i8 = 4;
@@ -136,8 +139,13 @@ impl Call {
         }
     }
 
-    /// Folds rows of one group: slot 0. `is_small`: as `kernels::sum` has it.
-    fn update_all(&mut self, rows: &Rows, array: Option<&ArrayRef>, is_small: bool) -> Result<()> {
+    /// Folds rows of one group: slot 0. `hints`: as `kernels::sum` has them.
+    fn update_all(
+        &mut self,
+        rows: &Rows,
+        array: Option<&ArrayRef>,
+        hints: (bool, Next),
+    ) -> Result<()> {
         let valid = rows.valid(array);
         let Rows { rows, set, mask } = valid.as_ref().unwrap_or(rows);
         let (rows, count, mask) = (*rows, *set as u64, mask.as_ref());
@@ -149,8 +157,8 @@ impl Call {
             (State::Count(all), _) => all[0] += count,
             (State::Sum(all), Some(values)) => {
                 let sum = match values {
-                    Values::I64(values) => Some(kernels::sum(values, mask, is_small)),
-                    Values::U64(values) => Some(kernels::sum(values, mask, is_small)),
+                    Values::I64(values) => Some(kernels::sum(values, mask, hints)),
+                    Values::U64(values) => Some(kernels::sum(values, mask, hints)),
                     Values::I128(values) => kernels::sum_wide(values, mask),
                     _ => return Err(invalid("a column changed its type")),
                 };
@@ -459,16 +467,16 @@ impl Folder {
         rows: Rows,
         column: impl FnMut(usize) -> Result<ArrayRef>,
     ) -> Result<bool> {
-        self.update_bounded(rows, column, |_| None)
+        self.update_known(rows, column, &known::Nothing)
     }
 
-    /// The same of rows whose columns are known to lie within bounds: a column whose values
-    /// cannot change an extreme is not read.
-    pub fn update_bounded<'b>(
+    /// The same of rows of which something is known: a column whose values cannot change an extreme
+    /// is not read.
+    pub fn update_known(
         &mut self,
         rows: Rows,
         mut column: impl FnMut(usize) -> Result<ArrayRef>,
-        bounds: impl Fn(usize) -> Option<&'b Bounds>,
+        known: &impl Known,
     ) -> Result<bool> {
         let base = self.schema.fields().len() - self.derived.len();
         let mut columns = Columns::new(rows, base, &self.derived, &mut column);
@@ -491,14 +499,18 @@ impl Folder {
             }
         };
         for call in &mut self.calls {
-            let bounds = |at: usize| if at < base { bounds(at) } else { None };
-            if numbered.is_none() && call.is_settled(&bounds) {
+            let asked = call.column.filter(|at| *at < base);
+            if numbered.is_none() && asked.is_some_and(|at| call.is_settled(at, known)) {
                 continue;
             }
-            let is_small = kernels::is_small(call.column.and_then(bounds));
             let array = call.column.map(|at| columns.get(at)).transpose()?;
             match &mut numbered {
-                None => call.update_all(&rows, array.as_ref(), is_small)?,
+                None => {
+                    let bounds = asked.and_then(|at| known.bounds(at, false));
+                    let next = asked.map_or(Next::default(), |at| known.next(at));
+                    let hints = (kernels::is_small(bounds), next);
+                    call.update_all(&rows, array.as_ref(), hints)?;
+                }
                 Some(numbered) => call.update_groups(numbered, array.as_ref())?,
             }
         }
@@ -554,9 +566,10 @@ impl Folder {
 }
 
 impl Call {
-    fn is_settled<'b>(&self, bounds: &impl Fn(usize) -> Option<&'b Bounds>) -> bool {
+    /// No value of its column can be a better extreme.
+    fn is_settled(&self, at: usize, known: &impl Known) -> bool {
         let (State::Least(all) | State::Greatest(all)) = &self.state else { return false };
-        let Some(bounds) = self.column.and_then(bounds) else { return false };
+        let Some(bounds) = known.bounds(at, true) else { return false };
         let least = self.fold == Fold::Min;
         match (&all[0], bounds) {
             (Value::Number(best), Bounds::Numbers(min, max)) => {

@@ -106,6 +106,53 @@ pub fn prefetch_from<T: ?Sized>(start: *const T, bytes: usize) {
     let _ = (start, bytes, LINE_BYTES);
 }
 
+/// Bytes that are asked for before a loop that looks ahead itself.
+const FIRST_BYTES: usize = 2048;
+/// Bytes that are asked for between two loops: what memory gives until the second one begins.
+const BEHIND_BYTES: usize = 4096;
+
+/// What a loop reads after its own values: it asks memory for it while the last of them are added, so
+/// that memory is never idle. Only an address, at which nothing is ever looked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Next {
+    first: usize,
+    bytes: usize,
+}
+
+impl Next {
+    /// From this address on.
+    pub fn at(first: usize, bytes: usize) -> Next {
+        Next { first, bytes }
+    }
+
+    /// These values.
+    pub fn of<T>(values: &[T]) -> Next {
+        Next::at(values.as_ptr() as usize, size_of_val(values))
+    }
+
+    /// Asks for the first of it now, where no loop of this module comes before.
+    pub fn expect(self) {
+        prefetch_from(self.first as *const u8, self.bytes.min(FIRST_BYTES));
+    }
+
+    /// Asks for what lies behind the groups that a loop over eight bytes each has asked for: memory
+    /// has that to do while nothing is added.
+    pub fn expect_behind(self) {
+        let asked = AHEAD_GROUPS * 64 * 8;
+        let bytes = self.bytes.saturating_sub(asked).min(BEHIND_BYTES);
+        prefetch_from((self.first + asked) as *const u8, bytes);
+    }
+
+    /// Asks for the group of 64 values at a place, if there is one.
+    #[inline(always)]
+    fn expect_group<T>(self, group: usize) {
+        let bytes = size_of::<[T; 64]>();
+        if (group + 1) * bytes <= self.bytes {
+            prefetch_from((self.first + group * bytes) as *const u8, bytes);
+        }
+    }
+}
+
 /// Eight values in one register.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
@@ -119,7 +166,6 @@ fn load<T: Copy>(eight: &[T; 8]) -> __m512i {
 
 /// Groups of 64 values between the one that is added and the one that is asked for: a page and more,
 /// since the processor's own look ahead ends where a page does.
-#[cfg(target_arch = "x86_64")]
 const AHEAD_GROUPS: usize = 10;
 
 /// Magnitudes of eight values, in one word each; none if they do not matter.
@@ -136,13 +182,14 @@ fn magnitudes<T: Word>(lanes: __m512i) -> __m512i {
 /// Of every value.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn sum_all_avx512<T: Word, const SMALL: bool>(values: &[T]) -> (u64, u64) {
+fn sum_all_avx512<T: Word, const SMALL: bool>(values: &[T], next: Next) -> (u64, u64) {
     let (whole, rest) = values.as_chunks::<64>();
     let mut sums = [_mm512_setzero_si512(); 4];
     let mut seen = _mm512_setzero_si512();
     for (at, values) in whole.iter().enumerate() {
-        if let Some(later) = whole.get(at + AHEAD_GROUPS) {
-            prefetch(later);
+        match whole.get(at + AHEAD_GROUPS) {
+            Some(later) => prefetch(later),
+            None => next.expect_group::<T>(at + AHEAD_GROUPS - whole.len()),
         }
         for (at, eight) in values.as_chunks::<8>().0.iter().enumerate() {
             let lanes = load(eight);
@@ -163,13 +210,18 @@ fn sum_all_avx512<T: Word, const SMALL: bool>(values: &[T]) -> (u64, u64) {
 /// those of which every bit is set (half of all where one row in 100 is hidden) need no mask.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn sum_some_avx512<T: Word, const SMALL: bool>(values: &[T], words: &[u64]) -> (u64, u64) {
+fn sum_some_avx512<T: Word, const SMALL: bool>(
+    values: &[T],
+    words: &[u64],
+    next: Next,
+) -> (u64, u64) {
     let (whole, rest) = values.as_chunks::<64>();
     let mut sums = [_mm512_setzero_si512(); 4];
     let mut seen = _mm512_setzero_si512();
     for (at, (values, bits)) in whole.iter().zip(words).enumerate() {
-        if let Some(later) = whole.get(at + AHEAD_GROUPS) {
-            prefetch(later);
+        match whole.get(at + AHEAD_GROUPS) {
+            Some(later) => prefetch(later),
+            None => next.expect_group::<T>(at + AHEAD_GROUPS - whole.len()),
         }
         if *bits == 0 {
             continue;
@@ -204,12 +256,17 @@ fn sum_some_avx512<T: Word, const SMALL: bool>(values: &[T], words: &[u64]) -> (
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn sum_avx512<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
+fn sum_avx512<T: Word>(
+    values: &[T],
+    words: Option<&[u64]>,
+    is_small: bool,
+    next: Next,
+) -> (u64, u64) {
     match (words, is_small) {
-        (None, true) => sum_all_avx512::<T, true>(values),
-        (None, false) => sum_all_avx512::<T, false>(values),
-        (Some(words), true) => sum_some_avx512::<T, true>(values, words),
-        (Some(words), false) => sum_some_avx512::<T, false>(values, words),
+        (None, true) => sum_all_avx512::<T, true>(values, next),
+        (None, false) => sum_all_avx512::<T, false>(values, next),
+        (Some(words), true) => sum_some_avx512::<T, true>(values, words, next),
+        (Some(words), false) => sum_some_avx512::<T, false>(values, words, next),
     }
 }
 
@@ -220,19 +277,20 @@ fn sum_avx2<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u6
 }
 
 /// The wrapping sum of the values under set bits, 64 to a word, and all their magnitudes in one:
-/// with `is_small` it does not matter, and may be 0.
-pub fn sum<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool) -> (u64, u64) {
+/// with `is_small` it does not matter, and may be 0. `next` is read after them.
+pub fn sum<T: Word>(values: &[T], words: Option<&[u64]>, is_small: bool, next: Next) -> (u64, u64) {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
             // SAFETY: the function is safe but for needing the feature, which was just found.
-            return unsafe { sum_avx512(values, words, is_small) };
+            return unsafe { sum_avx512(values, words, is_small, next) };
         }
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: as above.
             return unsafe { sum_avx2(values, words, is_small) };
         }
     }
+    let _ = next; // the processor's own look ahead has to do
     sum_plain(values, words, is_small)
 }
 
@@ -335,9 +393,18 @@ mod tests {
             let words: Vec<u64> = (0..len.div_ceil(64)).map(word).collect();
             assert_eq!(ones(&words), ones_plain(&words));
             for words in [None, Some(words.as_slice())] {
-                assert_eq!(sum(&values, words, false), sum_plain(&values, words, false));
-                assert_eq!(sum(&signed, words, false), sum_plain(&signed, words, false));
-                assert_eq!(sum(&signed, words, true).0, sum(&signed, words, false).0);
+                assert_eq!(
+                    sum(&values, words, false, Next::default()),
+                    sum_plain(&values, words, false)
+                );
+                assert_eq!(
+                    sum(&signed, words, false, Next::default()),
+                    sum_plain(&signed, words, false)
+                );
+                assert_eq!(
+                    sum(&signed, words, true, Next::default()).0,
+                    sum(&signed, words, false, Next::default()).0
+                );
                 let set = |i: usize| words.is_none_or(|w| w[i / 64] >> (i % 64) & 1 == 1);
                 if let Some(words) = words {
                     let rows = (0..len).filter(|i| set(*i)).map(|i| signed[i]);
@@ -347,7 +414,7 @@ mod tests {
                     assert_eq!(pick(&signed, words, rows.len()), rows);
                 }
                 let one_by_one = (0..len).filter(|i| set(*i)).map(|i| signed[i]).sum::<i64>();
-                assert_eq!(sum(&signed, words, false).0, one_by_one as u64);
+                assert_eq!(sum(&signed, words, false, Next::default()).0, one_by_one as u64);
             }
         }
     }

@@ -18,16 +18,13 @@
 use super::bytes::{ALIGN, Put, Reader, corrupt};
 use super::encoding::{self, Shape};
 use crate::error::{Error, Result};
-use crate::fold::wide::prefetch_from;
+use crate::fold::wide::{Next, prefetch_from};
 use arrow::array::{Array, ArrayData, ArrayRef, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{DataType, TimeUnit};
 use damask_types::ErrorKind;
 use std::sync::{Arc, OnceLock};
 
-/// Bytes of a column that are asked for before it is read: behind them a loop looks ahead itself,
-/// by less than that (see `wide`).
-const EXPECTED_BYTES: usize = 6144;
 /// About the bytes of an array without its values.
 const ARRAY_BYTES: usize = 128;
 /// Bytes in front of it: the counts of those that share it, which handing it out writes.
@@ -313,9 +310,7 @@ pub struct Block {
 #[derive(Debug)]
 struct Opened {
     column: Column,
-    /// Address of the bytes that a read begins with; only ever asked for, not looked at.
-    first: usize,
-    len: usize,
+    values: Next,
 }
 
 impl Block {
@@ -324,12 +319,16 @@ impl Block {
         Block { descriptor, opened: OnceLock::new() }
     }
 
-    /// Asks memory for an opened column's array and first bytes, which will be read soon.
+    /// Asks memory for an opened column's array, which will be read soon.
     pub fn expect(&self) {
         let Some(opened) = self.opened.get() else { return };
         let counts = Arc::as_ptr(&opened.column.array).cast::<u8>().wrapping_sub(COUNTS_BYTES);
         prefetch_from(counts, COUNTS_BYTES + ARRAY_BYTES);
-        prefetch_from(opened.first as *const u8, EXPECTED_BYTES.min(opened.len));
+    }
+
+    /// Where an opened column's values begin.
+    pub fn next(&self) -> Next {
+        self.opened.get().map_or(Next::default(), |opened| opened.values)
     }
 
     /// The column; wrong bytes are an error each time, never an array.
@@ -338,17 +337,8 @@ impl Block {
             return Ok(&opened.column);
         }
         let column = self.descriptor.open(file, bytes, rows)?;
-        let (first, len) = match self.descriptor.is_encoded() {
-            false => {
-                let first = bytes.as_ptr().wrapping_add(self.descriptor.offset as usize);
-                (first as usize, self.descriptor.len as usize)
-            }
-            true => {
-                let data = column.array.to_data();
-                (data.buffers()[0].as_ptr() as usize, data.buffers()[0].len())
-            }
-        };
-        Ok(&self.opened.get_or_init(|| Opened { column, first, len }).column)
+        let values = Next::of(column.array.to_data().buffers()[0].as_slice());
+        Ok(&self.opened.get_or_init(|| Opened { column, values }).column)
     }
 
     /// Checks the column. What has to be decoded is not kept: only reads decide what takes memory.

@@ -3,7 +3,7 @@
 //! change rows that a snapshot can see.
 
 use super::bounds::Bounds;
-use super::overlay;
+use super::mask::Mask;
 use crate::error::{Error, Result};
 use crate::store::ChangeBatch;
 use crate::values::pack_bits;
@@ -151,6 +151,11 @@ impl Rows {
         self.bounds[column].get_or_init(|| Bounds::of(self.columns.column(column)))
     }
 
+    /// The same, if somebody has asked for them before.
+    pub fn known_bounds(&self, column: usize) -> Option<&Bounds> {
+        self.bounds[column].get()
+    }
+
     /// Rows.
     pub fn len(&self) -> usize {
         self.handles.len()
@@ -193,9 +198,7 @@ pub struct Ends {
     /// duplicate, or physically removed).
     untils: Vec<u64>,
     /// Bit set: the row is visible at the end of time.
-    latest: Vec<u64>,
-    /// Bits set in `latest`.
-    live: usize,
+    latest: Mask,
     /// Not above any of `untils`.
     min_until: u64,
     /// Not below any of `untils` but `u64::MAX`.
@@ -204,23 +207,16 @@ pub struct Ends {
 
 impl Ends {
     fn new(rows: usize) -> Ends {
-        let (untils, latest) = (vec![0; rows], vec![0; rows.div_ceil(64)]);
-        Ends { untils, latest, live: 0, min_until: u64::MAX, max_until: 0 }
+        let (untils, latest) = (vec![0; rows], Mask::none(rows));
+        Ends { untils, latest, min_until: u64::MAX, max_until: 0 }
     }
 
     fn set(&mut self, row: usize, until: u64) {
         self.untils[row] = until;
         self.min_until = self.min_until.min(until);
-        match (until == u64::MAX, overlay::get(&self.latest, row)) {
-            (true, false) => {
-                overlay::set(&mut self.latest, row);
-                self.live += 1;
-            }
-            (false, true) => {
-                overlay::clear(&mut self.latest, row);
-                self.live -= 1;
-            }
-            _ => {}
+        match until == u64::MAX {
+            true => self.latest.set(row),
+            false => self.latest.clear(row),
         }
         if until != u64::MAX {
             self.max_until = self.max_until.max(until);
@@ -285,9 +281,9 @@ impl Chunk {
             return Seen::All;
         }
         if self.rows.max_version <= ts && ends.max_until <= ts {
-            return match ends.live {
+            return match ends.latest.count() {
                 0 => Seen::Nothing,
-                _ => Seen::Some(overlay::part(&ends.latest, first, rows)),
+                _ => Seen::Some(ends.latest.part(first, rows)),
             };
         }
         let versions = pack_bits(&self.rows.versions.values()[first..first + rows], |v| v <= ts);
@@ -295,16 +291,21 @@ impl Chunk {
         Seen::Some(&versions & &untils)
     }
 
+    /// Asks memory for the mask of the end of time, which will be read soon.
+    pub fn expect(&self) {
+        self.ends.latest.expect();
+    }
+
     /// Rows that a read at `ts` sees, if it needs nothing but the mask of the end of time.
     pub fn live(&self, ts: u64) -> Option<usize> {
         let ends = &*self.ends;
-        (self.rows.max_version <= ts && ends.max_until <= ts).then_some(ends.live)
+        (self.rows.max_version <= ts && ends.max_until <= ts).then_some(ends.latest.count())
     }
 
     /// Bytes of what is kept about the rows.
     pub fn ends_bytes(&self) -> usize {
         let slots = self.slots.as_ref().map_or(0, |slots| slots.len());
-        self.rows.len() * 8 + self.ends.latest.len() * 8 + slots * 4
+        self.rows.len() * 8 + self.ends.latest.bytes() + slots * 4
     }
 
     /// One chunk in place of neighbours that are alike; each position keeps its row.
@@ -397,6 +398,6 @@ mod tests {
         }
         let untils: Vec<u64> = (3..6).map(|row| joined.until(row)).collect();
         assert_eq!(untils, [6, 7, u64::MAX]);
-        assert_eq!(joined.ends.live, 4);
+        assert_eq!(joined.ends.latest.count(), 4);
     }
 }

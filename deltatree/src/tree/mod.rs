@@ -23,6 +23,7 @@ mod encoding;
 mod load;
 mod log;
 mod manifest;
+mod mask;
 mod merge;
 mod ordered;
 mod overlay;

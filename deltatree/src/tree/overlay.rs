@@ -1,72 +1,40 @@
 //! What the delta did to a stable pack: which rows ended, and when. It must never bring back a
 //! row that was physically removed.
 
+use super::mask::Mask;
 use crate::fold::wide::prefetch;
-use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::buffer::BooleanBuffer;
 
 /// Changes laid over one immutable pack. Copied when a snapshot still holds the old one.
 #[derive(Clone, Debug)]
 pub struct Overlay {
     /// Bit set: the row is visible at the end of time.
-    latest: Vec<u64>,
+    latest: Mask,
     /// Bit set: the row was physically removed.
-    killed: Option<Vec<u64>>,
+    killed: Option<Mask>,
     /// Rows that ended, with the version that ended them; each row at most once, ascending by
     /// version: a read in the past walks back from the end.
     ended: Vec<(u32, u64)>,
     min_until: u64,
-    /// Bits set in `latest`.
-    live: usize,
-}
-
-/// A mask with the first `rows` bits set.
-pub fn ones(rows: usize) -> Vec<u64> {
-    let mut words = vec![u64::MAX; rows.div_ceil(64)];
-    if !rows.is_multiple_of(64) {
-        *words.last_mut().expect("rows is not 0") = (1 << (rows % 64)) - 1;
-    }
-    words
-}
-
-/// The bits of `rows` rows from `first` on; only the words that hold them are copied.
-pub fn part(words: &[u64], first: usize, rows: usize) -> BooleanBuffer {
-    let words = words[first / 64..(first + rows).div_ceil(64)].to_vec();
-    BooleanBuffer::new(Buffer::from_vec(words), first % 64, rows)
-}
-
-/// Is the bit of a row set?
-pub fn get(words: &[u64], row: usize) -> bool {
-    words[row / 64] >> (row % 64) & 1 == 1
-}
-
-/// Clears the bit of a row.
-pub fn clear(words: &mut [u64], row: usize) {
-    words[row / 64] &= !(1 << (row % 64));
-}
-
-/// Sets the bit of a row.
-pub fn set(words: &mut [u64], row: usize) {
-    words[row / 64] |= 1 << (row % 64);
 }
 
 impl Overlay {
     /// Nothing changed yet.
     pub fn new(rows: usize) -> Overlay {
-        let (latest, ended) = (ones(rows), Vec::new());
-        Overlay { latest, killed: None, ended, min_until: u64::MAX, live: rows }
+        let (latest, ended) = (Mask::all(rows), Vec::new());
+        Overlay { latest, killed: None, ended, min_until: u64::MAX }
     }
 
     /// Was the row physically removed?
     pub fn is_killed(&self, row: usize) -> bool {
-        self.killed.as_ref().is_some_and(|killed| get(killed, row))
+        self.killed.as_ref().is_some_and(|killed| killed.get(row))
     }
 
     /// The row is visible only below `until`.
     pub fn end(&mut self, row: usize, until: u64) {
         let mut until = until;
-        if get(&self.latest, row) {
-            clear(&mut self.latest, row);
-            self.live -= 1;
+        if self.latest.get(row) {
+            self.latest.clear(row);
         } else if let Some(at) = self.ended.iter().position(|entry| entry.0 == row as u32) {
             until = until.min(self.ended.remove(at).1);
         } else {
@@ -80,25 +48,24 @@ impl Overlay {
 
     /// Removes rows physically.
     pub fn kill(&mut self, rows: std::ops::Range<usize>) {
-        let words = self.latest.len();
-        let killed = self.killed.get_or_insert_with(|| vec![0; words]);
+        let all = self.latest.rows();
+        let killed = self.killed.get_or_insert_with(|| Mask::none(all));
         for row in rows {
-            killed[row / 64] |= 1 << (row % 64);
-            self.live -= usize::from(get(&self.latest, row));
-            clear(&mut self.latest, row);
+            killed.set(row);
+            self.latest.clear(row);
         }
         let killed = &*killed;
-        self.ended.retain(|entry| !get(killed, entry.0 as usize));
+        self.ended.retain(|entry| !killed.get(entry.0 as usize));
     }
 
     /// Rows that a read at the end of time does not see.
     pub fn dead_rows(&self, rows: usize) -> usize {
-        rows - self.live
+        rows - self.latest.count()
     }
 
     /// Rows that a read at `ts` sees, if it needs nothing but the mask of the end of time.
     pub fn live(&self, ts: u64) -> Option<usize> {
-        self.ended.last().is_none_or(|entry| entry.1 <= ts).then_some(self.live)
+        self.ended.last().is_none_or(|entry| entry.1 <= ts).then_some(self.latest.count())
     }
 
     /// Some row was physically removed.
@@ -111,23 +78,22 @@ impl Overlay {
         self.killed.is_some() || ts >= self.min_until
     }
 
-    /// Asks memory for the mask, which will be read soon.
+    /// Asks memory for the mask and the last row that ended, which will be read soon.
     pub fn expect(&self) {
-        prefetch(&self.latest);
+        self.latest.expect();
+        prefetch(&self.ended[self.ended.len().saturating_sub(1)..]);
     }
 
     /// Which of `rows` rows from `first` on a read at `ts` sees as far as the delta is concerned:
     /// the mask of the end of time, where rows that ended later than `ts` are put back.
     pub fn visible(&self, ts: u64, first: usize, rows: usize) -> BooleanBuffer {
-        let start = first / 64;
-        let mut words = self.latest[start..(first + rows).div_ceil(64)].to_vec();
-        for (row, _) in self.ended.iter().rev().take_while(|entry| entry.1 > ts) {
-            let row = *row as usize;
-            if (first..first + rows).contains(&row) {
-                set(&mut words, row - start * 64);
-            }
+        let undone = self.ended.iter().rev().take_while(|entry| entry.1 > ts);
+        let inside = |entry: &&(u32, u64)| (first..first + rows).contains(&(entry.0 as usize));
+        let mut undone = undone.filter(inside).map(|entry| entry.0 as usize).peekable();
+        match undone.peek() {
+            None => self.latest.part(first, rows),
+            Some(_) => self.latest.part_with(first, rows, undone),
         }
-        BooleanBuffer::new(Buffer::from_vec(words), first % 64, rows)
     }
 }
 

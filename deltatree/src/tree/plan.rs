@@ -7,10 +7,10 @@ use super::segment::View;
 use super::stable::Stable;
 use super::unit::{Unit, Visible, covers, touches};
 use crate::error::Result;
-use crate::fold::wide::prefetch;
+use crate::fold::wide::{Next, prefetch};
 use crate::predicate::{Filter, Rough, same_type};
 use crate::store::{HandleRange, Masked, Prune, ScanRequest};
-use crate::values::invalid;
+use crate::values::{Values, invalid};
 use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, UInt32Array,
 };
@@ -249,10 +249,14 @@ impl Plan {
         })
     }
 
-    /// Bounds that hold every value of a unit's column, if they are at hand.
-    pub fn bounds(&self, unit: &Unit, at: usize) -> Option<&Bounds> {
-        if unit.is_chunk {
-            return None; // finding them costs more than it saves
+    /// Bounds that hold every value of a unit's column, if they are at hand. Those of a chunk are
+    /// found when they are `sought`, and kept.
+    pub fn bounds(&self, unit: &Unit, at: usize, sought: bool) -> Option<&Bounds> {
+        if unit.is_chunk && !sought {
+            let rows = &self.views[unit.view].chunks[unit.index].rows;
+            let name = self.request.schema.field(at).name();
+            let (column, _) = rows.columns.schema_ref().column_with_name(name)?;
+            return rows.known_bounds(column);
         }
         self.known(unit, at).filter(|(_, absent)| !absent).map(|(bounds, _)| bounds)
     }
@@ -279,7 +283,7 @@ impl Plan {
                 return Ok(visible);
             }
             let sure = !self.may_be_null(unit, column)
-                && self.bounds(unit, column).is_some_and(|bounds| {
+                && self.bounds(unit, column, false).is_some_and(|bounds| {
                     self.filter.rough(condition, bounds) == Rough::AllButNull
                 });
             if sure {
@@ -313,19 +317,39 @@ impl Plan {
                 prefetch(std::slice::from_ref(&**overlay));
             }
         }
-        if let Some((unit, view, _)) = pack(0)
-            && let Some(overlay) = &view.overlays[unit.index]
-        {
-            overlay.expect();
+        if let Some((unit, view, stable)) = pack(0) {
+            self.stored_columns(unit).for_each(|column| stable.expect_array(unit.index, column));
+            if let Some(overlay) = &view.overlays[unit.index] {
+                overlay.expect();
+            }
+        }
+        if let Some(unit) = next.first().filter(|unit| unit.is_chunk) {
+            self.views[unit.view].chunks[unit.index].expect();
         }
     }
 
-    /// Asks memory for the first values of the next unit, while nothing else is asked of it: one
-    /// unit is folded, and what there is to know of the next one is looked up.
-    pub fn expect_values(&self, next: Option<&Unit>) {
-        let Some(unit) = next.filter(|unit| !unit.is_chunk) else { return };
-        let Some(stable) = self.views[unit.view].stable.as_deref() else { return };
-        self.stored_columns(unit).for_each(|column| stable.expect_values(unit.index, column));
+    /// Asks memory for the first values of the next unit, where no sum does it.
+    pub fn expect_first(&self, next: Option<&Unit>) {
+        let Some(unit) = next else { return };
+        (0..self.request.schema.fields().len()).for_each(|at| self.next(unit, at).expect());
+    }
+
+    /// Where a unit's column begins, if that is known without opening it.
+    pub fn next(&self, unit: &Unit, at: usize) -> Next {
+        let view = &self.views[unit.view];
+        if unit.first > 0 {
+            return Next::default();
+        }
+        if unit.is_chunk {
+            let name = self.request.schema.field(at).name();
+            let array = view.chunks[unit.index].rows.columns.column_by_name(name);
+            let values = array.and_then(|array| Values::of(array).ok());
+            return values.map_or(Next::default(), |values| values.next());
+        }
+        match (self.places[unit.view][at], &view.stable) {
+            (Place::Column(column), Some(stable)) => stable.next(unit.index, column),
+            _ => Next::default(),
+        }
     }
 
     /// Where the columns of the request are in the unit's file.

@@ -2,11 +2,14 @@
 //! handed out or folded, without a copy. It must never read a hidden column of a pack that no
 //! write touched.
 
+use super::bounds::Bounds;
 use super::ordered;
 use super::plan::{Plan, clamp, units};
 use super::segment::View;
 use super::unit::{Unit, Visible};
 use crate::error::Result;
+use crate::fold::known::Known;
+use crate::fold::wide::Next;
 use crate::fold::{Folder, Rows};
 use crate::plain::compact;
 use crate::predicate::Filter;
@@ -158,9 +161,7 @@ impl Work<'_> {
             let mut morsel = first..units.len().min(first + MORSEL_UNITS);
             let whole = morsel.try_fold(true, |whole, at| {
                 self.plan.look_ahead(&units[at + 1..]);
-                let is_whole = self.fold(&units[at], folder)?;
-                self.plan.expect_values(units.get(at + 1));
-                Ok(whole & is_whole)
+                Ok(whole & self.fold(&units[at], units.get(at + 1), folder)?)
             });
             if !matches!(whole, Ok(true)) {
                 self.stop.store(true, Ordering::Relaxed);
@@ -170,14 +171,31 @@ impl Work<'_> {
         Ok(false)
     }
 
-    fn fold(&self, unit: &Unit, folder: &mut Folder) -> Result<bool> {
+    fn fold(&self, unit: &Unit, next: Option<&Unit>, folder: &mut Folder) -> Result<bool> {
         let rows = match self.plan.visible(unit)? {
             Visible::Nothing => return Ok(true),
             Visible::All => Rows::all(unit.rows),
             Visible::Some(mask, set) => Rows { rows: unit.rows, set, mask: Some(mask) },
         };
         let column = |at| self.plan.column(unit, at);
-        folder.update_bounded(rows, column, |at| self.plan.bounds(unit, at))
+        folder.update_known(rows, column, &Beside { plan: self.plan, unit, next })
+    }
+}
+
+/// What is known of a unit beside its values.
+struct Beside<'a> {
+    plan: &'a Plan,
+    unit: &'a Unit,
+    next: Option<&'a Unit>,
+}
+
+impl Known for Beside<'_> {
+    fn bounds(&self, at: usize, sought: bool) -> Option<&Bounds> {
+        self.plan.bounds(self.unit, at, sought)
+    }
+
+    fn next(&self, at: usize) -> Next {
+        self.next.map_or(Next::default(), |unit| self.plan.next(unit, at))
     }
 }
 
@@ -201,6 +219,8 @@ impl Part {
 
 fn next_unit(plan: &Plan, units: &mut std::ops::Range<usize>) -> Option<Result<Masked>> {
     for unit in units.by_ref() {
+        plan.look_ahead(&plan.units[unit + 1..]);
+        plan.expect_first(plan.units.get(unit + 1));
         match plan.read(&plan.units[unit]) {
             Ok(None) => {}
             Ok(Some(masked)) => return Some(Ok(masked)),

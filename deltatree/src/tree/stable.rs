@@ -22,13 +22,14 @@ use super::block::{Block, Column, Descriptor, Form, put_type};
 use super::bounds::Bounds;
 use super::bytes::{ALIGN, Put, Reader, corrupt, io_error};
 use crate::error::{Error, Result};
-use crate::fold::wide::prefetch;
+use crate::fold::wide::{Next, prefetch, prefetch_from};
 use crate::store::HandleRange;
 use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use damask_env::{Content, Disk, File};
 use damask_types::{ErrorKind, TableId};
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,6 +73,7 @@ impl PackColumn {
 
 /// Rows of a stable file that are pruned, checked and masked together.
 #[derive(Debug)]
+#[repr(C)] // what every read looks at stands together, in the first lines
 pub struct Pack {
     /// Rows.
     pub rows: usize,
@@ -86,13 +88,13 @@ pub struct Pack {
     /// Largest `until`, or version of a deletion; `u64::MAX` in base packs. Reads from here on
     /// see none of the pack.
     pub max_until: u64,
+    /// By the file's columns.
+    pub columns: Vec<Option<PackColumn>>,
     /// The handles, as the bounds of a column.
     pub handle_bounds: Bounds,
     handles: Block,
     versions: Block,
     untils: Option<Block>,
-    /// By the file's columns.
-    pub columns: Vec<Option<PackColumn>>,
 }
 
 /// The hidden columns of a pack.
@@ -263,9 +265,9 @@ impl Stable {
         }
     }
 
-    /// Asks memory for a pack's description, which will be read soon.
+    /// Asks memory for what every read looks at of a pack, which will be soon.
     pub fn expect_pack(&self, pack: usize) {
-        prefetch(std::slice::from_ref(&self.packs[pack]));
+        prefetch_from(&self.packs[pack], offset_of!(Pack, handle_bounds));
     }
 
     /// The same of a column's description; the pack's was asked for before.
@@ -273,11 +275,16 @@ impl Stable {
         prefetch(std::slice::from_ref(&self.packs[pack].columns[column]));
     }
 
-    /// The same of a column's first values; its description was asked for before.
-    pub fn expect_values(&self, pack: usize, column: usize) {
+    /// The same of a column's array; its description was asked for before.
+    pub fn expect_array(&self, pack: usize, column: usize) {
         if let Some(column) = &self.packs[pack].columns[column] {
             column.block.expect();
         }
+    }
+
+    /// Where a column's values begin, if it was read before.
+    pub fn next(&self, pack: usize, column: usize) -> Next {
+        self.packs[pack].columns[column].as_ref().map_or(Next::default(), |c| c.block.next())
     }
 
     /// Where a column is among [`Stable::columns`].

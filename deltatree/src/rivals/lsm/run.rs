@@ -5,7 +5,7 @@
 use super::codec;
 use super::shelf::Shelf;
 use crate::error::{Error, Result};
-use crate::fold::wide::prefetch;
+use crate::fold::wide::Next;
 use crate::store::{ChangeBatch, HandleRange};
 use crate::tree::bounds::Bounds;
 use crate::values::Values;
@@ -22,9 +22,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows after which a chunk ends, once the handle changes.
 pub(super) const CHUNK_ROWS: usize = 8192;
-
-/// Values that are asked for before they are read: behind them a loop looks ahead itself.
-const EXPECTED_VALUES: usize = 256;
 
 /// Groups of pages: three hidden columns, then the user's in the order of their names.
 pub(super) const HANDLES: u16 = 0;
@@ -132,12 +129,13 @@ impl Run {
         }
     }
 
-    /// Asks memory for the values of a chunk in memory from a row on, which will be read soon.
-    pub fn expect(&self, chunk: usize, group: u16, first: usize) {
-        let Source::Memory(chunks) = &self.data.source else { return };
-        let Some(column) = &chunks[chunk][usize::from(group)] else { return };
-        if let Ok(Values::I64(values)) = Values::of(&column.values) {
-            prefetch(&values[first..values.len().min(first + EXPECTED_VALUES)]);
+    /// Where the values of a chunk in memory are, from a row on.
+    pub fn next(&self, chunk: usize, group: u16, first: usize) -> Next {
+        let Source::Memory(chunks) = &self.data.source else { return Next::default() };
+        let Some(column) = &chunks[chunk][usize::from(group)] else { return Next::default() };
+        match Values::of(&column.values) {
+            Ok(Values::I64(values)) => Next::of(&values[first..]),
+            _ => Next::default(),
         }
     }
 

@@ -5,6 +5,8 @@ use super::naive;
 use super::run::{Column, Run};
 use super::visible::{Piece, pieces};
 use crate::error::{Error, Result};
+use crate::fold::known::Known;
+use crate::fold::wide::Next;
 use crate::fold::{Folder, Rows};
 use crate::plain::compact;
 use crate::predicate::{Filter, Rough, same_type};
@@ -245,7 +247,7 @@ impl Read {
         let run = &self.runs[piece.run];
         let fields = self.request.schema.fields().iter();
         for group in fields.filter_map(|field| run.group(field.name())) {
-            run.expect(piece.chunk, group, piece.first);
+            run.next(piece.chunk, group, piece.first).expect();
         }
     }
 
@@ -256,8 +258,7 @@ impl Read {
         for window in windows {
             let pieces = pieces(&self.runs, *window, self.request.ts.0)?;
             for (at, piece) in pieces.iter().enumerate() {
-                pieces.get(at + 1).iter().for_each(|next| self.look_ahead(next));
-                if !self.fold_piece(piece, &mut folder)? {
+                if !self.fold_piece(piece, pieces.get(at + 1), &mut folder)? {
                     return Ok(None);
                 }
             }
@@ -265,7 +266,7 @@ impl Read {
         Ok(Some(folder))
     }
 
-    fn fold_piece(&self, piece: &Piece, folder: &mut Folder) -> Result<bool> {
+    fn fold_piece(&self, piece: &Piece, next: Option<&Piece>, folder: &mut Folder) -> Result<bool> {
         let run = &self.runs[piece.run];
         if self.is_pruned(run, piece.chunk) {
             return Ok(true);
@@ -273,13 +274,7 @@ impl Read {
         let mut columns = Loaded::new(self, piece);
         let mask = both(piece.mask.clone(), self.filter.rows(|at| columns.get(at))?);
         let rows = Rows::of(piece.rows, mask);
-        let name = |at: usize| self.request.schema.field(at).name();
-        // a chunk's bounds hold hidden rows too: what they rule out, no row that is seen can be
-        folder.update_bounded(
-            rows,
-            |at| columns.get(at),
-            |at| Some(run.bounds(piece.chunk, name(at))),
-        )
+        folder.update_known(rows, |at| columns.get(at), &Beside { scan: self, piece, next })
     }
 
     fn masked(&self, piece: &Piece, out: &mut VecDeque<Masked>) -> Result<()> {
@@ -309,6 +304,28 @@ impl Read {
             }
         }
         Ok(())
+    }
+}
+
+/// What is known of a piece beside its values, as of DeltaTree's units.
+struct Beside<'a> {
+    scan: &'a Read,
+    piece: &'a Piece,
+    next: Option<&'a Piece>,
+}
+
+impl Known for Beside<'_> {
+    /// Those of the chunk, hidden rows included.
+    fn bounds(&self, at: usize, _sought: bool) -> Option<&Bounds> {
+        let name = self.scan.request.schema.field(at).name();
+        Some(self.scan.runs[self.piece.run].bounds(self.piece.chunk, name))
+    }
+
+    fn next(&self, at: usize) -> Next {
+        let Some(piece) = self.next else { return Next::default() };
+        let run = &self.scan.runs[piece.run];
+        let group = run.group(self.scan.request.schema.field(at).name());
+        group.map_or(Next::default(), |group| run.next(piece.chunk, group, piece.first))
     }
 }
 

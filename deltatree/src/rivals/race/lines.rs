@@ -4,7 +4,7 @@
 
 use super::workload::{COLUMNS, GROUPS, Placement, TABLE, UPDATE_ROWS, Workload};
 use super::{Error, RaceConfig, Result, Times};
-use crate::fold::wide;
+use crate::fold::wide::{self, Next};
 use crate::store::{Aggregate, ColumnStore, Fold, Grouping, HandleRange, Query, ScanRequest};
 use crate::tree::{Config, DeltaTree};
 use arrow::array::{ArrayRef, Int64Array};
@@ -121,8 +121,8 @@ fn mapped(folder: &Path, words: &[u64]) -> Result<ScalarBuffer<u64>> {
 fn sum_of_halves(memory: &[u64]) -> usize {
     let (low, high) = memory.split_at(memory.len() / 2);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| wide::sum(high, None, true).0);
-        let own = wide::sum(low, None, true).0;
+        let other = scope.spawn(|| wide::sum(high, None, true, Next::default()).0);
+        let own = wide::sum(low, None, true, Next::default()).0;
         own.wrapping_add(other.join().unwrap_or(0)) as usize
     })
 }
@@ -138,9 +138,9 @@ pub(super) fn bandwidth(config: &RaceConfig) -> Result<Bandwidth> {
     let mut times = [const { Vec::new() }; 8];
     for round in 0..=2 * config.repeats {
         let taken = [
-            seconds(&clock, || Ok(wide::sum(&memory, None, true).0 as usize))?,
+            seconds(&clock, || Ok(wide::sum(&memory, None, true, Next::default()).0 as usize))?,
             seconds(&clock, || Ok(sum_of_halves(&memory)))?,
-            seconds(&clock, || Ok(wide::sum(&file, None, true).0 as usize))?,
+            seconds(&clock, || Ok(wide::sum(&file, None, true, Next::default()).0 as usize))?,
             seconds(&clock, || Ok(sum_of_halves(&file)))?,
             seconds(&clock, || sum_of(&store, 1))?,
             seconds(&clock, || sum_of(&store, 2))?,
