@@ -262,7 +262,8 @@ class Server(Playground):
         """Leaves so many bytes free."""
         stat = os.statvfs(self.folder)
         with open(self.ballast, "ab") as f:
-            os.posix_fallocate(f.fileno(), 0, max(1, stat.f_bavail * stat.f_frsize - leave))
+            more = max(1, stat.f_bavail * stat.f_frsize - leave)
+            os.posix_fallocate(f.fileno(), f.seek(0, os.SEEK_END), more)
 
     def free(self):
         if os.path.exists(self.ballast):

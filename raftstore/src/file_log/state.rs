@@ -38,6 +38,10 @@ pub(super) struct Slot {
     pub cached: Option<LogEntry>,
 }
 
+/// A segment is emptied early if at most this part of what it got is needed: that much more is
+/// written, and a log takes little more room than what it must keep.
+const MOVED_PART: u64 = 16;
+
 /// What of a segment is still needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Live {
@@ -69,6 +73,13 @@ impl Lives {
     /// The oldest segment that is needed.
     fn first(&self) -> Option<u64> {
         self.0.iter().find(|(_, live)| live.entries > 0).map(|(segment, _)| *segment)
+    }
+
+    /// Is so little of the segment needed that moving it costs next to nothing? Groups in which
+    /// nothing happens would keep everything that others wrote behind their last entries.
+    fn is_nearly_dead(&self, segment: u64) -> bool {
+        let live = self.0.get(&segment).copied().unwrap_or_default();
+        live.bytes * MOVED_PART <= live.got
     }
 
     /// Is half of the segment, or half of all, not needed any more?
@@ -178,11 +189,12 @@ impl State {
         }
     }
 
-    /// Are there too many segments, and is half of the oldest, or half of all, not needed?
+    /// Is nearly nothing of the oldest segment needed; or are there too many, and half of it, or
+    /// half of all, is not?
     pub fn is_worth_moving(&self, oldest: u64, config: &FileLogConfig) -> bool {
-        self.files.len() > config.segments_max
-            && oldest != self.tail.0
-            && self.live.is_half_dead(oldest)
+        let too_many = self.files.len() > config.segments_max;
+        oldest != self.tail.0
+            && (self.live.is_nearly_dead(oldest) || too_many && self.live.is_half_dead(oldest))
     }
 
     /// A segment's file is about to be removed.

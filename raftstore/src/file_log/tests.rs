@@ -376,6 +376,33 @@ fn compressed_entries_are_read_from_files() {
     assert_eq!(LogOp::Append(out), quiet);
 }
 
+/// A group in which nothing happens does not keep what others have long forgotten.
+#[test]
+fn a_quiet_group_keeps_no_segment_of_others() {
+    let disk = MemoryDisk::new();
+    let config = FileLogConfig { segment_bytes: 4096, segments_max: 100, ..small() };
+    let store = FileLogStore::open(Arc::new(disk.clone()), "log", config.clone()).unwrap();
+    let entry = |index| LogEntry { index, term: 1, data: vec![5; 100], ..LogEntry::default() };
+    let quiet = LogOp::Append(vec![LogEntry { data: vec![5; 10], ..entry(1) }]);
+    store.append(vec![(RegionId(3), quiet.clone())]).unwrap();
+    for index in 1..=500 {
+        store.append(vec![(A, LogOp::Append(vec![entry(index)]))]).unwrap();
+        let applied = Applied { index: index - 1, term: 1 };
+        store.append(vec![(A, LogOp::CompactTo(applied))]).unwrap();
+        store.sync().unwrap();
+        store.purge().unwrap();
+        let segments = store.segments().unwrap().len();
+        assert!(segments <= 3, "{segments} segments after {index} entries");
+    }
+    drop(store);
+    let store = FileLogStore::open(Arc::new(disk), "log", config).unwrap();
+    for (group, first, op) in [(RegionId(3), 1, quiet), (A, 500, LogOp::Append(vec![entry(500)]))] {
+        let mut out = Vec::new();
+        store.entries(group, first, first + 1, u64::MAX, &mut out).unwrap();
+        assert_eq!(LogOp::Append(out), op);
+    }
+}
+
 /// An entry that a sync must carry while old entries are moved does not wait for all of them.
 #[test]
 fn moved_entries_go_out_in_pieces() {
