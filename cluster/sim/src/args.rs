@@ -1,6 +1,6 @@
 //! The command line: one seed, or many. It must never end well when a seed has failed.
 
-use crate::plan::{FaultKind, Plan};
+use crate::plan::{FaultKind, Plan, STORM_MS_MAX};
 use crate::run::run;
 use crate::sweep::{Sweep, shorten, sweep};
 use damask_env::{Clock, RealClock};
@@ -19,6 +19,9 @@ const USAGE: &str = "damask sim: the whole cluster from a seed\n\
     --keep-going  with --seeds: do not stop at the first that fails\n\
     --mutants     make each deliberate mistake until a seed finds it (needs the feature\n\
     \x20             `mutations`); --only A,B: these\n";
+
+/// Threads at most.
+const JOBS_MAX: usize = 1_024;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -70,10 +73,45 @@ fn parse(args: &[String]) -> Result<Args, String> {
                 let names = rest.next().ok_or("--faults needs names")?;
                 out.sweep.kinds = Some(faults(names)?);
             }
-            _ => return Err(format!("{name} is not known\n\n{USAGE}")),
+            _ => return Err(format!("{name} is not known")),
         }
     }
+    check(args, &out)?;
     Ok(out)
+}
+
+/// Options that say nothing where they stand are not passed over: they were meant.
+fn check(words: &[String], args: &Args) -> Result<(), String> {
+    let has = |name: &str| words.iter().any(|word| word == name);
+    let Sweep { from, seeds, jobs, storm_ms, .. } = args.sweep;
+    if seeds == 0 || from.checked_add(seeds).is_none() {
+        return Err(format!("there are no {seeds} seeds from {from} on"));
+    }
+    if !(1..=JOBS_MAX).contains(&jobs) {
+        return Err(format!("--jobs is between 1 and {JOBS_MAX}"));
+    }
+    if storm_ms > STORM_MS_MAX {
+        return Err(format!("--storm is at most {STORM_MS_MAX}"));
+    }
+    let apart: [(&str, &[&str]); 4] = [
+        ("--given", &["--seed", "--seeds", "--from", "--storm", "--faults", "--mutants"]),
+        ("--seed", &["--seeds", "--from", "--mutants"]),
+        ("--keep", &["--seeds", "--from", "--mutants"]),
+        ("--plan", &["--seeds", "--from", "--mutants"]),
+    ];
+    for (one, others) in apart {
+        if let Some(other) = others.iter().find(|other| has(one) && has(other)) {
+            return Err(format!("{one} and {other} do not go together"));
+        }
+    }
+    let is_one = has("--seed") || has("--given");
+    if let Some(name) = ["--keep", "--plan"].into_iter().find(|name| has(name) && !is_one) {
+        return Err(format!("{name} is for one plan: it needs --seed or --given"));
+    }
+    match has("--only") && !has("--mutants") {
+        true => Err("--only is for --mutants".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Numbers of faults, with commas between them.
@@ -137,10 +175,10 @@ fn plan_of(args: &Args) -> Result<Option<Plan>, String> {
         (None, Some(seed)) => Plan::new(seed, args.sweep.storm_ms, args.sweep.kinds.as_deref()),
         (None, None) => return Ok(None),
     };
-    Ok(Some(match &args.keep {
-        Some(numbers) => plan.keep(numbers),
-        None => plan,
-    }))
+    match &args.keep {
+        Some(numbers) => plan.keep_known(numbers).map(Some),
+        None => Ok(Some(plan)),
+    }
 }
 
 fn one(plan: &Plan) -> i32 {
@@ -179,13 +217,28 @@ fn mutants(args: &Args) -> i32 {
         Some(only) => only.split(',').any(|n| format!("{mistake:?}").eq_ignore_ascii_case(n)),
         None => true,
     };
+    let is_known = |name: &&str| {
+        let mut all = Mistake::ALL.into_iter();
+        all.any(|mistake| format!("{mistake:?}").eq_ignore_ascii_case(name))
+    };
+    let only = args.only.as_deref().unwrap_or_default().split(',');
+    if let Some(name) = only.filter(|_| args.only.is_some()).find(|name| !is_known(name)) {
+        eprintln!("{name} is no mistake; there are {:?}", Mistake::ALL);
+        return 2;
+    }
     let mistakes: Vec<Mistake> = Mistake::ALL.into_iter().filter(wanted).collect();
     println!("mistake                    seeds      took  found");
     let fared = crate::mutants::mutants(&mistakes, &args.sweep);
     let found = fared.iter().filter(|one| one.seeds.is_some()).count();
     let (all, seeds) = (mistakes.len(), args.sweep.seeds);
     println!("{found} of {all} mistakes were found within {seeds} seeds");
-    i32::from(found < mistakes.len() || mistakes.is_empty())
+    let alone = fared.iter().map(|one| one.alone).sum::<u64>();
+    if alone > 0 {
+        println!(
+            "{alone} seeds failed without a mistake too: that is the product's or the judge's"
+        );
+    }
+    i32::from(found < mistakes.len() || alone > 0)
 }
 
 fn many(args: &Args) -> i32 {
@@ -216,6 +269,23 @@ mod tests {
         assert_eq!(args.sweep.kinds, Some(vec![FaultKind::Loss, FaultKind::Crash]));
         assert!(parse(&words("--seed x")).expect_err("no number").contains("a number"));
         assert!(parse(&words("--faults x")).expect_err("no fault").contains("Loss"));
-        assert!(parse(&words("--what")).expect_err("unknown").contains("--seed"));
+        assert!(parse(&words("--what")).expect_err("unknown").contains("--what"));
+        for (wrong, why) in [
+            ("--seeds 0", "no 0 seeds"),
+            ("--seeds 3 --from 18446744073709551614", "no 3 seeds"),
+            ("--jobs 0", "--jobs"),
+            ("--jobs 100000", "--jobs"),
+            ("--storm 99999999999999", "--storm"),
+            ("--plan", "--seed"),
+            ("--keep 1 --seeds 4", "together"),
+            ("--seed 1 --seeds 3", "together"),
+            ("--given x --storm 5", "together"),
+            ("--only LocksIgnored", "--mutants"),
+        ] {
+            let error = parse(&words(wrong)).expect_err(wrong);
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
+        let args = parse(&words("--seed 1 --keep 999")).expect("a number");
+        assert!(plan_of(&args).expect_err("no such fault").contains("no fault 999"));
     }
 }

@@ -72,7 +72,7 @@ impl World {
     fn strike(self: &Arc<World>, fault: &Fault) {
         let Fault { kind, time, pick, .. } = *fault;
         self.counts.lock().faults += 1;
-        kernel().note("fault", kind as u64, time, pick);
+        kernel().note(kind.name(), 0, time, pick);
         let some = |all: &[u64], by: u64| all[(by % all.len() as u64) as usize];
         let nodes = self.nodes();
         let stores: Vec<u64> = self.store_ids().into_iter().map(|id| id.0).collect();

@@ -18,6 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -460,7 +461,8 @@ impl State {
 fn new_coroutine() -> Generator<'static, (), ()> {
     Gn::<()>::new_opt(STACK_WORDS, || {
         while let Some(body) = NEXT_BODY.with(|next| next.borrow_mut().take()) {
-            body();
+            // Whose panic it was is kept (see `panics`): the run ends with it, not the process.
+            let _ = catch_unwind(AssertUnwindSafe(body));
             kernel().finish_body();
             leave_stack();
         }

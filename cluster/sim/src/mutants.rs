@@ -19,6 +19,8 @@ pub struct Fared {
     pub seeds: Option<u64>,
     /// What that seed found.
     pub reason: String,
+    /// Seeds before it that failed without the mistake too.
+    pub alone: u64,
 }
 
 /// Makes each mistake in turn, until one of these seeds fails.
@@ -53,17 +55,21 @@ pub fn mutants(mistakes: &[Mistake], sweep: &Sweep) -> Vec<Fared> {
 }
 
 fn hunt(mistake: Mistake, sweep: &Sweep) -> Fared {
+    let mut alone = 0;
     for seed in sweep.from..sweep.from + sweep.seeds {
         let plan = Plan::new(seed, sweep.storm_ms, sweep.kinds.as_deref());
         mutate(Some(mistake));
         let result = run(&plan);
         mutate(None);
         let Err(failure) = result else { continue };
-        if run(&plan).is_err() {
-            continue; // it says nothing of the mistake
+        if let Err(failure) = run(&plan) {
+            // It says nothing of the mistake.
+            eprintln!("seed {seed} fails without a mistake: {}", failure.reason);
+            alone += 1;
+            continue;
         }
         let seeds = Some(seed - sweep.from + 1);
-        return Fared { mistake, seeds, reason: failure.reason };
+        return Fared { mistake, seeds, reason: failure.reason, alone };
     }
-    Fared { mistake, seeds: None, reason: String::new() }
+    Fared { mistake, seeds: None, reason: String::new(), alone }
 }

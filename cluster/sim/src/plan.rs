@@ -26,6 +26,9 @@ const AIMED: [FaultKind; 8] = [
     FaultKind::LateLock,
 ];
 
+/// Longest storm, milliseconds: a day, of which the faults alone are a hundred thousand.
+pub const STORM_MS_MAX: u64 = 86_400_000;
+
 /// A kind of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
@@ -99,43 +102,28 @@ pub enum FaultKind {
     LateLock,
 }
 
+macro_rules! named {
+    ($($kind:ident)*) => {
+        const NAMED: &[(FaultKind, &str)] = &[$((FaultKind::$kind, stringify!($kind))),*];
+        impl FaultKind {
+            /// All of them.
+            pub const ALL: [FaultKind; NAMED.len()] = [$(FaultKind::$kind),*];
+        }
+    };
+}
+
+named! {
+        Loss Delay Duplicate Replay Isolation OneWayCut Crash Blackout Pause Stall SlowDisk
+        Drift Jump OracleCrash ClientCrash Split Transfer Merge OldLeader PlacementCrash
+        ColumnLag BadDisk AddColumn LateAnswers Forgetful SlowSplit EarlyVote LateMerge
+        ColumnRush DropColumn OldPlacement BitRot LateLock
+}
+
 impl FaultKind {
-    /// All of them.
-    pub const ALL: [FaultKind; 33] = [
-        FaultKind::Loss,
-        FaultKind::Delay,
-        FaultKind::Duplicate,
-        FaultKind::Replay,
-        FaultKind::Isolation,
-        FaultKind::OneWayCut,
-        FaultKind::Crash,
-        FaultKind::Blackout,
-        FaultKind::Pause,
-        FaultKind::Stall,
-        FaultKind::SlowDisk,
-        FaultKind::Drift,
-        FaultKind::Jump,
-        FaultKind::OracleCrash,
-        FaultKind::ClientCrash,
-        FaultKind::Split,
-        FaultKind::Transfer,
-        FaultKind::Merge,
-        FaultKind::OldLeader,
-        FaultKind::PlacementCrash,
-        FaultKind::ColumnLag,
-        FaultKind::BadDisk,
-        FaultKind::AddColumn,
-        FaultKind::LateAnswers,
-        FaultKind::Forgetful,
-        FaultKind::SlowSplit,
-        FaultKind::EarlyVote,
-        FaultKind::LateMerge,
-        FaultKind::ColumnRush,
-        FaultKind::DropColumn,
-        FaultKind::OldPlacement,
-        FaultKind::BitRot,
-        FaultKind::LateLock,
-    ];
+    /// By its name.
+    pub fn name(self) -> &'static str {
+        NAMED[self as usize].1
+    }
 
     /// In force from the beginning to the end of the storm.
     fn is_constant(self) -> bool {
@@ -307,10 +295,26 @@ impl Plan {
         Plan { seed, storm, limits, kinds, faults }
     }
 
-    /// Only these faults, by their numbers.
+    /// Only these faults, by their numbers; those that it does not have are left out.
     pub fn keep(mut self, numbers: &[usize]) -> Plan {
         self.faults.retain(|fault| numbers.contains(&fault.number));
         self
+    }
+
+    /// The same, of faults that it must have.
+    ///
+    /// # Errors
+    /// A number that is none of its faults: it is another plan than the one that was meant.
+    pub fn keep_known(self, numbers: &[usize]) -> Result<Plan, String> {
+        let has = |number: &usize| self.faults.iter().any(|fault| fault.number == *number);
+        match numbers.iter().find(|number| !has(number)) {
+            Some(number) => Err(format!(
+                "seed {} has {} faults, and no fault {number}: its plan is another one now",
+                self.seed,
+                self.faults.len()
+            )),
+            None => Ok(self.keep(numbers)),
+        }
     }
 
     /// How to run it again.

@@ -14,7 +14,7 @@
 //! What is drawn while it runs (delays, choices of clients) is not in here.
 
 use crate::args::keep;
-use crate::plan::{Fault, FaultKind, Limits, Plan, Workload};
+use crate::plan::{Fault, FaultKind, Limits, Plan, STORM_MS_MAX, Workload};
 
 const WORKLOADS: [Workload; 7] = [
     Workload::Bank,
@@ -100,6 +100,27 @@ fn set_limits(limits: &mut Limits, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+impl Limits {
+    /// Can a cluster be made by them?
+    fn check(&self) -> Result<(), String> {
+        let least = [
+            ("stores", self.stores, 3),
+            ("pds", self.pds, 1),
+            ("clients", self.clients, 1),
+            ("tick_ms", self.tick_ms, 1),
+            ("election_ticks", self.election_ticks, 2),
+            ("compact_ticks", self.compact_ticks, 1),
+            ("ttl_ms", self.ttl_ms, 1),
+            ("patience_ms", self.patience_ms, 1),
+        ];
+        match least.into_iter().find(|(_, value, least)| value < least) {
+            Some((name, value, least)) => Err(format!("{name}={value}: at least {least}")),
+            None if self.mix.is_empty() => Err("mix names no workload".to_owned()),
+            None => Ok(()),
+        }
+    }
+}
+
 fn fault(text: &str) -> Result<Fault, String> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [place, at, kind, time, pick] = words[..] else {
@@ -141,17 +162,21 @@ impl Plan {
         }
         let seed = number(word("seed ").ok_or("no seed")?)?;
         let storm_ms = number(word("storm ").ok_or("no storm")?)?;
+        if storm_ms > STORM_MS_MAX {
+            return Err(format!("a storm lasts {STORM_MS_MAX} milliseconds at most"));
+        }
         let kinds = word("kinds").map(|names| named(names, &FaultKind::ALL)).transpose()?;
         let mut plan = Plan::new(seed, storm_ms, kinds.as_deref());
         if let Some(limits) = word("limits ") {
             set_limits(&mut plan.limits, limits)?;
+            plan.limits.check()?;
             let faults = lines().filter_map(|line| line.strip_prefix("fault "));
             plan.faults = faults.map(fault).collect::<Result<_, String>>()?;
         } else if word("fault ").is_some() {
             return Err("faults without limits".to_owned());
         }
         match word("keep ") {
-            Some(numbers) => Ok(plan.keep(&keep(numbers)?)),
+            Some(numbers) => plan.keep_known(&keep(numbers)?),
             None => Ok(plan),
         }
     }

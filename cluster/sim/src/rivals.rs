@@ -10,7 +10,7 @@ use crate::net::FIRST_CLIENT;
 use crate::nodes::{Alive, Life, crash};
 use crate::stale;
 use crate::tables::{REGISTERS, Value, WITH_COLUMNS, key};
-use crate::work::REGISTER_KEYS;
+use crate::work::{REGISTER_KEYS, scan_range};
 use crate::world::World;
 use damask_env::simulation::pause;
 use damask_types::key::{decode_row_key, row_range};
@@ -25,6 +25,8 @@ const FIRST_WITNESS: u64 = FIRST_CLIENT + 800;
 const WARM_UP: Micros = 25_000;
 /// Shorter than this, no successor is elected.
 const RIVALRY_MIN: Micros = 900_000;
+/// Whoever reads what is safe asks again after this time.
+const READER_PATIENCE: Duration = Duration::from_millis(60);
 /// A writer goes on to the next leader after this time.
 const WRITER_PATIENCE: Duration = Duration::from_millis(60);
 
@@ -97,7 +99,7 @@ impl World {
     pub fn readers(self: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
         self.witness(pick, end, row.to_vec(), read);
         if self.plan.limits.resolved_ms > 0 {
-            self.witness(pick ^ 3, end, row.to_vec(), stale::read_boldest);
+            self.witness(pick ^ 3, end, row.to_vec(), read_boldest);
         }
     }
 
@@ -138,6 +140,23 @@ fn read(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
             let mut history = world.history.lock();
             let answered = history.place();
             history.latest.push(Latest { key: row.to_vec(), value, begun, answered });
+        }
+        session.think(4);
+    }
+    session.client.flush();
+}
+
+/// Reads a row, from one replica after another, at what the boldest of them calls safe.
+fn read_boldest(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
+    let mut session = open(world, pick);
+    session.be_impatient(READER_PATIENCE);
+    let mut after = row.to_vec();
+    after.push(0);
+    let range = KeyRange::new(row.to_vec(), after);
+    while !world.witnessed(end) {
+        if let Some(txn) = stale::boldest(world, row).and_then(|ts| stale::begin(&session, ts)) {
+            scan_range(&session, &range, txn.snapshot(), false);
+            txn.rollback();
         }
         session.think(4);
     }

@@ -74,7 +74,12 @@ impl std::fmt::Display for Failure {
         writeln!(f, "limits, and {} faults:", self.plan.faults.len())?;
         self.plan.told().iter().try_for_each(|fault| writeln!(f, "  {fault}"))?;
         writeln!(f, "seed {seed}: {}", self.reason)?;
-        write!(f, "again: damask sim {}", self.plan.command())
+        match self.plan.has_moved() {
+            false => write!(f, "again: damask sim {}", self.plan.command()),
+            true => {
+                write!(f, "again: damask sim --given FILE, with this in it:\n{}", self.plan.text())
+            }
+        }
     }
 }
 
@@ -87,13 +92,16 @@ pub fn run(plan: &Plan) -> Result<Report, Box<Failure>> {
     let (kernel, running) = Kernel::start(plan.seed);
     let made = World::new(plan);
     let (result, counts) = match &made {
-        Ok(world) => (live(&kernel, world), *world.counts.lock()),
-        Err(e) => (Err(e.clone()), Counts::default()),
+        Ok(world) => (panics::caught(|| live(&kernel, world)), *world.counts.lock()),
+        Err(e) => (Ok(Err(e.clone())), Counts::default()),
     };
     let (trace, events, time) = (kernel.trace(), kernel.events(), kernel.time());
     let story = kernel.story();
-    let left = made.as_ref().map_or(Ok(()), |world| end(&kernel, world));
-    if left.is_err() {
+    let left = match (&result, &made) {
+        (Ok(_), Ok(world)) => end(&kernel, world),
+        _ => Ok(()),
+    };
+    if left.is_err() || result.is_err() {
         // What its tasks hold is on stacks that nobody goes back to.
         std::mem::forget(made);
     } else {
@@ -103,7 +111,7 @@ pub fn run(plan: &Plan) -> Result<Report, Box<Failure>> {
     drop(running);
     panics::unwatch();
     let fail = |reason| Failure { plan: plan.clone(), reason, events: story };
-    match result.and(left) {
+    match result.and_then(|result| result).and(left) {
         Ok(()) => Ok(Report { trace, events, time, counts }),
         Err(reason) => Err(Box::new(fail(reason))),
     }

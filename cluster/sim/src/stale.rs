@@ -4,16 +4,15 @@
 
 use crate::clients::Session;
 use crate::columns;
-use crate::kernel::{Micros, kernel};
+use crate::kernel::kernel;
 use crate::nodes::{Alive, Life};
-use crate::rivals::open;
 use crate::tables::{BANK, ITEMS, LISTS, REGISTERS, WITH_COLUMNS};
-use crate::work::{scan_range, scan_rows, some_ts};
+use crate::work::{scan_rows, some_ts};
 use crate::world::World;
 use damask_env::simulation::pause;
-use damask_txn::{Error, TxnServer};
+use damask_txn::{Error, Transaction, TxnServer};
 use damask_types::key::row_range;
-use damask_types::{ErrorKind, KeyLock, KeyRange, StoreId, TableId, Timestamp};
+use damask_types::{ErrorKind, KeyLock, StoreId, TableId, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,7 +80,7 @@ fn past_ts(session: &mut Session, table: TableId) -> Option<Timestamp> {
 }
 
 /// The newest timestamp that any replica of a row's region calls safe.
-fn boldest(world: &World, row: &[u8]) -> Option<Timestamp> {
+pub fn boldest(world: &World, row: &[u8]) -> Option<Timestamp> {
     let safe_of = |life: &Arc<Life>| {
         let server = life.server.as_ref()?;
         let mut replicas = life.handle.replicas().into_iter();
@@ -91,25 +90,16 @@ fn boldest(world: &World, row: &[u8]) -> Option<Timestamp> {
     world.lives().iter().filter_map(safe_of).max().filter(|ts| *ts > Timestamp::ZERO)
 }
 
-/// A witness: reads a row, from one replica after another, at what the boldest of them calls safe.
-pub fn read_boldest(world: &Arc<World>, pick: u64, end: Micros, row: &[u8]) {
-    let mut session = open(world, pick);
-    let mut after = row.to_vec();
-    after.push(0);
-    let range = KeyRange::new(row.to_vec(), after);
-    while !world.witnessed(end) {
-        if let Some(ts) = boldest(world, row)
-            && let Ok(txn) = session.client.begin_stale(ts)
-        {
-            let read = scan_range(&session, &range, txn.snapshot(), false);
-            world.counts.lock().stale_scans += u64::from(read.is_some());
-            txn.rollback();
+/// A transaction that reads at a timestamp that somebody has called safe, or that is over.
+pub fn begin(session: &Session, ts: Timestamp) -> Option<Transaction> {
+    match session.client.begin_stale(ts) {
+        Ok(txn) => Some(txn),
+        Err(Error::Invalid(why)) => {
+            session.world.fail(format!("a read at {ts}: {why}"));
+            None
         }
-        session.think(4);
+        Err(_) => None,
     }
-    let (served, _) = session.client.stale_reads();
-    world.counts.lock().stale_served += served;
-    session.client.flush();
 }
 
 /// Reads some table in the past, once or again, and perhaps its columns at the same timestamp.
@@ -117,11 +107,7 @@ pub fn read_some(session: &mut Session) {
     let tables = [BANK, LISTS, ITEMS, REGISTERS];
     let Some(table) = session.chance.pick(&tables).copied() else { return };
     let Some(ts) = past_ts(session, table) else { return };
-    let txn = match session.client.begin_stale(ts) {
-        Ok(txn) => txn,
-        Err(Error::Invalid(why)) => return session.world.fail(format!("a read at {ts}: {why}")),
-        Err(_) => return,
-    };
+    let Some(txn) = begin(session, ts) else { return };
     for _ in 0..session.chance.between(1, 3) {
         let (before, _) = session.client.stale_reads();
         let reverse = session.chance.permille(300);
