@@ -14,9 +14,12 @@
 //! kind 2, clear:  table i64 | first i64 | last i64
 //! kind 3, sync:   marks u32 { key u64 | bytes }     closes a group; empty bytes remove a mark
 //! kind 4, marks:  the same, all marks; the first record of each file; closes a group
+//!                 meta of both: 1 + where the group begins that was written with it; 0: not told
 //! ```
 //! Records behind the last kind 3 or 4 were not acknowledged and are cut off at open. A damaged
-//! record with a whole closing record behind it is not a torn tail but corruption.
+//! record with a whole closing record behind it is corruption, but for the last group: its sectors
+//! reach the disk in any order, so that where one of them is missing (zeros), power went before its
+//! sync.
 
 use super::block::{self, Descriptor, Form};
 use super::bytes::{ALIGN, NUMBER_MAX, Put, Reader, corrupt, io_error};
@@ -39,6 +42,8 @@ const ROWS: u32 = 1;
 const CLEAR: u32 = 2;
 const SYNC: u32 = 3;
 const MARKS: u32 = 4;
+/// What a disk writes as a whole.
+const SECTOR: usize = 512;
 /// Encoded bytes that are collected before they are handed to the disk.
 const WRITE_BYTES: usize = 4 << 20;
 /// Bytes of rows that get a record of their own: its head and padding are less than 1 % of them.
@@ -150,6 +155,7 @@ fn put_marks<'a>(
     out: &mut Vec<u8>,
     kind: u32,
     seq: u64,
+    group: u64,
     marks: impl Iterator<Item = (u64, &'a [u8])>,
 ) {
     let start = begin_record(out);
@@ -162,7 +168,7 @@ fn put_marks<'a>(
         out.put_bytes(bytes);
     }
     out[at..at + 4].copy_from_slice(&count.to_le_bytes());
-    end_record(out, start, kind, seq, 0);
+    end_record(out, start, kind, seq, group + 1);
 }
 
 /// Replaces and removes marks.
@@ -203,6 +209,19 @@ fn record_at(bytes: &[u8], at: usize) -> Option<Record> {
     whole.then_some(Record { kind, seq, meta, body: at + ALIGN..end })
 }
 
+/// Did some sector of a part never reach the disk?
+fn has_hole(bytes: &[u8], part: std::ops::Range<usize>) -> bool {
+    let mut at = part.start;
+    while at < part.end {
+        let end = (at + 1).next_multiple_of(SECTOR).min(part.end);
+        if bytes[at..end].iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        at = end;
+    }
+    false
+}
+
 /// The end of the last closing record. Damage in front of it is an error.
 fn closed_len(bytes: &[u8], name: &str) -> Result<usize> {
     let (mut at, mut closed) = (ALIGN, 0);
@@ -219,8 +238,16 @@ fn closed_len(bytes: &[u8], name: &str) -> Result<usize> {
         }
     }
     let mut later = (at.min(bytes.len()) / ALIGN * ALIGN..bytes.len()).step_by(ALIGN);
-    let closes = |at| record_at(bytes, at).is_some_and(|r| matches!(r.kind, SYNC | MARKS));
-    if later.any(closes) {
+    // Of the group that is damaged: a later one is only written when this one is durable.
+    let is_torn = |end: usize, record: &Record| {
+        let begins = record.meta.checked_sub(1);
+        begins.is_some_and(|begins| begins <= closed as u64) && has_hole(bytes, closed..end)
+    };
+    let proves = |end: usize| {
+        let record = record_at(bytes, end).filter(|r| matches!(r.kind, SYNC | MARKS));
+        record.is_some_and(|record| !is_torn(end, &record))
+    };
+    if later.any(proves) {
         return Err(corrupt(name, format!("damaged record at byte {at}, whole ones follow")));
     }
     Ok(closed)
@@ -434,7 +461,7 @@ impl Log {
             buffer.put_u32(VERSION);
             buffer.pad();
             let marks = self.marks.iter().map(|(key, bytes)| (*key, bytes.as_slice()));
-            put_marks(&mut buffer, MARKS, last_seq, marks);
+            put_marks(&mut buffer, MARKS, last_seq, 0, marks);
         }
         buffer
     }
@@ -538,6 +565,7 @@ fn write_group(
     marks: &[Mark],
     end: &mut u64,
 ) -> Result<()> {
+    let start = *end;
     let mut flush = |buffer: &mut Vec<u8>| {
         *end += buffer.len() as u64;
         let done = file.append(buffer).map_err(|e| io_error("sync", name, e));
@@ -559,6 +587,6 @@ fn write_group(
         }
     }
     let marks = marks.iter().map(|(key, bytes)| (*key, bytes.as_slice()));
-    put_marks(&mut buffer, SYNC, last_seq, marks);
+    put_marks(&mut buffer, SYNC, last_seq, start, marks);
     flush(&mut buffer)
 }

@@ -11,6 +11,7 @@ mod encoded;
 mod load;
 mod narrow;
 mod pushed;
+mod torn;
 mod traps;
 
 fn open(disk: Arc<dyn Disk>) -> Result<Arc<dyn ColumnStore>> {
