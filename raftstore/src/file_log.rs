@@ -46,7 +46,8 @@ pub struct FileLogConfig {
     pub segment_bytes: u64,
     /// Entries kept in memory beside the files.
     pub cache_bytes: usize,
-    /// With more segments than this, live entries in old ones are moved.
+    /// With more segments than this, live entries in old ones are moved, as they are without it out
+    /// of a segment of which nearly nothing lives.
     pub segments_max: usize,
     /// Room in the newest segment is reserved in steps of this; 0: none is. Each step costs the
     /// next sync a second write, of the file system's journal.
