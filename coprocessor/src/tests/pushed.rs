@@ -378,7 +378,9 @@ fn answer(session: &SessionContext, sql: &str) -> Result<Vec<String>, String> {
         let batches = session.sql(sql).await?.collect().await?;
         Ok::<_, datafusion::common::DataFusionError>(batches)
     };
-    let batches = runtime.expect("a runtime").block_on(run).map_err(|e| e.to_string())?;
+    let mut batches = runtime.expect("a runtime").block_on(run).map_err(|e| e.to_string())?;
+    // No row is no row, in a batch or in none.
+    batches.retain(|batch| batch.num_rows() > 0);
     let text = pretty_format_batches(&batches).expect("text").to_string();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.sort();
