@@ -556,12 +556,6 @@ proptest! {
     }
 }
 
-/// Some statements of this seed find no row.
-#[test]
-fn no_row_is_the_same_answer_by_every_way() {
-    check(13_414_510_417_471_884_196, 6);
-}
-
 #[test]
 fn stores_are_asked_to_do_the_work() {
     let mut all = [0; 3];
