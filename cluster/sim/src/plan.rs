@@ -102,29 +102,31 @@ pub enum FaultKind {
     LateLock,
 }
 
-macro_rules! named {
+/// Each kind once: one that is left out does not compile.
+macro_rules! kinds {
     ($($kind:ident)*) => {
-        const NAMED: &[(FaultKind, &str)] = &[$((FaultKind::$kind, stringify!($kind))),*];
         impl FaultKind {
             /// All of them.
-            pub const ALL: [FaultKind; NAMED.len()] = [$(FaultKind::$kind),*];
+            pub const ALL: [FaultKind; [$(stringify!($kind)),*].len()] = [$(FaultKind::$kind),*];
+
+            /// For a person.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(FaultKind::$kind => stringify!($kind),)*
+                }
+            }
         }
     };
 }
 
-named! {
-        Loss Delay Duplicate Replay Isolation OneWayCut Crash Blackout Pause Stall SlowDisk
-        Drift Jump OracleCrash ClientCrash Split Transfer Merge OldLeader PlacementCrash
-        ColumnLag BadDisk AddColumn LateAnswers Forgetful SlowSplit EarlyVote LateMerge
-        ColumnRush DropColumn OldPlacement BitRot LateLock
+kinds! {
+    Loss Delay Duplicate Replay Isolation OneWayCut Crash Blackout Pause Stall SlowDisk
+    Drift Jump OracleCrash ClientCrash Split Transfer Merge OldLeader PlacementCrash
+    ColumnLag BadDisk AddColumn LateAnswers Forgetful SlowSplit EarlyVote LateMerge
+    ColumnRush DropColumn OldPlacement BitRot LateLock
 }
 
 impl FaultKind {
-    /// By its name.
-    pub fn name(self) -> &'static str {
-        NAMED[self as usize].1
-    }
-
     /// In force from the beginning to the end of the storm.
     fn is_constant(self) -> bool {
         use FaultKind::{Delay, Drift, Duplicate, Loss};
